@@ -1,0 +1,1 @@
+//! From RTP to sealed segments, sans-IO.

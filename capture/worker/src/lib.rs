@@ -1,0 +1,1 @@
+//! Capture shards, spool, upload and catalogue.

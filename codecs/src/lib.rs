@@ -1,0 +1,1 @@
+//! Audio codecs, Ogg and signal levels: everything that touches samples.

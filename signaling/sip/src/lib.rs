@@ -1,0 +1,1 @@
+//! SIP messages, transactions, dialogs, SDP and SIPREC bodies, sans-IO.
