@@ -1,1 +1,29 @@
-//! SIP messages, transactions, dialogs, SDP and SIPREC bodies, sans-IO.
+//! SIP, SDP and SIPREC as bytes and state machines, without any I/O.
+//!
+//! - [`message`]: a message keeps the bytes it came in; values are parsed when asked for.
+//! - [`uri`], [`header`]: typed values (RFC 3261 19, 20).
+//! - [`framing`]: messages out of a byte stream (RFC 3261 18.3, RFC 5626 keep-alives).
+//! - [`transaction`]: RFC 3261 17 with RFC 6026.
+//! - [`dialog`]: RFC 3261 12, offer/answer, session timers (RFC 4028).
+//! - [`sdp`], [`siprec`]: bodies (RFC 8866, 3264, 7865, 7866).
+//!
+//! Every type takes the time as an argument and yields what to do; nothing here
+//! reads a clock, opens a socket or starts a thread.
+
+pub mod deadline;
+pub mod dialog;
+pub mod flow;
+pub mod framing;
+pub mod header;
+pub mod message;
+pub mod method;
+pub mod sdp;
+//pub mod siprec;
+pub mod transaction;
+pub mod uri;
+pub mod validate;
+
+pub use flow::{Flow, Transport};
+pub use message::{Message, ParseError};
+pub use method::Method;
+pub use uri::Uri;

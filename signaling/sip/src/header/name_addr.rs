@@ -1,0 +1,119 @@
+//! From, To, Contact, Route and their like: `"Name" <uri>;params` or `uri;params`.
+
+use std::fmt;
+
+use super::{HeaderError, Params};
+use crate::uri::Uri;
+
+/// A URI with an optional display name and header parameters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameAddr {
+    /// Display name without quotes.
+    pub display: Option<String>,
+    /// The URI as written.
+    pub uri: String,
+    /// Parameters of the header field, not of the URI.
+    pub params: Params,
+}
+
+impl NameAddr {
+    /// Reads one value of the header field `name`.
+    ///
+    /// Borne as the field sends it: blanks inside `< >`, an unclosed `<`,
+    /// display names that are no token.
+    ///
+    /// # Errors
+    /// [`HeaderError::Malformed`] on an open quote, no URI, or a `?` outside of `< >`.
+    pub fn parse(name: &'static str, text: &str) -> Result<NameAddr, HeaderError> {
+        let text = text.trim();
+        let (display, rest) = if let Some(quoted) = text.strip_prefix('"') {
+            let end = closing_quote(quoted).ok_or(HeaderError::malformed(name, "a quoted string does not end"))?;
+            let (display, rest) = quoted.split_at(end);
+            (Some(display.replace("\\\"", "\"").replace("\\\\", "\\")), rest.get(1..).unwrap_or("").trim_start())
+        } else {
+            match text.find('<') {
+                Some(0) | None => (None, text),
+                Some(at) => {
+                    let (display, rest) = text.split_at(at);
+                    if display.contains('"') {
+                        return Err(HeaderError::malformed(name, "a quoted string does not end"));
+                    }
+                    (Some(display.trim().to_owned()), rest)
+                }
+            }
+        };
+        let (uri, params) = match rest.strip_prefix('<') {
+            Some(inside) => inside.split_once('>').unwrap_or((inside, "")),
+            None => {
+                let (uri, params) = rest.split_once(';').unwrap_or((rest, ""));
+                if uri.contains('?') {
+                    return Err(HeaderError::malformed(name, "a URI with a question mark must stand in angle brackets"));
+                }
+                (uri, params)
+            }
+        };
+        let uri = uri.trim();
+        if uri.is_empty() {
+            return Err(HeaderError::malformed(name, "there is no URI"));
+        }
+        if !params.trim_start().is_empty() && rest.starts_with('<') && !params.trim_start().starts_with(';') {
+            return Err(HeaderError::malformed(name, "what follows the URI is no parameter"));
+        }
+        Ok(NameAddr { display: display.filter(|d| !d.is_empty()), uri: uri.to_owned(), params: Params::parse(params) })
+    }
+
+    /// The `tag` parameter.
+    pub fn tag(&self) -> Option<&str> {
+        self.params.get("tag").filter(|tag| !tag.is_empty())
+    }
+
+    /// The URI taken apart, if it can be.
+    pub fn parsed_uri(&self) -> Option<Uri> {
+        Uri::parse(&self.uri).ok()
+    }
+}
+
+impl fmt::Display for NameAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(display) = &self.display {
+            write!(f, "\"{}\" ", display.replace('\\', "\\\\").replace('"', "\\\""))?;
+        }
+        write!(f, "<{}>{}", self.uri, self.params)
+    }
+}
+
+fn closing_quote(text: &str) -> Option<usize> {
+    let mut escaped = false;
+    text.char_indices().find_map(|(at, c)| {
+        let closes = c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        closes.then_some(at)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_forms_of_the_field_are_read() {
+        let parse = |text| NameAddr::parse("From", text).unwrap();
+        let value = parse("\"A. \\\"G.\\\" Bell\" <sip:agb@bell.example.com;x=1> ;tag=43");
+        assert_eq!(value.display.as_deref(), Some("A. \"G.\" Bell"));
+        assert_eq!(value.uri, "sip:agb@bell.example.com;x=1");
+        assert_eq!(value.tag(), Some("43"));
+        assert_eq!(parse("sip:a@b;tag=1").tag(), Some("1"));
+        assert_eq!(parse("caller<sip:a@b>;tag=1").display.as_deref(), Some("caller"));
+        assert_eq!(parse("<sip:a@b;+sip.src").uri, "sip:a@b;+sip.src");
+        assert_eq!(parse("< sip:a@b >").uri, "sip:a@b");
+        assert!(parse("<sip:a@b>;+sip.src").params.has("+SIP.SRC"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error() {
+        for text in ["\"open <sip:a@b>", "", "<>", "sip:a@b?Route=x", "<sip:a@b> junk", "J \"open <sip:a@b>"] {
+            assert!(NameAddr::parse("To", text).is_err(), "{text}");
+        }
+    }
+}

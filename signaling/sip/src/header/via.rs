@@ -1,0 +1,103 @@
+//! Via (RFC 3261 20.42, RFC 3581).
+
+use std::fmt;
+use std::net::IpAddr;
+
+use super::{HeaderError, Params, is_token};
+use crate::uri::split_host_port;
+
+/// One value of a Via header field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Via {
+    /// Transport token in upper case.
+    pub transport: String,
+    /// Host of sent-by; an IPv6 reference with its brackets.
+    pub host: String,
+    /// Port of sent-by, if given.
+    pub port: Option<u16>,
+    /// branch, received, rport, maddr, ttl and others.
+    pub params: Params,
+}
+
+impl Via {
+    /// Reads one value.
+    ///
+    /// # Errors
+    /// [`HeaderError::Malformed`] says what is wrong.
+    pub fn parse(text: &str) -> Result<Via, HeaderError> {
+        let wrong = |problem| HeaderError::malformed("Via", problem);
+        let (head, params) = text.split_once(';').unwrap_or((text, ""));
+        if !params.is_empty() && params.split(';').any(|item| item.trim().is_empty()) {
+            return Err(wrong("a semicolon without a parameter"));
+        }
+        let mut slash = head.splitn(3, '/');
+        let (Some(name), Some(version), Some(rest)) = (slash.next(), slash.next(), slash.next()) else {
+            return Err(wrong("it begins with SIP/2.0/transport"));
+        };
+        if !name.trim().eq_ignore_ascii_case("SIP") || version.trim() != "2.0" {
+            return Err(wrong("it begins with SIP/2.0/transport"));
+        }
+        let rest = rest.trim();
+        let (transport, sent_by) =
+            rest.split_once(|c: char| c.is_ascii_whitespace()).ok_or(wrong("sent-by is missing"))?;
+        if !is_token(transport) {
+            return Err(wrong("the transport is no token"));
+        }
+        let (host, port) = split_host_port(sent_by.trim()).map_err(|_| wrong("sent-by is no host and port"))?;
+        Ok(Via {
+            transport: transport.to_ascii_uppercase(),
+            host: host.to_owned(),
+            port,
+            params: Params::parse(params),
+        })
+    }
+
+    /// The `branch` parameter.
+    pub fn branch(&self) -> Option<&str> {
+        self.params.get("branch").filter(|branch| !branch.is_empty())
+    }
+
+    /// `received` as an address, with or without brackets (RFC 5118 4.5).
+    pub fn received(&self) -> Option<IpAddr> {
+        self.params.get("received")?.trim_start_matches('[').trim_end_matches(']').parse().ok()
+    }
+
+    /// The host as an address, if it is one.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+    }
+}
+
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SIP/2.0/{} {}", self.transport, self.host)?;
+        if let Some(port) = self.port {
+            write!(f, ":{port}")?;
+        }
+        write!(f, "{}", self.params)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn blanks_and_addresses_of_every_kind_are_read() {
+        let via = Via::parse("SIP  / 2.0\t/ UDP  192.0.2.2:5060 ;branch=390skdjuw; rport").unwrap();
+        assert_eq!((via.transport.as_str(), via.host.as_str(), via.port), ("UDP", "192.0.2.2", Some(5060)));
+        assert_eq!(via.branch(), Some("390skdjuw"));
+        assert!(via.params.has("rport"));
+        let via = Via::parse("SIP/2.0/TLS [2001:db8::9:1]:5061;received=[2001:db8::9:255];branch=z9hG4bKas").unwrap();
+        assert_eq!(via.received(), Some("2001:db8::9:255".parse().unwrap()));
+        assert_eq!(via.to_string(), "SIP/2.0/TLS [2001:db8::9:1]:5061;received=[2001:db8::9:255];branch=z9hG4bKas");
+    }
+
+    #[test]
+    fn broken_values_are_refused() {
+        for text in ["", "SIP/2.0/UDP", "SIP/2.0/UDP 192.0.2.15;;,;,,", "SIP/3.0/UDP a", "SIP/2.0/U@P a"] {
+            assert!(Via::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! A SIP message that leaves as it came (RFC 3261 7).
+//!
+//! The received bytes stay; beside them lies an index of the header lines.
+//! Nothing is decoded until asked for, so unknown header fields, odd spellings,
+//! folding and bytes that are no UTF-8 pass through in order, case and form.
+//! An edit replaces, adds or removes whole lines and shows at serialisation.
+//!
+//! ```text
+//! raw:   INVITE sip:.. SIP/2.0 CRLF | Via: .. CRLF | f: .. CRLF SP folded CRLF | CRLF | body
+//! index: start line                   line 0         line 1                            body
+//! ```
+
+mod error;
+mod parse;
+mod reason;
+
+pub use error::{ParseError, ParseErrorKind};
+pub use reason::standard_reason;
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::header::{CSeq, ContentType, HeaderError, NameAddr, Via, split_outside_quotes};
+use crate::method::Method;
+
+/// Largest message accepted, in bytes (the size of a UDP datagram).
+pub const MAX_MESSAGE: usize = 65_535;
+/// Most header lines accepted.
+pub const MAX_HEADER_LINES: usize = 256;
+
+/// Compact and full names (RFC 3261 7.3.3 and the registry).
+const COMPACT: [(u8, &str); 17] = [
+    (b'a', "Accept-Contact"),
+    (b'b', "Referred-By"),
+    (b'c', "Content-Type"),
+    (b'd', "Request-Disposition"),
+    (b'e', "Content-Encoding"),
+    (b'f', "From"),
+    (b'i', "Call-ID"),
+    (b'j', "Reject-Contact"),
+    (b'k', "Supported"),
+    (b'l', "Content-Length"),
+    (b'm', "Contact"),
+    (b'o', "Event"),
+    (b'r', "Refer-To"),
+    (b's', "Subject"),
+    (b't', "To"),
+    (b'v', "Via"),
+    (b'x', "Session-Expires"),
+];
+
+/// A request or a response.
+#[derive(Debug, Clone)]
+pub struct Message {
+    raw: Bytes,
+    start: StartLine,
+    lines: Vec<Line>,
+    body: Bytes,
+    edited: bool,
+}
+
+/// The first line, as ranges into `raw` (received) or as text (ours).
+#[derive(Debug, Clone)]
+struct StartLine {
+    text: Text,
+    kind: StartKind,
+}
+
+#[derive(Debug, Clone)]
+enum StartKind {
+    Request { method: Method, uri: Range<usize> },
+    Response { status: u16, reason: Range<usize> },
+}
+
+/// Bytes of the received message, or bytes of our own.
+#[derive(Debug, Clone)]
+enum Text {
+    Raw(Range<usize>),
+    Own(Box<[u8]>),
+}
+
+impl Text {
+    fn bytes<'a>(&'a self, raw: &'a Bytes) -> &'a [u8] {
+        match self {
+            Text::Raw(range) => raw.get(range.clone()).unwrap_or(&[]),
+            Text::Own(own) => own,
+        }
+    }
+}
+
+/// One header line with its folded continuation and its line end.
+#[derive(Debug, Clone)]
+struct Line {
+    text: Text,
+    name: usize,
+}
+
+impl Line {
+    fn own(name: &str, value: &str) -> Line {
+        // A line break inside a value would be a header of somebody else's choice.
+        let value: String = value.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
+        Line { text: Text::Own(format!("{name}: {value}\r\n").into_bytes().into()), name: name.len() }
+    }
+
+    fn name<'a>(&'a self, raw: &'a Bytes) -> &'a [u8] {
+        self.text.bytes(raw).get(..self.name).unwrap_or(&[])
+    }
+
+    fn is(&self, raw: &Bytes, name: &str) -> bool {
+        let have = self.name(raw);
+        if have.len() == 1 {
+            let compact = have.first().map(u8::to_ascii_lowercase);
+            return COMPACT.iter().any(|(short, full)| Some(*short) == compact && full.eq_ignore_ascii_case(name))
+                || have.eq_ignore_ascii_case(name.as_bytes());
+        }
+        have.eq_ignore_ascii_case(name.as_bytes())
+    }
+
+    /// The value, unfolded and trimmed.
+    fn value<'a>(&'a self, raw: &'a Bytes) -> Cow<'a, str> {
+        let bytes = self.text.bytes(raw);
+        let after = bytes.get(self.name..).unwrap_or(&[]);
+        let colon = after.iter().position(|&b| b == b':').map_or(after.len(), |at| at + 1);
+        let value = after.get(colon..).unwrap_or(&[]).trim_ascii();
+        if value.contains(&b'\n') {
+            let text = String::from_utf8_lossy(value);
+            let parts: Vec<&str> = text.lines().map(str::trim).filter(|part| !part.is_empty()).collect();
+            return Cow::Owned(parts.join(" "));
+        }
+        String::from_utf8_lossy(value)
+    }
+}
+
+impl Message {
+    /// Reads a datagram or one message of a stream. Octets behind the body that
+    /// Content-Length tells are cut off (RFC 3261 18.3).
+    ///
+    /// # Errors
+    /// [`ParseError`] knows the answer that a broken request gets.
+    pub fn parse(bytes: Bytes) -> Result<Message, ParseError> {
+        parse::parse(bytes)
+    }
+
+    /// A request without any header field.
+    pub fn request(method: &Method, uri: &str) -> Message {
+        let uri: String = uri.chars().filter(|c| !c.is_ascii_control() && *c != ' ').collect();
+        let start = method.as_str().len() + 1;
+        let range = start..start + uri.len();
+        let text = format!("{method} {uri} SIP/2.0\r\n").into_bytes();
+        Message::own(text, StartKind::Request { method: method.clone(), uri: range })
+    }
+
+    /// A response to `request` with the fields that RFC 3261 8.2.6.2 asks for,
+    /// as they came. `None` takes the standard phrase of the status.
+    pub fn response(request: &Message, status: u16, reason: Option<&str>) -> Message {
+        let reason = reason.unwrap_or_else(|| standard_reason(status));
+        let reason: String = reason.chars().filter(|c| !c.is_ascii_control()).collect();
+        let text = format!("SIP/2.0 {status} {reason}\r\n").into_bytes();
+        let range = 12..12 + reason.len();
+        let mut response = Message::own(text, StartKind::Response { status, reason: range });
+        for name in ["Via", "From", "To", "Call-ID", "CSeq"] {
+            response.copy_lines(request, name);
+        }
+        if status == 100 {
+            response.copy_lines(request, "Timestamp");
+        }
+        response.lines.push(Line::own("Content-Length", "0"));
+        response
+    }
+
+    fn own(text: Vec<u8>, kind: StartKind) -> Message {
+        Message {
+            raw: Bytes::new(),
+            start: StartLine { text: Text::Own(text.into()), kind },
+            lines: Vec::with_capacity(12),
+            body: Bytes::new(),
+            edited: true,
+        }
+    }
+
+    /// Appends every line of that name of another message, byte for byte.
+    pub fn copy_lines(&mut self, from: &Message, name: &str) {
+        for line in from.lines.iter().filter(|line| line.is(&from.raw, name)) {
+            self.lines.push(Line { text: Text::Own(line.text.bytes(&from.raw).into()), name: line.name });
+        }
+    }
+
+    /// True for a request.
+    pub fn is_request(&self) -> bool {
+        matches!(self.start.kind, StartKind::Request { .. })
+    }
+
+    /// The request's method; of a response the CSeq's.
+    pub fn method(&self) -> Method {
+        match &self.start.kind {
+            StartKind::Request { method, .. } => method.clone(),
+            StartKind::Response { .. } => self.cseq().map_or(Method::Other("".into()), |cseq| cseq.method),
+        }
+    }
+
+    /// The Request-URI as written.
+    pub fn request_uri(&self) -> Option<Cow<'_, str>> {
+        match &self.start.kind {
+            StartKind::Request { uri, .. } => {
+                Some(String::from_utf8_lossy(self.start.text.bytes(&self.raw).get(uri.clone()).unwrap_or(&[])))
+            }
+            StartKind::Response { .. } => None,
+        }
+    }
+
+    /// The status code of a response.
+    pub fn status(&self) -> Option<u16> {
+        match self.start.kind {
+            StartKind::Response { status, .. } => Some(status),
+            StartKind::Request { .. } => None,
+        }
+    }
+
+    /// The reason phrase of a response.
+    pub fn reason(&self) -> Option<Cow<'_, str>> {
+        match &self.start.kind {
+            StartKind::Response { reason, .. } => {
+                Some(String::from_utf8_lossy(self.start.text.bytes(&self.raw).get(reason.clone()).unwrap_or(&[])))
+            }
+            StartKind::Request { .. } => None,
+        }
+    }
+
+    /// The first line of that name (compact forms and case do not matter), unfolded and trimmed.
+    pub fn header(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.lines.iter().find(|line| line.is(&self.raw, name)).map(|line| line.value(&self.raw))
+    }
+
+    /// Every line of that name.
+    pub fn headers<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Cow<'a, str>> {
+        self.lines.iter().filter(move |line| line.is(&self.raw, name)).map(|line| line.value(&self.raw))
+    }
+
+    /// Every value of that name: lines split at commas outside of quotes and `< >`.
+    pub fn values(&self, name: &str) -> Vec<String> {
+        self.headers(name)
+            .flat_map(|line| {
+                let parts: Vec<String> = split_outside_quotes(&line, ',').iter().map(|v| v.trim().to_owned()).collect();
+                parts
+            })
+            .filter(|value| !value.is_empty())
+            .collect()
+    }
+
+    /// The names of all lines, as written.
+    pub fn header_names(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        self.lines.iter().map(|line| String::from_utf8_lossy(line.name(&self.raw)))
+    }
+
+    /// The first Via value.
+    ///
+    /// # Errors
+    /// When it is missing or malformed.
+    pub fn top_via(&self) -> Result<Via, HeaderError> {
+        let line = self.header("Via").ok_or(HeaderError::Missing("Via"))?;
+        Via::parse(split_outside_quotes(&line, ',').first().unwrap_or(&"").trim())
+    }
+
+    /// From.
+    ///
+    /// # Errors
+    /// When it is missing or malformed.
+    pub fn from(&self) -> Result<NameAddr, HeaderError> {
+        NameAddr::parse("From", &self.header("From").ok_or(HeaderError::Missing("From"))?)
+    }
+
+    /// To.
+    ///
+    /// # Errors
+    /// When it is missing or malformed.
+    pub fn to(&self) -> Result<NameAddr, HeaderError> {
+        NameAddr::parse("To", &self.header("To").ok_or(HeaderError::Missing("To"))?)
+    }
+
+    /// Call-ID.
+    pub fn call_id(&self) -> Option<Cow<'_, str>> {
+        self.header("Call-ID").filter(|id| !id.is_empty())
+    }
+
+    /// CSeq.
+    ///
+    /// # Errors
+    /// When it is missing or malformed.
+    pub fn cseq(&self) -> Result<CSeq, HeaderError> {
+        CSeq::parse(&self.header("CSeq").ok_or(HeaderError::Missing("CSeq"))?)
+    }
+
+    /// Every Contact but `*`.
+    ///
+    /// # Errors
+    /// When one is malformed.
+    pub fn contacts(&self) -> Result<Vec<NameAddr>, HeaderError> {
+        let values = self.values("Contact");
+        values.iter().filter(|value| *value != "*").map(|value| NameAddr::parse("Contact", value)).collect()
+    }
+
+    /// The body.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// Content-Type.
+    pub fn content_type(&self) -> Option<ContentType> {
+        self.header("Content-Type").map(|text| ContentType::parse(&text))
+    }
+
+    /// True if an option tag stands in the lists of that name (Require, Supported, ...).
+    pub fn has_option(&self, name: &str, tag: &str) -> bool {
+        self.values(name).iter().any(|value| value.eq_ignore_ascii_case(tag))
+    }
+
+    /// Replaces the first line of that name and removes the others; appends when there is none.
+    pub fn set_header(&mut self, name: &str, value: &str) {
+        self.edited = true;
+        let mut line = Some(Line::own(name, value));
+        let raw = self.raw.clone();
+        let mut kept = Vec::with_capacity(self.lines.len() + 1);
+        for have in self.lines.drain(..) {
+            if have.is(&raw, name) {
+                kept.extend(line.take());
+            } else {
+                kept.push(have);
+            }
+        }
+        kept.extend(line);
+        self.lines = kept;
+    }
+
+    /// Appends a line.
+    pub fn add_header(&mut self, name: &str, value: &str) {
+        self.edited = true;
+        self.lines.push(Line::own(name, value));
+    }
+
+    /// Puts a line before all others.
+    pub fn push_header_front(&mut self, name: &str, value: &str) {
+        self.edited = true;
+        self.lines.insert(0, Line::own(name, value));
+    }
+
+    /// Removes every line of that name.
+    pub fn remove_header(&mut self, name: &str) {
+        self.edited = true;
+        let raw = self.raw.clone();
+        self.lines.retain(|line| !line.is(&raw, name));
+    }
+
+    /// Replaces the first Via value; values behind it on the same line stay.
+    pub fn set_top_via(&mut self, value: &str) {
+        self.edit_top_via(Some(value));
+    }
+
+    /// Removes the first Via value; values behind it on the same line stay.
+    pub fn remove_top_via(&mut self) {
+        self.edit_top_via(None);
+    }
+
+    fn edit_top_via(&mut self, value: Option<&str>) {
+        let Some(at) = self.lines.iter().position(|line| line.is(&self.raw, "Via")) else { return };
+        let Some(line) = self.lines.get(at) else { return };
+        self.edited = true;
+        let text = line.value(&self.raw).into_owned();
+        let mut values: Vec<&str> = split_outside_quotes(&text, ',').into_iter().map(str::trim).collect();
+        match (value, values.first_mut()) {
+            (Some(value), Some(first)) => *first = value,
+            (None, Some(_)) => {
+                values.remove(0);
+            }
+            (_, None) => {}
+        }
+        if values.is_empty() {
+            self.lines.remove(at);
+        } else if let Some(line) = self.lines.get_mut(at) {
+            *line = Line::own("Via", &values.join(", "));
+        }
+    }
+
+    /// Gives To a tag unless it has one.
+    pub fn set_to_tag(&mut self, tag: &str) {
+        let Some(text) = self.header("To").map(Cow::into_owned) else { return };
+        if NameAddr::parse("To", &text).is_ok_and(|to| to.tag().is_some()) {
+            return;
+        }
+        self.set_header("To", &format!("{text};tag={tag}"));
+    }
+
+    /// Replaces body, Content-Type and Content-Length. An empty body has no type.
+    pub fn set_body(&mut self, content_type: &str, body: Bytes) {
+        if body.is_empty() {
+            self.remove_header("Content-Type");
+        } else {
+            self.set_header("Content-Type", content_type);
+        }
+        self.set_header("Content-Length", &body.len().to_string());
+        self.body = body;
+    }
+
+    /// The message as bytes: those that came, unless it was edited.
+    pub fn to_bytes(&self) -> Bytes {
+        if !self.edited {
+            return self.raw.clone();
+        }
+        let start = self.start.text.bytes(&self.raw);
+        let length: usize = self.lines.iter().map(|line| line.text.bytes(&self.raw).len()).sum();
+        let mut out = Vec::with_capacity(start.len() + length + 2 + self.body.len());
+        out.extend_from_slice(start);
+        for line in &self.lines {
+            out.extend_from_slice(line.text.bytes(&self.raw));
+        }
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(&self.body);
+        Bytes::from(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const INVITE: &str = "INVITE sip:srs@192.0.2.10 SIP/2.0\r\n\
+        v: SIP/2.0/UDP one.example.com;branch=z9hG4bK1, SIP/2.0/UDP two.example.com\r\n\
+        Via: SIP/2.0/UDP three.example.com\r\n\
+        f: \"A, B\" <sip:a@example.com>;tag=1\r\nTo: sip:b@example.com\r\n\
+        CALL-id: x@y\r\nCSeq: 1\r\n  INVITE\r\nX-Odd:kept  \r\nl: 4\r\n\r\nbody";
+
+    fn invite() -> Message {
+        Message::parse(Bytes::from_static(INVITE.as_bytes())).unwrap()
+    }
+
+    #[test]
+    fn an_unedited_message_leaves_as_it_came() {
+        assert_eq!(invite().to_bytes(), INVITE.as_bytes());
+    }
+
+    #[test]
+    fn values_are_found_whatever_their_form() {
+        let message = invite();
+        assert_eq!(message.values("Via").len(), 3);
+        assert_eq!(message.cseq().unwrap().to_string(), "1 INVITE");
+        assert_eq!(message.call_id().unwrap(), "x@y");
+        assert_eq!(message.from().unwrap().display.as_deref(), Some("A, B"));
+        assert_eq!(message.header("x-odd").unwrap(), "kept");
+        assert_eq!(&message.body()[..], b"body");
+    }
+
+    #[test]
+    fn edits_touch_only_their_lines() {
+        let mut message = invite();
+        message.remove_top_via();
+        message.set_to_tag("t1");
+        message.set_to_tag("t2");
+        message.add_header("X-New", "a\r\nEvil: b");
+        let text = String::from_utf8(message.to_bytes().to_vec()).unwrap();
+        assert!(text.contains("Via: SIP/2.0/UDP two.example.com\r\nVia: SIP/2.0/UDP three.example.com\r\n"));
+        assert!(text.contains("To: sip:b@example.com;tag=t1\r\n"));
+        assert!(text.contains("CSeq: 1\r\n  INVITE\r\nX-Odd:kept  \r\n"));
+        assert!(text.contains("X-New: aEvil: b\r\n"));
+        assert_eq!(message.to().unwrap().tag(), Some("t1"));
+    }
+
+    #[test]
+    fn a_response_copies_the_lines_as_they_came() {
+        let response = Message::response(&invite(), 486, None);
+        let text = String::from_utf8(response.to_bytes().to_vec()).unwrap();
+        assert!(text.starts_with("SIP/2.0 486 Busy Here\r\nv: SIP/2.0/UDP one"));
+        assert!(text.contains("f: \"A, B\" <sip:a@example.com>;tag=1\r\n"));
+        assert_eq!((response.status(), response.method()), (Some(486), Method::Invite));
+        let again = Message::parse(response.to_bytes()).unwrap();
+        assert_eq!(again.reason().unwrap(), "Busy Here");
+    }
+}

@@ -1,0 +1,115 @@
+//! The INVITE client transaction (RFC 3261 17.1.1, RFC 6026 7.2).
+//!
+//! ```text
+//! Calling --1xx--> Proceeding --2xx--> Accepted --M--> gone
+//!    |  \--2xx-->                \--3xx-6xx, ACK--> Completed --D--> gone
+//!    A: again, doubled   B: timed out
+//! ```
+
+use std::time::Duration;
+
+use super::{Action, Class, Timer, Timers};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Calling { interval: Duration },
+    Proceeding,
+    Accepted,
+    Completed,
+}
+
+#[derive(Debug)]
+pub(super) struct ClientInvite {
+    state: State,
+    reliable: bool,
+}
+
+impl ClientInvite {
+    pub(super) fn start(timers: &Timers, reliable: bool) -> (ClientInvite, Vec<Action>) {
+        let mut actions = vec![Action::Send, Action::Set(Timer::B, timers.b)];
+        if !reliable {
+            actions.push(Action::Set(Timer::A, timers.t1));
+        }
+        (ClientInvite { state: State::Calling { interval: timers.t1 }, reliable }, actions)
+    }
+
+    pub(super) fn response(&mut self, class: Class, timers: &Timers) -> Vec<Action> {
+        let stop = [Action::Stop(Timer::A), Action::Stop(Timer::B)];
+        match (self.state, class) {
+            (State::Calling { .. } | State::Proceeding, Class::Provisional) => {
+                self.state = State::Proceeding;
+                [&stop[..], &[Action::Deliver]].concat()
+            }
+            (State::Calling { .. } | State::Proceeding, Class::Success) => {
+                self.state = State::Accepted;
+                [&stop[..], &[Action::Deliver, Action::Set(Timer::M, timers.m)]].concat()
+            }
+            (State::Calling { .. } | State::Proceeding, Class::Failure) => {
+                self.state = State::Completed;
+                let end = if self.reliable { Action::Terminate } else { Action::Set(Timer::D, timers.d) };
+                [&stop[..], &[Action::Acknowledge, Action::Deliver, end]].concat()
+            }
+            (State::Accepted, Class::Success) => vec![Action::Deliver],
+            (State::Completed, Class::Failure) => vec![Action::Acknowledge],
+            (State::Accepted, Class::Provisional | Class::Failure)
+            | (State::Completed, Class::Provisional | Class::Success) => vec![],
+        }
+    }
+
+    pub(super) fn timer(&mut self, timer: Timer) -> Vec<Action> {
+        match (self.state, timer) {
+            (State::Calling { interval }, Timer::A) => {
+                let interval = interval * 2;
+                self.state = State::Calling { interval };
+                vec![Action::Retransmit, Action::Set(Timer::A, interval)]
+            }
+            (State::Calling { .. }, Timer::B) => vec![Action::TimedOut, Action::Terminate],
+            (State::Accepted, Timer::M) | (State::Completed, Timer::D) => vec![Action::Terminate],
+            _ => vec![],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn walk(reliable: bool) -> ClientInvite {
+        ClientInvite::start(&Timers::default(), reliable).0
+    }
+
+    #[test]
+    fn each_row_of_figure_5() {
+        let t = Timers::default();
+        let ms = Duration::from_millis;
+        let (mut machine, actions) = ClientInvite::start(&t, false);
+        assert_eq!(actions, [Action::Send, Action::Set(Timer::B, t.b), Action::Set(Timer::A, t.t1)]);
+        assert_eq!(machine.timer(Timer::A), [Action::Retransmit, Action::Set(Timer::A, ms(1000))]);
+        assert_eq!(machine.timer(Timer::A), [Action::Retransmit, Action::Set(Timer::A, ms(2000))]);
+        assert_eq!(machine.timer(Timer::B), [Action::TimedOut, Action::Terminate]);
+        assert!(machine.response(Class::Provisional, &t).contains(&Action::Deliver));
+        assert_eq!(machine.timer(Timer::B), []);
+        let failed = machine.response(Class::Failure, &t);
+        assert!(failed.ends_with(&[Action::Acknowledge, Action::Deliver, Action::Set(Timer::D, t.d)]));
+        assert_eq!(machine.response(Class::Failure, &t), [Action::Acknowledge]);
+        assert_eq!(machine.response(Class::Success, &t), []);
+        assert_eq!(machine.timer(Timer::D), [Action::Terminate]);
+    }
+
+    #[test]
+    fn every_2xx_of_a_fork_reaches_the_core() {
+        let t = Timers::default();
+        let mut machine = walk(false);
+        assert!(machine.response(Class::Success, &t).ends_with(&[Action::Deliver, Action::Set(Timer::M, t.m)]));
+        assert_eq!(machine.response(Class::Success, &t), [Action::Deliver]);
+        assert_eq!(machine.timer(Timer::M), [Action::Terminate]);
+    }
+
+    #[test]
+    fn a_stream_neither_retransmits_nor_lingers_after_a_failure() {
+        let t = Timers::default();
+        let (mut machine, actions) = ClientInvite::start(&t, true);
+        assert!(!actions.iter().any(|a| matches!(a, Action::Set(Timer::A, _))));
+        assert_eq!(machine.response(Class::Failure, &t).last(), Some(&Action::Terminate));
+    }
+}

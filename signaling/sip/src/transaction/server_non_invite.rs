@@ -1,0 +1,79 @@
+//! The non-INVITE server transaction (RFC 3261 17.2.2).
+//!
+//! ```text
+//! Trying --1xx--> Proceeding --final--> Completed --J--> gone
+//! ```
+
+use super::{Action, Class, Timer, Timers};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Trying,
+    Proceeding,
+    Completed,
+}
+
+#[derive(Debug)]
+pub(super) struct ServerNonInvite {
+    state: State,
+    reliable: bool,
+}
+
+impl ServerNonInvite {
+    pub(super) fn start(reliable: bool) -> (ServerNonInvite, Vec<Action>) {
+        (ServerNonInvite { state: State::Trying, reliable }, vec![Action::Deliver])
+    }
+
+    /// The same request came again.
+    pub(super) fn again(&self) -> Vec<Action> {
+        match self.state {
+            State::Trying => vec![],
+            State::Proceeding | State::Completed => vec![Action::Retransmit],
+        }
+    }
+
+    pub(super) fn respond(&mut self, class: Class, timers: &Timers) -> Vec<Action> {
+        match (self.state, class) {
+            (State::Completed, _) => vec![],
+            (_, Class::Provisional) => {
+                self.state = State::Proceeding;
+                vec![Action::Send]
+            }
+            (_, Class::Success | Class::Failure) => {
+                self.state = State::Completed;
+                let end = if self.reliable { Action::Terminate } else { Action::Set(Timer::J, timers.j) };
+                vec![Action::Send, end]
+            }
+        }
+    }
+
+    pub(super) fn timer(&mut self, timer: Timer) -> Vec<Action> {
+        if timer == Timer::J { vec![Action::Terminate] } else { vec![] }
+    }
+
+    /// True while the core owes a final response.
+    pub(super) fn is_proceeding(&self) -> bool {
+        self.state != State::Completed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_row_of_figure_8() {
+        let t = Timers::default();
+        let (mut machine, actions) = ServerNonInvite::start(false);
+        assert_eq!(actions, [Action::Deliver]);
+        assert_eq!(machine.again(), []);
+        assert_eq!(machine.respond(Class::Provisional, &t), [Action::Send]);
+        assert_eq!(machine.again(), [Action::Retransmit]);
+        assert_eq!(machine.respond(Class::Success, &t), [Action::Send, Action::Set(Timer::J, t.j)]);
+        assert_eq!(machine.again(), [Action::Retransmit]);
+        assert_eq!(machine.respond(Class::Failure, &t), []);
+        assert_eq!(machine.timer(Timer::J), [Action::Terminate]);
+        let (mut machine, _) = ServerNonInvite::start(true);
+        assert_eq!(machine.respond(Class::Failure, &t), [Action::Send, Action::Terminate]);
+    }
+}
