@@ -18,7 +18,7 @@ pub mod header;
 pub mod message;
 pub mod method;
 pub mod sdp;
-//pub mod siprec;
+pub mod siprec;
 pub mod transaction;
 pub mod uri;
 pub mod validate;
