@@ -1,1 +1,24 @@
-//! The session recording server, sans-IO.
+//! The session recording server (SRS) of RFC 7866, sans-IO.
+//!
+//! ```text
+//! SIP in --> transactions --> Srs --Command--> capture
+//!                              ^ \--Transmit--> SIP out
+//!                              |  \--Event----> logs, counters
+//!                              CaptureEvent
+//! ```
+//!
+//! A recording session goes `offered -> assigning -> recording -> closing`. The
+//! answer to the offer waits for the capture side, which names the addresses.
+//! Metadata that is wrong never costs media; only a broken session description
+//! is refused. [`rescue`] is the one table from what went wrong to a status code.
+
+pub mod event;
+pub mod offer;
+pub mod port;
+pub mod rescue;
+mod session;
+mod srs;
+pub mod trust;
+
+pub use event::SrsEvent;
+pub use srs::{Srs, SrsConfig, SrsOutput};

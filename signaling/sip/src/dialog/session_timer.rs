@@ -82,6 +82,11 @@ impl SessionTimer {
         self.expires_at = now + self.interval;
     }
 
+    /// Our refresh met one of the peer's (491): try again at `at`.
+    pub fn refresh_again(&mut self, at: Instant) {
+        self.refresh_at = Some(at);
+    }
+
     /// The header fields of a 2xx.
     pub fn write(&self, response: &mut Message) {
         let seconds = u32::try_from(self.interval.as_secs()).unwrap_or(u32::MAX);

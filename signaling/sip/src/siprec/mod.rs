@@ -91,7 +91,7 @@ pub fn read_body(message: &Message) -> Result<RecordingBody, BodyError> {
 fn is_metadata(essence: &str, body: &[u8]) -> bool {
     match essence {
         "application/rs-metadata+xml" | "application/rs-metadata" => true,
-        "application/xml" | "text/xml" => {
+        _ if essence.ends_with("+xml") || essence.ends_with("/xml") => {
             let head = String::from_utf8_lossy(body.get(..body.len().min(512)).unwrap_or(body));
             head.contains("recording")
         }

@@ -1,0 +1,222 @@
+//! The small port between signalling and capture: ask for a capture, change it,
+//! release it, hear what became of it. Connected in process or over the network.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use ferric_sip::sdp::Format;
+use uuid::Uuid;
+
+/// A recording session, and the recording that comes of it (UUIDv7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub Uuid);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One stream to be captured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamSpec {
+    /// Index of its m-line.
+    pub index: usize,
+    /// Its label.
+    pub label: Option<String>,
+    /// Everything that may arrive and can be decoded, and telephone-event; the answered codec first.
+    pub formats: Vec<Format>,
+    /// Where the peer says its RTP comes from.
+    pub remote_rtp: Option<SocketAddr>,
+    /// Where our receiver reports go.
+    pub remote_rtcp: Option<SocketAddr>,
+    /// RTCP on the RTP port.
+    pub rtcp_mux: bool,
+    /// False on hold: no packets are to be expected.
+    pub active: bool,
+}
+
+/// A party as signalling knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParticipantInfo {
+    /// The SRC's id.
+    pub id: String,
+    /// Name for display.
+    pub name: Option<String>,
+    /// Address of record.
+    pub aor: Option<String>,
+    /// Label of the stream that it sends.
+    pub label: Option<String>,
+    /// When it joined, as the SRC wrote it.
+    pub joined: Option<String>,
+    /// When it left, as the SRC wrote it.
+    pub left: Option<String>,
+}
+
+/// A metadata document as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetadataDocument {
+    /// Milliseconds since 1970 at which it came.
+    pub received_unix_ms: u64,
+    /// Verbatim.
+    pub body: Bytes,
+}
+
+/// What signalling knows of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Whose call it is.
+    pub tenant: String,
+    /// Call-ID of the recording session.
+    pub sip_call_id: String,
+    /// From of the INVITE.
+    pub from: String,
+    /// To of the INVITE.
+    pub to: String,
+    /// User-Agent of the SRC.
+    pub user_agent: Option<String>,
+    /// Where the INVITE came from.
+    pub source: SocketAddr,
+    /// Header fields that tie the call to other systems, as they came.
+    pub correlators: Vec<(String, String)>,
+    /// The parties.
+    pub participants: Vec<ParticipantInfo>,
+    /// Metadata verbatim, oldest first, bounded.
+    pub documents: Vec<MetadataDocument>,
+    /// What was wrong with metadata.
+    pub warnings: Vec<String>,
+}
+
+/// Why a session was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReleaseCause {
+    /// The SRC said BYE.
+    Bye,
+    /// The SRC cancelled its INVITE.
+    Cancelled,
+    /// Somebody stopped it through the API.
+    Stopped,
+    /// No refresh within the session interval.
+    SessionExpired,
+    /// No RTP, and no answer to OPTIONS.
+    PeerGone,
+    /// No ACK to our 200.
+    NoAck,
+    /// Longer than a call may be.
+    TooLong,
+    /// The offer could not be answered after all.
+    Refused,
+}
+
+impl ReleaseCause {
+    /// A word for logs and metadata.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ReleaseCause::Bye => "bye",
+            ReleaseCause::Cancelled => "cancelled",
+            ReleaseCause::Stopped => "stopped",
+            ReleaseCause::SessionExpired => "session-expired",
+            ReleaseCause::PeerGone => "peer-gone",
+            ReleaseCause::NoAck => "no-ack",
+            ReleaseCause::TooLong => "too-long",
+            ReleaseCause::Refused => "refused",
+        }
+    }
+}
+
+/// What signalling asks of capture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Begin a recording.
+    Assign {
+        /// Its name.
+        session: SessionId,
+        /// Its streams.
+        streams: Vec<StreamSpec>,
+        /// What is known of the call.
+        info: SessionInfo,
+    },
+    /// The streams have changed; the list is complete.
+    Change {
+        /// Which recording.
+        session: SessionId,
+        /// Its streams from now on.
+        streams: Vec<StreamSpec>,
+    },
+    /// More is known of the call.
+    Info {
+        /// Which recording.
+        session: SessionId,
+        /// All that is known now.
+        info: SessionInfo,
+    },
+    /// End a recording.
+    Release {
+        /// Which.
+        session: SessionId,
+        /// Why.
+        cause: ReleaseCause,
+    },
+}
+
+/// The capture's socket for one stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AssignedStream {
+    /// Index of the m-line.
+    pub index: usize,
+    /// RTP address for the answer.
+    pub address: SocketAddr,
+}
+
+/// Why capture takes no call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefuseReason {
+    /// `capture.max_calls` is reached.
+    Capacity,
+    /// The spool is past its high-water mark.
+    SpoolFull,
+    /// No RTP port is free.
+    NoPorts,
+    /// The node drains.
+    Draining,
+    /// The spool or another part fails.
+    Broken,
+}
+
+impl RefuseReason {
+    /// A word for counters.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RefuseReason::Capacity => "capacity",
+            RefuseReason::SpoolFull => "spool-full",
+            RefuseReason::NoPorts => "no-ports",
+            RefuseReason::Draining => "draining",
+            RefuseReason::Broken => "broken",
+        }
+    }
+}
+
+/// What capture tells signalling.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CaptureEvent {
+    /// The recording runs, or its streams are as asked for.
+    Ready {
+        /// Which.
+        session: SessionId,
+        /// Its sockets.
+        streams: Vec<AssignedStream>,
+    },
+    /// It cannot be taken, or not be changed so.
+    Refused {
+        /// Which.
+        session: SessionId,
+        /// Why.
+        reason: RefuseReason,
+    },
+    /// No RTP on any active stream for `recording.rtp_timeout`.
+    MediaSilent {
+        /// Which.
+        session: SessionId,
+    },
+}

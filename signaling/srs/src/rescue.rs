@@ -1,0 +1,68 @@
+//! The one table from what went wrong to a status code, a reason and the header
+//! fields that go with it.
+
+use ferric_sip::siprec::{ACCEPTED_TYPES, BodyError};
+use ferric_sip::validate::Reject;
+
+use crate::port::RefuseReason;
+
+/// Methods that an SRS serves.
+pub const ALLOW: &str = "INVITE, ACK, BYE, CANCEL, OPTIONS, UPDATE, INFO, PRACK";
+/// Seconds after which a refused SRC may try again.
+const RETRY_AFTER: u32 = 30;
+
+/// A body that cannot be used.
+pub fn body(error: &BodyError) -> Reject {
+    match error {
+        BodyError::UnsupportedType(_) => Reject::new(415).with("Accept", ACCEPTED_TYPES),
+        BodyError::Multipart(_) | BodyError::Sdp(_) | BodyError::SeveralSdp(_) | BodyError::LabelTwice(_) => {
+            Reject::because(400, error.to_string())
+        }
+    }
+}
+
+/// Capture takes no call.
+pub fn refused(reason: RefuseReason) -> Reject {
+    let phrase = match reason {
+        RefuseReason::Capacity => "Recording capacity reached",
+        RefuseReason::SpoolFull => "Recording spool full",
+        RefuseReason::NoPorts => "No RTP port free",
+        RefuseReason::Draining => "Draining",
+        RefuseReason::Broken => "Recording unavailable",
+    };
+    Reject::because(503, phrase).with("Retry-After", RETRY_AFTER.to_string())
+}
+
+/// No stream of the offer can be stored.
+pub fn nothing_storable(host: &str, secured: bool) -> Reject {
+    let warning = if secured {
+        format!("302 {host} \"Incompatible transport protocol: only RTP/AVP is recorded\"")
+    } else {
+        format!("305 {host} \"Incompatible media format: no offered codec can be recorded\"")
+    };
+    Reject::new(488).with("Warning", warning)
+}
+
+/// A method that is known but not served.
+pub fn method_not_allowed() -> Reject {
+    Reject::new(405).with("Allow", ALLOW)
+}
+
+/// Two offers at once.
+pub fn glare(ours: bool, retry_after: u32) -> Reject {
+    if ours { Reject::new(491) } else { Reject::because(500, "An earlier offer is not answered yet").with("Retry-After", retry_after.to_string()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_tells_the_peer_what_to_do() {
+        assert_eq!(body(&BodyError::UnsupportedType("a/b".into())).headers[0].0, "Accept");
+        assert_eq!(refused(RefuseReason::Capacity).headers, [("Retry-After", "30".to_owned())]);
+        assert!(nothing_storable("h", false).headers[0].1.starts_with("305 h "));
+        assert_eq!(method_not_allowed().headers[0].1, ALLOW);
+        assert_eq!((glare(true, 1).status, glare(false, 1).status), (491, 500));
+    }
+}

@@ -1,0 +1,133 @@
+//! What happens because time passes, and answers to requests of ours.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ferric_sip::dialog::{AcceptedStep, TimerEvent};
+use ferric_sip::message::Message;
+use ferric_sip::method::Method;
+use ferric_sip::transaction::ClientTransactionId;
+use rand::RngExt;
+
+use super::{Due, NO_SESSION, Purpose, Srs};
+use crate::event::SrsEvent;
+use crate::port::{ReleaseCause, SessionId};
+use crate::session::State;
+
+impl Srs {
+    pub(super) fn handle_due(&mut self, now: Instant, id: SessionId, due: Due) {
+        match due {
+            Due::Accepted => self.repeat_ok(now, id),
+            Due::SessionTimer => {
+                let event = self.sessions.get_mut(&id).and_then(|session| session.timer.as_mut()?.handle_timeout(now));
+                match event {
+                    Some(TimerEvent::Refresh) => self.refresh(now, id),
+                    Some(TimerEvent::Expired) => {
+                        self.end(now, id, ReleaseCause::SessionExpired, true);
+                        return;
+                    }
+                    None => {}
+                }
+                if let Some(timer) = self.sessions.get(&id).and_then(|session| session.timer) {
+                    self.deadlines.set((id, Due::SessionTimer), timer.poll_timeout());
+                }
+            }
+            Due::End => self.end(now, id, ReleaseCause::TooLong, true),
+            Due::Probe => {
+                self.probe(now, id);
+                if self.sessions.contains_key(&id) {
+                    self.deadlines.set((id, Due::Probe), now + self.config.probe_interval);
+                }
+            }
+        }
+    }
+
+    fn repeat_ok(&mut self, now: Instant, id: SessionId) {
+        let Some(accepted) = self.sessions.get_mut(&id).and_then(|session| session.accepted.as_mut()) else { return };
+        match accepted.handle_timeout(now) {
+            AcceptedStep::Retransmit(flow, bytes) => {
+                let next = accepted.poll_timeout();
+                self.outputs.push_back(super::SrsOutput::Transmit { flow, bytes });
+                self.deadlines.set((id, Due::Accepted), next);
+            }
+            // What was recorded until here is kept.
+            AcceptedStep::GaveUp => self.end(now, id, ReleaseCause::NoAck, true),
+            AcceptedStep::Wait => {
+                let next = accepted.poll_timeout();
+                self.deadlines.set((id, Due::Accepted), next);
+            }
+        }
+    }
+
+    /// Asks the peer whether it still knows the call.
+    pub(super) fn probe(&mut self, now: Instant, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if session.state != State::Recording {
+            return;
+        }
+        session.own_request = true;
+        let request = session.dialog.request(&Method::Options);
+        let flow = session.request_flow();
+        self.event(SrsEvent::Probing { session: id });
+        self.send_own(now, id, request, flow, Purpose::Probe);
+    }
+
+    /// Refreshes the session: UPDATE where the peer allows it, else re-INVITE with what stands.
+    fn refresh(&mut self, now: Instant, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if session.pending.is_some() || session.own_request || session.awaits_answer {
+            return;
+        }
+        session.own_request = true;
+        let method = if session.peer_allows_update { Method::Update } else { Method::Invite };
+        let mut request = session.dialog.request(&method);
+        request.add_header("Supported", "timer");
+        if let Some(timer) = &session.timer {
+            timer.write_refresh(&mut request);
+        }
+        if method == Method::Invite {
+            request.set_body("application/sdp", Bytes::from(session.last_sdp.clone()));
+        }
+        let flow = session.request_flow();
+        self.send_own(now, id, request, flow, Purpose::Refresh);
+    }
+
+    pub(super) fn handle_own_response(&mut self, now: Instant, transaction: ClientTransactionId, status: u16, response: Option<&Message>) {
+        if status < 200 {
+            return;
+        }
+        let (id, purpose) = self.own_requests.remove(&transaction).unwrap_or((NO_SESSION, Purpose::Bye));
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.own_request = false;
+        if let Some(ok) = response.filter(|response| response.method() == Method::Invite && status < 300) {
+            let ack = session.dialog.ack(ok.cseq().map_or(0, |cseq| cseq.number));
+            session.dialog.refresh_target(ok);
+            let flow = session.request_flow();
+            let host = self.host(&flow);
+            self.layer.send_ack(ack, flow, Some(&host));
+        }
+        match (purpose, status) {
+            // The peer does not know the call, or does not answer at all (RFC 3261 12.2.1.2).
+            (Purpose::Probe | Purpose::Refresh, 408 | 481 | 503) => self.end(now, id, ReleaseCause::PeerGone, true),
+            (Purpose::Refresh, 200..=299) => {
+                if let Some(session) = self.sessions.get_mut(&id)
+                    && let Some(timer) = session.timer.as_mut()
+                {
+                    timer.refreshed(now);
+                    let next = timer.poll_timeout();
+                    self.deadlines.set((id, Due::SessionTimer), next);
+                }
+            }
+            (Purpose::Refresh, 491) => {
+                // The Call-ID is the peer's: we try again within 2 s (RFC 3261 14.1).
+                let wait = Duration::from_millis(self.rng.random_range(0..2_000));
+                if let Some(timer) = self.sessions.get_mut(&id).and_then(|session| session.timer.as_mut()) {
+                    timer.refresh_again(now + wait);
+                    let next = timer.poll_timeout();
+                    self.deadlines.set((id, Due::SessionTimer), next);
+                }
+            }
+            (Purpose::Probe | Purpose::Refresh | Purpose::Bye, _) => {}
+        }
+    }
+}
