@@ -55,6 +55,11 @@ pub struct ParseError {
 }
 
 impl ParseError {
+    /// What could be read of the message.
+    pub fn into_partial(self) -> Option<Message> {
+        self.partial.map(|message| *message)
+    }
+
     /// The status code for the sender.
     pub fn status(&self) -> u16 {
         match self.kind {

@@ -1,0 +1,105 @@
+//! TLS settings (RFC 3261 26.2.1, RFC 5922): TLS 1.2 and up, through rustls.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use thiserror::Error;
+
+/// Certificates or keys that cannot be used.
+#[derive(Debug, Error)]
+pub enum TlsError {
+    /// The file cannot be read as PEM.
+    #[error("{}: no {what} in PEM form can be read: {problem}", file.display())]
+    File {
+        /// Which file.
+        file: PathBuf,
+        /// What should be in it.
+        what: &'static str,
+        /// What went wrong.
+        problem: String,
+    },
+    /// rustls refused the combination.
+    #[error("{}: {problem}", file.display())]
+    Refused {
+        /// Which file.
+        file: PathBuf,
+        /// What rustls said.
+        problem: String,
+    },
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let wrong = |problem: String| TlsError::File { file: file.to_owned(), what: "certificate", problem };
+    let found: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect)
+        .map_err(|error| wrong(error.to_string()))?;
+    if found.is_empty() { Err(wrong("the file holds none".into())) } else { Ok(found) }
+}
+
+fn roots(file: &Path) -> Result<RootCertStore, TlsError> {
+    let mut store = RootCertStore::empty();
+    for certificate in certificates(file)? {
+        store.add(certificate).map_err(|error| TlsError::Refused { file: file.to_owned(), problem: error.to_string() })?;
+    }
+    Ok(store)
+}
+
+/// Settings of a listener. With `client_ca`, peers must show a certificate of that authority.
+///
+/// # Errors
+/// [`TlsError`] names the file.
+pub fn server_config(certificate: &Path, private_key: &Path, client_ca: Option<&Path>) -> Result<Arc<ServerConfig>, TlsError> {
+    let chain = certificates(certificate)?;
+    let key = PrivateKeyDer::from_pem_file(private_key).map_err(|error| TlsError::File {
+        file: private_key.to_owned(),
+        what: "private key",
+        problem: error.to_string(),
+    })?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let refused = |file: &Path, problem: String| TlsError::Refused { file: file.to_owned(), problem };
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|error| refused(certificate, error.to_string()))?;
+    let builder = match client_ca {
+        Some(file) => {
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(file)?), provider)
+                .build()
+                .map_err(|error| refused(file, error.to_string()))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+        None => builder.with_no_client_auth(),
+    };
+    let config = builder.with_single_cert(chain, key).map_err(|error| refused(private_key, error.to_string()))?;
+    Ok(Arc::new(config))
+}
+
+/// Settings for connections that we open, trusting the authority in `ca`;
+/// `identity` is our certificate and key where the peer wants one.
+///
+/// # Errors
+/// [`TlsError`] names the file.
+pub fn client_config(ca: &Path, identity: Option<(&Path, &Path)>) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let refused = |problem: String| TlsError::Refused { file: ca.to_owned(), problem };
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|error| refused(error.to_string()))?
+        .with_root_certificates(roots(ca)?);
+    let config = match identity {
+        Some((certificate, key)) => {
+            let chain = certificates(certificate)?;
+            let private_key = PrivateKeyDer::from_pem_file(key).map_err(|error| TlsError::File {
+                file: key.to_owned(),
+                what: "private key",
+                problem: error.to_string(),
+            })?;
+            builder.with_client_auth_cert(chain, private_key).map_err(|error| refused(error.to_string()))?
+        }
+        None => builder.with_no_client_auth(),
+    };
+    Ok(Arc::new(config))
+}
