@@ -7,3 +7,18 @@ pub mod metadata;
 pub mod open;
 pub mod seal;
 pub mod timestamp;
+
+pub mod clock_map;
+pub mod gaps;
+pub mod jitter;
+pub mod pipeline;
+pub mod reception;
+pub mod rtcp;
+pub mod rtp;
+pub mod sender_clock;
+pub mod source;
+pub mod stats;
+pub mod stream;
+mod telephone_event;
+pub mod track;
+mod voice;

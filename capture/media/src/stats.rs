@@ -1,0 +1,141 @@
+//! What a recording tells of itself: counts and quality of each stream.
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+use crate::gaps::Gap;
+use crate::rtp::StreamIndex;
+
+/// Half of two channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Channel {
+    /// The first labelled stream.
+    Left,
+    /// The second, and all others mixed into it.
+    Right,
+}
+
+/// A digit pressed (RFC 4733).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct TelephoneEvent {
+    /// Beginning, ms since the recording began.
+    pub at_ms: u64,
+    /// How long, in ms.
+    pub duration_ms: u32,
+    /// `0`-`9`, `*`, `#`, `A`-`D`; `None` for other events, and during a pause.
+    pub digit: Option<char>,
+}
+
+/// One stream up to now.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StreamStats {
+    /// Which.
+    #[serde(serialize_with = "index")]
+    pub stream: StreamIndex,
+    /// Label of SDP and metadata.
+    pub label: String,
+    /// Where it lies in the file.
+    pub channel: Channel,
+    /// Encoding name of the last audio packet.
+    pub codec: Option<&'static str>,
+    /// Distinct packets received of the stream's source.
+    pub packets: u64,
+    /// Payload bytes of these.
+    pub bytes: u64,
+    /// Packets that never came.
+    pub lost: u64,
+    /// Packets that came after their place was recorded.
+    pub late: u64,
+    /// Copies of packets received before.
+    pub duplicate: u64,
+    /// Packets of a payload type that was not negotiated.
+    pub wrong_payload_type: u64,
+    /// Datagrams that are no RTP.
+    pub malformed: u64,
+    /// Payloads that their codec refused.
+    pub undecodable: u64,
+    /// Packets of addresses that do not hold the stream.
+    pub stranger: u64,
+    /// Packets of other synchronisation sources that were not followed.
+    pub other_ssrc: u64,
+    /// Packets that found the reorder buffer full.
+    pub overflow: u64,
+    /// Sources, restarts and clock jumps that were followed, the first source included.
+    pub segments: u64,
+    /// Interarrival jitter (RFC 3550), in ms.
+    pub jitter_ms: f64,
+    /// Estimated mean opinion score, 1 to 4.5; `None` without media.
+    pub mos: Option<f64>,
+    /// Concealed or silent for loss, in ms.
+    pub lost_ms: u64,
+    /// First packet, ms since the recording began.
+    pub first_packet_ms: Option<u64>,
+    /// Last packet, ms since the recording began.
+    pub last_packet_ms: Option<u64>,
+    /// Where it comes from; personal data in the sense of an address.
+    #[serde(skip)]
+    pub source: Option<SocketAddr>,
+    /// True while signalling has it active.
+    pub active: bool,
+    /// Where it has no audio.
+    pub gaps: Vec<Gap>,
+    /// Digits pressed, the first 256.
+    pub telephone_events: Vec<TelephoneEvent>,
+}
+
+fn index<S: serde::Serializer>(stream: &StreamIndex, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u16(stream.0)
+}
+
+/// A recording up to now.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RecordingStats {
+    /// Recorded so far, in ms; at the end, the length of the file.
+    pub duration_ms: u64,
+    /// Rate of both encoders, in Hz.
+    pub encoder_rate: u32,
+    /// True between pause and resume.
+    pub paused: bool,
+    /// Frames of both parties that went through the encoder.
+    pub frames_coded: u64,
+    /// Frames of both parties that were silence.
+    pub frames_silent: u64,
+    /// Datagrams for streams that the recording does not have.
+    pub unknown_stream: u64,
+    /// Pauses, in order.
+    pub pauses: Vec<Gap>,
+    /// The streams, in order.
+    pub streams: Vec<StreamStats>,
+}
+
+/// Mean opinion score by the E-model (ITU-T G.107, its defaults), 1 to 4.5.
+///
+/// `loss` is the share of packets lost or late, `delay_ms` one way. The loss
+/// robustness of G.711 with concealment stands for all codecs.
+pub fn mos(loss: f64, delay_ms: f64) -> f64 {
+    const LOSS_ROBUSTNESS: f64 = 25.1;
+    let percent = (loss * 100.0).clamp(0.0, 100.0);
+    let equipment = 95.0 * percent / (percent + LOSS_ROBUSTNESS);
+    let late = (delay_ms - 177.3).max(0.0);
+    let delay = 0.024 * delay_ms + 0.11 * late;
+    let r = (93.2 - equipment - delay).clamp(0.0, 100.0);
+    let mos = 1.0 + 0.035 * r + r * (r - 60.0) * (100.0 - r) * 7e-6;
+    (mos.clamp(1.0, 4.5) * 100.0).round() / 100.0
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+
+    #[test]
+    fn the_score_falls_with_loss_and_delay() {
+        assert!((mos(0.0, 20.0) - 4.40).abs() < 0.02);
+        assert!(mos(0.01, 20.0) > 4.2);
+        assert!((mos(0.05, 20.0) - 3.8).abs() < 0.2);
+        assert!(mos(0.05, 300.0) < mos(0.05, 20.0));
+        assert!((mos(1.0, 1_000.0) - 1.0).abs() < f64::EPSILON);
+    }
+}
