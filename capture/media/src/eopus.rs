@@ -187,6 +187,8 @@ pub struct Framer {
     segments: u32,
     whole_bytes: u64,
     read_bytes: u64,
+    /// The buffer holds a segment that the caller had, and may have shortened.
+    handed_out: bool,
     error: Option<FrameError>,
 }
 
@@ -207,6 +209,7 @@ impl Framer {
             segments: 0,
             whole_bytes: 0,
             read_bytes: 0,
+            handed_out: false,
             error: None,
         }
     }
@@ -220,8 +223,7 @@ impl Framer {
             return Err(error.clone());
         }
         loop {
-            if matches!(self.want, Want::SegmentLength) && self.buffer.len() >= 4 {
-                // The piece handed out at the last call.
+            if std::mem::take(&mut self.handed_out) {
                 self.buffer.clear();
             }
             let missing = self.want.bytes().saturating_sub(self.buffer.len());
@@ -277,7 +279,9 @@ impl Framer {
                 }
                 Want::Segment(_) => {
                     let (index, offset) = (self.segments, self.whole_bytes);
-                    self.segments += 1;
+                    // A counter that wraps fails to open; the format ends at 2^32 segments.
+                    self.segments = self.segments.wrapping_add(1);
+                    self.handed_out = true;
                     self.whole_bytes = self.read_bytes;
                     self.want = Want::SegmentLength;
                     return Ok(Some(Frame::Segment { index, offset, sealed: &mut self.buffer }));
@@ -289,10 +293,9 @@ impl Framer {
     /// How far the file is whole.
     pub fn position(&self) -> Position {
         let torn_bytes = self.read_bytes - self.whole_bytes;
-        let missing = if matches!(self.want, Want::SegmentLength) && torn_bytes == 0 {
-            0
-        } else {
-            self.want.bytes().saturating_sub(self.buffer.len())
+        let missing = match torn_bytes {
+            0 if self.header => 0,
+            _ => self.want.bytes().saturating_sub(self.buffer.len()),
         };
         Position {
             header: self.header,

@@ -13,6 +13,8 @@ pub mod gaps;
 pub mod jitter;
 pub mod pipeline;
 pub mod reception;
+pub mod recorder;
+mod report;
 pub mod rtcp;
 pub mod rtp;
 pub mod sender_clock;

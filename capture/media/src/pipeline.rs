@@ -109,6 +109,11 @@ impl MediaPipeline {
         pipeline
     }
 
+    /// When the recording began.
+    pub fn start(&self) -> Instant {
+        self.start
+    }
+
     /// µs since the recording began, negative before.
     pub fn call_us(&self, at: Instant) -> i64 {
         let us = |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 4);
@@ -290,26 +295,30 @@ impl MediaPipeline {
         self.silenced.iter().any(|&(start, _)| start <= number)
     }
 
-    /// From now on both channels are silent, whole frames.
-    pub fn pause(&mut self, now: Instant) {
-        if self.paused_from.is_none() && self.ended_us.is_none() {
-            let from = u64::try_from(self.call_us(now) / self.frame_us()).unwrap_or(0);
-            self.paused_from = Some(from);
-            self.silenced.push((from, u64::MAX));
+    /// From now on both channels are silent, whole frames. Returns the beginning
+    /// of the silence in ms, `None` when it is silent already.
+    pub fn pause(&mut self, now: Instant) -> Option<u64> {
+        if self.paused_from.is_some() || self.ended_us.is_some() {
+            return None;
         }
+        let from = u64::try_from(self.call_us(now) / self.frame_us()).unwrap_or(0);
+        self.paused_from = Some(from);
+        self.silenced.push((from, u64::MAX));
+        Some(from * u64::from(self.config.opus.frame_ms))
     }
 
-    /// From now on audio is recorded again.
-    pub fn resume(&mut self, now: Instant) {
-        if let Some(from) = self.paused_from.take() {
-            let frame_us = self.frame_us();
-            let to = u64::try_from((self.call_us(now) + frame_us - 1) / frame_us).unwrap_or(0);
-            if let Some(open) = self.silenced.last_mut() {
-                open.1 = to;
-            }
-            let frame_ms = u64::from(self.config.opus.frame_ms);
-            self.pauses.add(from * frame_ms, to * frame_ms, GapCause::Pause);
+    /// From now on audio is recorded again. Returns the end of the silence in ms,
+    /// `None` when there was no pause.
+    pub fn resume(&mut self, now: Instant) -> Option<u64> {
+        let from = self.paused_from.take()?;
+        let frame_us = self.frame_us();
+        let to = u64::try_from((self.call_us(now) + frame_us - 1) / frame_us).unwrap_or(0);
+        if let Some(open) = self.silenced.last_mut() {
+            open.1 = to;
         }
+        let frame_ms = u64::from(self.config.opus.frame_ms);
+        self.pauses.add(from * frame_ms, to * frame_ms, GapCause::Pause);
+        Some(to * frame_ms)
     }
 
     /// True between pause and resume.

@@ -40,6 +40,10 @@ pub struct StreamStats {
     pub channel: Channel,
     /// Encoding name of the last audio packet.
     pub codec: Option<&'static str>,
+    /// Every codec of which audio came, as in an rtpmap: `PCMU/8000`.
+    pub codecs: Vec<String>,
+    /// Synchronisation sources followed, the first 16.
+    pub ssrcs: Vec<u32>,
     /// Distinct packets received of the stream's source.
     pub packets: u64,
     /// Payload bytes of these.
@@ -50,6 +54,8 @@ pub struct StreamStats {
     pub late: u64,
     /// Copies of packets received before.
     pub duplicate: u64,
+    /// Packets out of order that were still of the present stretch.
+    pub reordered: u64,
     /// Packets of a payload type that was not negotiated.
     pub wrong_payload_type: u64,
     /// Datagrams that are no RTP.

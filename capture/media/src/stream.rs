@@ -30,6 +30,8 @@ use crate::voice::{Placed, Voice};
 
 /// A timestamp that falls back by more than this began anew, in ms.
 const BACK_MS: i64 = 200;
+/// Sources listed.
+const MAX_SSRCS: usize = 16;
 /// The second packet of a newcomer may be this far from its first.
 const FOLLOWS: u16 = 10;
 
@@ -130,6 +132,7 @@ struct Held {
 struct Counters {
     bytes: u64,
     late: u64,
+    reordered: u64,
     wrong_payload_type: u64,
     malformed: u64,
     undecodable: u64,
@@ -164,6 +167,8 @@ pub(crate) struct Stream {
     first_us: Option<i64>,
     last_us: Option<i64>,
     count: Counters,
+    /// Followed so far.
+    ssrcs: Vec<u32>,
 }
 
 impl Stream {
@@ -187,6 +192,7 @@ impl Stream {
             first_us: None,
             last_us: None,
             count: Counters::default(),
+            ssrcs: Vec::new(),
             config,
         }
     }
@@ -346,6 +352,9 @@ impl Stream {
         let number = self.reception.restart(ssrc, sequence, clock_rate);
         self.reception.observe(us, timestamp, false);
         self.events.restart();
+        if self.ssrcs.len() < MAX_SSRCS && !self.ssrcs.contains(&ssrc.0) {
+            self.ssrcs.push(ssrc.0);
+        }
         self.next = None;
         self.anchor(number, timestamp, clock_rate, us);
     }
@@ -374,7 +383,8 @@ impl Stream {
                 self.count.late += 1;
                 return;
             }
-            let timestamp = self.extend(packet.timestamp);
+            self.count.reordered += 1;
+            let timestamp = extend(self.newest, packet.timestamp);
             return self.store(number, timestamp, packet.payload_type, packet.payload);
         }
         let clock_rate = codec.rtp_clock_rate();
@@ -382,7 +392,7 @@ impl Stream {
         if codec == CodecKind::ComfortNoise && rate != clock_rate {
             return self.store(number, self.newest, packet.payload_type, &[]);
         }
-        let timestamp = self.newest + i64::from(packet.timestamp.wrapping_sub(low(self.newest)).cast_signed());
+        let timestamp = extend(self.newest, packet.timestamp);
         let back = (timestamp - self.newest) * 1_000 < -BACK_MS * i64::from(rate);
         let fit = if rate != clock_rate || back { Fit::Jumped } else { map.observe(number, timestamp, us) };
         self.reception.observe(us, packet.timestamp, order == Order::Next);
@@ -402,10 +412,6 @@ impl Stream {
                 self.shift(since, us);
             }
         }
-    }
-
-    fn extend(&self, timestamp: u32) -> i64 {
-        self.newest + i64::from(timestamp.wrapping_sub(low(self.newest)).cast_signed())
     }
 
     fn store(&mut self, number: u64, timestamp: i64, payload_type: u8, payload: &[u8]) {
@@ -479,7 +485,7 @@ impl Stream {
         match item {
             RtcpItem::SenderReport(report) if ours(report.ssrc) => {
                 self.reception.sender_report(report.middle(), us);
-                let timestamp = self.extend(report.rtp_timestamp);
+                let timestamp = extend(self.newest, report.rtp_timestamp);
                 if let Some(map) = self.map.as_ref() {
                     self.sender_clock.report(report.ntp, timestamp, map);
                 }
@@ -522,11 +528,14 @@ impl Stream {
             label: self.config.label.clone(),
             channel: self.config.channel,
             codec: self.voice.codec().map(CodecKind::name),
+            codecs: self.voice.codecs().map(|codec| format!("{}/{}", codec.name(), codec.rtp_clock_rate())).collect(),
+            ssrcs: self.ssrcs.clone(),
             packets: totals.received,
             bytes: count.bytes,
             lost: totals.lost(),
             late: count.late,
             duplicate: totals.duplicate,
+            reordered: count.reordered,
             wrong_payload_type: count.wrong_payload_type,
             malformed: count.malformed,
             undecodable: count.undecodable,
@@ -547,8 +556,10 @@ impl Stream {
     }
 }
 
-fn low(timestamp: i64) -> u32 {
-    u32::try_from(timestamp & 0xffff_ffff).unwrap_or(0)
+/// The 64-bit timestamp closest to `newest` that ends in `timestamp`.
+fn extend(newest: i64, timestamp: u32) -> i64 {
+    let low = u32::try_from(newest & 0xffff_ffff).unwrap_or(0);
+    newest + i64::from(timestamp.wrapping_sub(low).cast_signed())
 }
 
 fn ms(us: i64) -> u64 {

@@ -97,6 +97,11 @@ impl Voice {
         &self.gaps
     }
 
+    /// All codecs of which audio came, in order.
+    pub(crate) fn codecs(&self) -> impl Iterator<Item = CodecKind> {
+        self.slots.iter().map(|slot| slot.kind)
+    }
+
     /// The codec of the last audio.
     pub(crate) fn codec(&self) -> Option<CodecKind> {
         self.current.and_then(|current| self.slots.get(current)).map(|slot| slot.kind)
@@ -106,11 +111,6 @@ impl Voice {
     pub(crate) fn set_quiet(&mut self, missing: u64) {
         self.quiet = true;
         self.missing += missing;
-    }
-
-    /// A packet of the present hole came when its place was taken.
-    pub(crate) fn note_late(&mut self) {
-        self.late_hole = true;
     }
 
     /// Places a payload. `missing` packets are not there between it and the

@@ -1,0 +1,570 @@
+//! One recording: datagrams in, bytes of `audio.eopus` and `metadata.ejson` out.
+//!
+//! ```text
+//! handle_rtp, handle_rtcp -> MediaPipeline -> frames -> Ogg page, once per segment -> Sealer -> Output::Audio
+//!                                                 \-> tap -> Output::Frame
+//! set_session, add_tag, pause, stats -> RecordingMetadata -> sealed whole -> Output::Metadata
+//! ```
+//!
+//! The contract of a sans-IO type: call a `handle_*`, [`Recorder::advance`] or
+//! control, drain [`Recorder::poll_output`] to `None`, come back at
+//! [`Recorder::poll_timeout`] at the latest. Audio bytes are to be appended in
+//! the order in which they come out; each [`Output::Metadata`] is a whole file
+//! that replaces the one before. What was sealed is as old as one segment at
+//! most; a crash costs that and the jitter delay.
+//!
+//! After [`Recorder::stop`] nothing more is recorded, and
+//! [`Recorder::totals`] has the measures that the manifest wants.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use ferric_codecs::ogg::OpusWriter;
+use ferric_codecs::opus::OpusSettings;
+use ferric_codecs::opus_packet::{self_delimit, silence};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use uuid::Uuid;
+
+use crate::eopus::Content;
+use crate::keys::Recipient;
+use crate::manifest::{AudioEntry, Digest, MetadataEntry, RecordingState};
+use crate::metadata::{Interval, Pause, RecordingMetadata, SessionInfo, Tag};
+use crate::pipeline::{EncodedFrame, MediaPipeline, PipelineConfig};
+use crate::report;
+use crate::rtcp::write_report;
+use crate::rtp::{Ssrc, StreamIndex, is_rtcp};
+use crate::seal::{SealError, SealHeader, SealSummary, Sealer, seal_document};
+use crate::stats::RecordingStats;
+use crate::stream::{StreamConfig, StreamEvent};
+use crate::timestamp::Timestamp;
+
+/// Pauses and tags kept of one recording, each.
+const MAX_MARKS: usize = 1_000;
+/// Metadata that changes more often than this is sealed once for several changes.
+const METADATA_PACE: Duration = Duration::from_millis(200);
+
+/// Settings of one recording.
+#[derive(Debug, Clone)]
+pub struct RecorderConfig {
+    /// UUIDv7 of the recording.
+    pub id: Uuid,
+    /// Whose it is.
+    pub tenant: String,
+    /// The node that records.
+    pub node: String,
+    /// Who can open it; at least one.
+    pub recipients: Vec<Recipient>,
+    /// Encoder settings, for each party.
+    pub opus: OpusSettings,
+    /// Audio is sealed at least this often.
+    pub segment: Duration,
+    /// How long packets may be late.
+    pub jitter_delay: Duration,
+    /// Silence after which a stream's source may change.
+    pub takeover: Duration,
+    /// Silence of all active streams that is worth an event.
+    pub rtp_timeout: Duration,
+    /// Mean time between receiver reports.
+    pub rtcp_interval: Duration,
+    /// Our canonical name in RTCP; names no person.
+    pub cname: String,
+    /// True to keep the times of key presses and not the keys.
+    pub mask_dtmf: bool,
+    /// What signalling knows at the start.
+    pub session: SessionInfo,
+    /// From the system's random source: file keys come of it.
+    pub seed: [u8; 32],
+}
+
+impl RecorderConfig {
+    /// The defaults of the contract; `seed` from the system's random source.
+    pub fn new(id: Uuid, tenant: &str, node: &str, recipients: Vec<Recipient>, seed: [u8; 32]) -> RecorderConfig {
+        let pipeline = PipelineConfig::default();
+        RecorderConfig {
+            id,
+            tenant: tenant.to_owned(),
+            node: node.to_owned(),
+            recipients,
+            opus: pipeline.opus,
+            segment: Duration::from_secs(1),
+            jitter_delay: pipeline.jitter_delay,
+            takeover: pipeline.takeover,
+            rtp_timeout: Duration::from_secs(60),
+            rtcp_interval: Duration::from_secs(5),
+            cname: node.to_owned(),
+            mask_dtmf: false,
+            session: SessionInfo::default(),
+            seed,
+        }
+    }
+}
+
+/// Why a recording cannot be made, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RecorderError {
+    /// Sealing failed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The metadata could not be written as JSON.
+    #[error("metadata: {0}")]
+    Metadata(#[from] serde_json::Error),
+}
+
+/// What a recording wants done.
+#[derive(Debug)]
+pub enum Output {
+    /// Append to `audio.eopus`.
+    Audio(Vec<u8>),
+    /// The whole new `metadata.ejson`.
+    Metadata(Vec<u8>),
+    /// Send as RTCP.
+    Rtcp {
+        /// Of this stream.
+        stream: StreamIndex,
+        /// To this address.
+        to: SocketAddr,
+        /// From the RTP port when true (rtcp-mux), else from the RTCP port.
+        muxed: bool,
+        /// The datagram.
+        bytes: Vec<u8>,
+    },
+    /// A frame for live listeners, while the tap is open.
+    Frame(Frame),
+    /// Something happened.
+    Event(RecorderEvent),
+}
+
+/// An encoded frame of both parties that owns its packets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Beginning, in samples at 48 kHz since the recording began.
+    pub position_48k: u64,
+    /// Left and right: a mono Opus packet each.
+    pub packets: [Bytes; 2],
+}
+
+/// Something that happened to a recording.
+#[derive(Debug)]
+pub enum RecorderEvent {
+    /// To one of its streams.
+    Stream(StreamEvent),
+    /// No stream that signalling has active got anything for `rtp_timeout`.
+    MediaSilent,
+    /// Media came after all.
+    MediaBack,
+    /// Sealing failed: the recording is cut here.
+    Failed(RecorderError),
+}
+
+/// Measures of a recording that ended, for its manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordingTotals {
+    /// Zero of the timeline.
+    pub started_at: Timestamp,
+    /// End of the timeline.
+    pub ended_at: Timestamp,
+    /// Length of the audio, in ms.
+    pub duration_ms: u64,
+    /// `audio.eopus`.
+    pub audio: AudioEntry,
+    /// The last `metadata.ejson`.
+    pub metadata: MetadataEntry,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct RtcpPeer {
+    stream: StreamIndex,
+    address: SocketAddr,
+    muxed: bool,
+}
+
+/// Everything between frames and sealed bytes.
+#[derive(Debug)]
+struct File {
+    writer: OpusWriter,
+    sealer: Sealer,
+    frame_ms: u32,
+    segment_frames: u64,
+    packet: Vec<u8>,
+    plain: Vec<u8>,
+    failed: Option<RecorderError>,
+}
+
+impl File {
+    fn push(&mut self, frame: &EncodedFrame<'_>, outputs: &mut VecDeque<Output>) {
+        let [left, right] = frame.packets;
+        self.packet.clear();
+        if self_delimit(left, &mut self.packet).is_err() {
+            self.packet.clear();
+            // Cannot happen to a packet of libopus; the frame must be there all the same.
+            let _ = self_delimit(silence(self.frame_ms), &mut self.packet);
+        }
+        self.packet.extend_from_slice(right);
+        self.writer.push(&self.packet, self.frame_ms * 48, &mut self.plain);
+        if (frame.number + 1).is_multiple_of(self.segment_frames) {
+            self.writer.flush(&mut self.plain);
+            self.seal(outputs);
+        }
+    }
+
+    fn seal(&mut self, outputs: &mut VecDeque<Output>) {
+        let mut sealed = Vec::with_capacity(self.plain.len() + 64);
+        match self.sealer.seal(&self.plain, &mut sealed) {
+            Ok(()) => outputs.push_back(Output::Audio(sealed)),
+            Err(error) => self.failed = self.failed.take().or(Some(error.into())),
+        }
+        self.plain.clear();
+    }
+
+    fn finish(&mut self, length_48k: u64, outputs: &mut VecDeque<Output>) -> SealSummary {
+        self.writer.finish(length_48k, &mut self.plain);
+        let mut sealed = Vec::with_capacity(self.plain.len() + 64);
+        if let Err(error) = self.sealer.finish(&self.plain, &mut sealed) {
+            self.failed = self.failed.take().or(Some(error.into()));
+        }
+        self.plain.clear();
+        outputs.push_back(Output::Audio(sealed));
+        self.sealer.summary()
+    }
+}
+
+/// One recording.
+#[derive(Debug)]
+pub struct Recorder {
+    config: RecorderConfig,
+    rng: StdRng,
+    pipeline: MediaPipeline,
+    file: File,
+    metadata: RecordingMetadata,
+    metadata_summary: SealSummary,
+    metadata_dirty: bool,
+    metadata_at: Instant,
+    outputs: VecDeque<Output>,
+    tap: bool,
+    ssrc: Ssrc,
+    peers: Vec<RtcpPeer>,
+    report_at: Instant,
+    /// Since when media may be expected; `None` while there is nothing to expect.
+    waiting_since: Option<Instant>,
+    last_media: Option<Instant>,
+    silent: bool,
+    totals: Option<RecordingTotals>,
+    reported_failure: bool,
+}
+
+impl Recorder {
+    /// A recording that begins now; `wall` is the same moment on the wall clock.
+    ///
+    /// # Errors
+    /// The file keys cannot be wrapped for the recipients.
+    pub fn new(now: Instant, wall: SystemTime, config: RecorderConfig, streams: Vec<StreamConfig>) -> Result<Recorder, RecorderError> {
+        let mut rng = StdRng::from_seed(config.seed);
+        let started_at = Timestamp::from(wall);
+        let header = SealHeader { id: config.id, tenant: config.tenant.clone(), content: Content::OggOpus, created: started_at };
+        let (sealer, mut first) = Sealer::new(&header, &config.recipients, &mut rng)?;
+        let frame_ms = config.opus.frame_ms.max(1);
+        let segment_ms = u64::try_from(config.segment.as_millis()).unwrap_or(1_000);
+        let mut file = File {
+            writer: OpusWriter::new(rng.random()),
+            sealer,
+            frame_ms,
+            segment_frames: (segment_ms / u64::from(frame_ms)).max(1),
+            packet: Vec::new(),
+            plain: Vec::new(),
+            failed: None,
+        };
+        let wideband = streams.iter().any(StreamConfig::is_wideband);
+        let id = config.id.to_string();
+        file.writer.headers(if wideband { 16_000 } else { 8_000 }, &[("RECORDING_ID", &id)], &mut file.plain);
+        file.sealer.seal(&file.plain, &mut first)?;
+        file.plain.clear();
+        let mut metadata = RecordingMetadata::new(config.id, &config.tenant, &config.node, started_at, config.session.clone());
+        let pipeline_config = PipelineConfig { opus: config.opus, jitter_delay: config.jitter_delay, takeover: config.takeover };
+        let pipeline = MediaPipeline::new(now, pipeline_config, streams);
+        report::fill(&mut metadata, &pipeline.stats(), config.mask_dtmf);
+        let (sealed, metadata_summary) = seal_metadata(&config, started_at, &metadata, &mut rng)?;
+        let waiting_since = pipeline.last_media_us().is_ok().then_some(now);
+        let mut recorder = Recorder {
+            ssrc: Ssrc(rng.random()),
+            report_at: now,
+            rng,
+            pipeline,
+            file,
+            metadata,
+            metadata_summary,
+            metadata_dirty: false,
+            metadata_at: now,
+            outputs: VecDeque::from([Output::Metadata(sealed), Output::Audio(first)]),
+            tap: false,
+            peers: Vec::new(),
+            waiting_since,
+            last_media: None,
+            silent: false,
+            totals: None,
+            reported_failure: false,
+            config,
+        };
+        recorder.schedule_report(now);
+        Ok(recorder)
+    }
+
+    /// Which recording it is.
+    pub fn id(&self) -> Uuid {
+        self.config.id
+    }
+
+    /// Takes a datagram of a stream's RTP port, with the kernel's arrival stamp.
+    pub fn handle_rtp(&mut self, arrival: Instant, stream: StreamIndex, source: SocketAddr, bytes: &[u8]) {
+        if is_rtcp(bytes) {
+            return self.take_rtcp(arrival, stream, source, bytes, true);
+        }
+        let outputs = &mut self.outputs;
+        self.pipeline.handle_rtp(arrival, stream, source, bytes, &mut |event| {
+            outputs.push_back(Output::Event(RecorderEvent::Stream(event)));
+        });
+    }
+
+    /// Takes a datagram of a stream's RTCP port.
+    pub fn handle_rtcp(&mut self, arrival: Instant, stream: StreamIndex, source: SocketAddr, bytes: &[u8]) {
+        self.take_rtcp(arrival, stream, source, bytes, false);
+    }
+
+    fn take_rtcp(&mut self, arrival: Instant, stream: StreamIndex, address: SocketAddr, bytes: &[u8], muxed: bool) {
+        if !self.pipeline.handle_rtcp(arrival, stream, address, bytes) {
+            return;
+        }
+        let peer = RtcpPeer { stream, address, muxed };
+        match self.peers.iter_mut().find(|peer| peer.stream == stream) {
+            Some(known) => *known = peer,
+            None => self.peers.push(peer),
+        }
+    }
+
+    /// Does everything that is due: frames, pages, reports, time-outs, metadata.
+    pub fn advance(&mut self, now: Instant) {
+        if self.totals.is_some() {
+            return;
+        }
+        let (file, outputs, tap) = (&mut self.file, &mut self.outputs, self.tap);
+        self.pipeline.advance(now, &mut |frame| emit(file, outputs, tap, &frame));
+        self.watch(now);
+        if now >= self.report_at {
+            self.send_reports(now, false);
+            self.schedule_report(now);
+        }
+        if self.metadata_dirty && now >= self.metadata_at + METADATA_PACE {
+            self.seal_metadata(now);
+        }
+        self.tell_failure();
+    }
+
+    /// Silence of all streams, and its end.
+    fn watch(&mut self, now: Instant) {
+        let heard = match self.pipeline.last_media_us() {
+            Err(_) => {
+                self.waiting_since = None;
+                self.silent = false;
+                return;
+            }
+            Ok(heard) => heard,
+        };
+        let since = *self.waiting_since.get_or_insert(now);
+        if self.pipeline.is_paused() {
+            self.waiting_since = Some(now);
+            return;
+        }
+        let heard = heard.and_then(|us| u64::try_from(us).ok()).and_then(|us| self.pipeline.start().checked_add(Duration::from_micros(us)));
+        let back = self.silent && heard > self.last_media;
+        self.last_media = heard;
+        if back {
+            self.silent = false;
+            self.outputs.push_back(Output::Event(RecorderEvent::MediaBack));
+        }
+        let last = heard.map_or(since, |heard| heard.max(since));
+        if !self.silent && now.saturating_duration_since(last) >= self.config.rtp_timeout {
+            self.silent = true;
+            self.outputs.push_back(Output::Event(RecorderEvent::MediaSilent));
+        }
+    }
+
+    fn schedule_report(&mut self, now: Instant) {
+        // RFC 3550 6.3.5: between half and one and a half of the interval.
+        self.report_at = now + self.config.rtcp_interval.mul_f64(self.rng.random_range(0.5..1.5));
+    }
+
+    fn send_reports(&mut self, now: Instant, bye: bool) {
+        let (outputs, peers, ours, cname) = (&mut self.outputs, &self.peers, self.ssrc, &self.config.cname);
+        self.pipeline.reports(now, |stream, source, block| {
+            let peer = peers.iter().find(|peer| peer.stream == stream);
+            // Without a word from the peer, RTCP is one port up (RFC 3550 11).
+            let (to, muxed) = match peer {
+                Some(peer) => (peer.address, peer.muxed),
+                None => (SocketAddr::new(source.ip(), source.port().saturating_add(1)), false),
+            };
+            let mut bytes = Vec::with_capacity(96);
+            write_report(ours, Some(&block), cname, bye, &mut bytes);
+            outputs.push_back(Output::Rtcp { stream, to, muxed, bytes });
+        });
+    }
+
+    /// Takes the streams that the call has from now on; those that stay keep their state.
+    pub fn update_streams(&mut self, now: Instant, streams: Vec<StreamConfig>) {
+        self.pipeline.update_streams(now, streams);
+        self.metadata_dirty = true;
+    }
+
+    /// Both channels become digital silence, the timeline runs on; `by` says who
+    /// asked. False when it is paused already or over.
+    pub fn pause(&mut self, now: Instant, by: Option<&str>) -> bool {
+        let Some(from_ms) = self.pipeline.pause(now) else { return false };
+        if self.metadata.pauses.len() < MAX_MARKS {
+            self.metadata.pauses.push(Pause { at: Interval { from_ms, to_ms: None }, by: by.map(str::to_owned) });
+        } else if let Some(last) = self.metadata.pauses.last_mut() {
+            last.at.to_ms = None;
+        }
+        self.metadata_dirty = true;
+        true
+    }
+
+    /// Records again. False when it was not paused.
+    pub fn resume(&mut self, now: Instant) -> bool {
+        let Some(to_ms) = self.pipeline.resume(now) else { return false };
+        if let Some(last) = self.metadata.pauses.last_mut() {
+            last.at.to_ms = Some(to_ms);
+        }
+        self.metadata_dirty = true;
+        true
+    }
+
+    /// True between pause and resume.
+    pub fn is_paused(&self) -> bool {
+        self.pipeline.is_paused()
+    }
+
+    /// What signalling knows now; replaces what it knew.
+    pub fn set_session(&mut self, session: SessionInfo) {
+        self.metadata.session = session;
+        self.metadata_dirty = true;
+    }
+
+    /// Sets a tag; of the same name the last one stands. False when there are too many.
+    pub fn add_tag(&mut self, now: Instant, name: &str, value: &str) -> bool {
+        let at_ms = u64::try_from(self.pipeline.call_us(now) / 1_000).unwrap_or(0);
+        let tag = Tag { name: name.to_owned(), value: value.to_owned(), at_ms };
+        if let Some(known) = self.metadata.tags.iter_mut().find(|tag| tag.name == name) {
+            *known = tag;
+        } else if self.metadata.tags.len() < MAX_MARKS {
+            self.metadata.tags.push(tag);
+        } else {
+            return false;
+        }
+        self.metadata_dirty = true;
+        true
+    }
+
+    /// Notes something odd that did not stop the recording.
+    pub fn add_warning(&mut self, text: &str) {
+        if self.metadata.warnings.len() < MAX_MARKS && !self.metadata.warnings.iter().any(|known| known == text) {
+            self.metadata.warnings.push(text.to_owned());
+            self.metadata_dirty = true;
+        }
+    }
+
+    /// While open, every frame comes out as [`Output::Frame`] as well.
+    pub fn set_tap(&mut self, open: bool) {
+        self.tap = open;
+    }
+
+    /// Ends the recording: the rest of the audio, the last metadata and a BYE come
+    /// out. A second call does nothing.
+    pub fn stop(&mut self, now: Instant, state: RecordingState, reason: &str) {
+        if self.totals.is_some() {
+            return;
+        }
+        self.resume(now);
+        self.send_reports(now, true);
+        let (file, outputs, tap) = (&mut self.file, &mut self.outputs, self.tap);
+        let length_48k = self.pipeline.finish(now, &mut |frame| emit(file, outputs, tap, &frame));
+        let audio = self.file.finish(length_48k, &mut self.outputs);
+        let duration_ms = length_48k / 48;
+        let started_at = self.metadata.started_at;
+        let ended_at = started_at.plus(Duration::from_millis(duration_ms));
+        self.metadata.state = state.into();
+        self.metadata.ended_at = Some(ended_at);
+        self.metadata.duration_ms = Some(duration_ms);
+        self.metadata.end_reason = Some(reason.to_owned());
+        self.seal_metadata(now);
+        let metadata = self.metadata_summary;
+        self.totals = Some(RecordingTotals {
+            started_at,
+            ended_at,
+            duration_ms,
+            audio: AudioEntry { bytes: audio.bytes, sha256: Digest(audio.sha256), segments: audio.segments },
+            metadata: MetadataEntry { bytes: metadata.bytes, sha256: Digest(metadata.sha256) },
+        });
+        self.tell_failure();
+    }
+
+    fn seal_metadata(&mut self, now: Instant) {
+        (self.metadata_dirty, self.metadata_at) = (false, now);
+        report::fill(&mut self.metadata, &self.pipeline.stats(), self.config.mask_dtmf);
+        match seal_metadata(&self.config, self.metadata.started_at, &self.metadata, &mut self.rng) {
+            Ok((sealed, summary)) => {
+                self.metadata_summary = summary;
+                self.outputs.push_back(Output::Metadata(sealed));
+            }
+            Err(error) => self.file.failed = self.file.failed.take().or(Some(error)),
+        }
+    }
+
+    fn tell_failure(&mut self) {
+        if let Some(error) = self.file.failed.take()
+            && !std::mem::replace(&mut self.reported_failure, true)
+        {
+            self.outputs.push_back(Output::Event(RecorderEvent::Failed(error)));
+        }
+    }
+
+    /// The next thing to do; `None` when all is done for now.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Recorder::advance`] has work; earlier calls are harmless, later ones delay it.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let metadata = self.metadata_dirty.then(|| self.metadata_at + METADATA_PACE);
+        let due = self.pipeline.next_frame_at().map(|frame| frame.min(self.report_at));
+        due.into_iter().chain(metadata).min().filter(|_| self.totals.is_none())
+    }
+
+    /// Everything up to now.
+    pub fn stats(&self) -> RecordingStats {
+        self.pipeline.stats()
+    }
+
+    /// Measures of the whole, once stopped.
+    pub fn totals(&self) -> Option<&RecordingTotals> {
+        self.totals.as_ref()
+    }
+}
+
+fn emit(file: &mut File, outputs: &mut VecDeque<Output>, tap: bool, frame: &EncodedFrame<'_>) {
+    file.push(frame, outputs);
+    if tap {
+        let packets = frame.packets.map(Bytes::copy_from_slice);
+        outputs.push_back(Output::Frame(Frame { position_48k: frame.position_48k, packets }));
+    }
+}
+
+fn seal_metadata(
+    config: &RecorderConfig,
+    created: Timestamp,
+    metadata: &RecordingMetadata,
+    rng: &mut StdRng,
+) -> Result<(Vec<u8>, SealSummary), RecorderError> {
+    let header = SealHeader { id: config.id, tenant: config.tenant.clone(), content: Content::Json, created };
+    Ok(seal_document(&header, &config.recipients, &metadata.to_json()?, rng)?)
+}
