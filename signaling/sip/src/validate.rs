@@ -99,14 +99,13 @@ pub fn validate_scheme(request: &Message) -> Result<(), Reject> {
 }
 
 /// The option tags of Require against those that we know (RFC 3261 8.2.2.3).
+/// Proxy-Require is not for a server: BroadWorks sends `Proxy-Require: privacy` with calls to be recorded.
 ///
 /// # Errors
 /// 420 with Unsupported.
 pub fn validate_require(request: &Message, known: &[&str]) -> Result<(), Reject> {
-    let mut tags = request.values("Require");
-    tags.extend(request.values("Proxy-Require"));
     let unknown: Vec<String> =
-        tags.into_iter().filter(|tag| !known.iter().any(|have| have.eq_ignore_ascii_case(tag))).collect();
+        request.values("Require").into_iter().filter(|tag| !known.iter().any(|have| have.eq_ignore_ascii_case(tag))).collect();
     if unknown.is_empty() || matches!(request.method(), Method::Ack | Method::Cancel) {
         return Ok(());
     }

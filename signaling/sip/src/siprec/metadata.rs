@@ -10,6 +10,16 @@ use super::xml::{self, Element};
 
 /// Most entries of a kind kept.
 const MAX_ENTRIES: usize = 256;
+/// Most extension values kept, and the longest kept of each in characters.
+const MAX_EXTENSIONS: usize = 64;
+const MAX_EXTENSION_CHARS: usize = 512;
+/// Elements of RFC 7865 and its drafts; what else holds text is a maker's extension.
+const KNOWN: [&str; 27] = [
+    "recording", "recording_metadata", "datamode", "group", "group-ref", "session", "sipsessionid", "start-time",
+    "stop-time", "end-time", "reason", "participant", "nameid", "name", "aor", "send", "recv", "id", "stream", "label",
+    "mode", "associate-time", "disassociate-time", "participantsessionassoc", "participantstreamassoc",
+    "sessionrecordingassoc", "requestor",
+];
 
 /// Metadata that could not be read to its end. What was read is used all the same.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -93,6 +103,8 @@ pub struct Metadata {
     pub session_associations: Vec<Association>,
     /// Participants and streams.
     pub stream_associations: Vec<Association>,
+    /// Texts of makers' own elements: local name in lower case, and value.
+    pub extensions: Vec<(String, String)>,
 }
 
 impl Metadata {
@@ -118,11 +130,14 @@ impl Metadata {
                 self.groups.push(group);
             }
         }
-        upsert(&mut self.sessions, newer.sessions, |session| session.id.clone());
-        upsert(&mut self.participants, newer.participants, |participant| participant.id.clone());
-        upsert(&mut self.streams, newer.streams, |stream| stream.id.clone());
-        upsert(&mut self.session_associations, newer.session_associations, |a| format!("{}\n{:?}", a.participant, a.session));
-        upsert(&mut self.stream_associations, newer.stream_associations, |a| a.participant.clone());
+        upsert(&mut self.sessions, newer.sessions, |have, new| have.id == new.id, SessionElement::update);
+        upsert(&mut self.participants, newer.participants, |have, new| have.id == new.id, Participant::update);
+        upsert(&mut self.streams, newer.streams, |have, new| have.id == new.id, StreamElement::update);
+        let same_session = |have: &Association, new: &Association| have.participant == new.participant && have.session == new.session;
+        upsert(&mut self.session_associations, newer.session_associations, same_session, Association::update);
+        let same = |have: &Association, new: &Association| have.participant == new.participant;
+        upsert(&mut self.stream_associations, newer.stream_associations, same, Association::update);
+        upsert(&mut self.extensions, newer.extensions, |have, new| have.0 == new.0, |have, new| have.1 = new.1);
     }
 
     /// The participants that send the stream on the m-line with this label.
@@ -138,15 +153,66 @@ impl Metadata {
     }
 }
 
-fn upsert<T>(have: &mut Vec<T>, newer: Vec<T>, key: impl Fn(&T) -> String) {
+fn upsert<T>(have: &mut Vec<T>, newer: Vec<T>, same: impl Fn(&T, &T) -> bool, update: impl Fn(&mut T, T)) {
     for entry in newer {
-        let wanted = key(&entry);
         let room = have.len() < MAX_ENTRIES;
-        match have.iter_mut().find(|old| key(old) == wanted) {
-            Some(old) => *old = entry,
+        match have.iter_mut().find(|old| same(old, &entry)) {
+            Some(old) => update(old, entry),
             None if room => have.push(entry),
             None => {}
         }
+    }
+}
+
+/// A partial document may name an entry only to change one thing of it; what it
+/// leaves out stands as it was.
+fn set<T>(have: &mut Option<T>, newer: Option<T>) {
+    if newer.is_some() {
+        *have = newer;
+    }
+}
+
+fn set_list(have: &mut Vec<String>, newer: Vec<String>) {
+    if !newer.is_empty() {
+        *have = newer;
+    }
+}
+
+impl SessionElement {
+    fn update(&mut self, newer: SessionElement) {
+        set(&mut self.group, newer.group);
+        set_list(&mut self.sip_session_ids, newer.sip_session_ids);
+        set(&mut self.start, newer.start);
+        set(&mut self.stop, newer.stop);
+    }
+}
+
+impl Participant {
+    fn update(&mut self, newer: Participant) {
+        set_list(&mut self.aors, newer.aors);
+        set(&mut self.name, newer.name);
+    }
+}
+
+impl StreamElement {
+    fn update(&mut self, newer: StreamElement) {
+        set(&mut self.label, newer.label);
+        set(&mut self.session, newer.session);
+    }
+}
+
+impl Association {
+    /// An end leaves the streams standing: they say what the participant sent until then.
+    fn update(&mut self, newer: Association) {
+        if newer.to.is_none() {
+            set_list(&mut self.sends, newer.sends);
+            set_list(&mut self.receives, newer.receives);
+            if newer.from.is_some() {
+                self.to = None;
+            }
+        }
+        set(&mut self.from, newer.from);
+        set(&mut self.to, newer.to);
     }
 }
 
@@ -188,12 +254,27 @@ fn read(root: &Element) -> Metadata {
             _ => {}
         }
     }
+    extensions(root, &mut metadata.extensions);
+    metadata.groups.truncate(MAX_ENTRIES);
     metadata.sessions.truncate(MAX_ENTRIES);
     metadata.participants.truncate(MAX_ENTRIES);
     metadata.streams.truncate(MAX_ENTRIES);
     metadata.session_associations.truncate(MAX_ENTRIES);
     metadata.stream_associations.truncate(MAX_ENTRIES);
     metadata
+}
+
+/// Collects the texts of elements that RFC 7865 does not know; the reader bounds depth and number.
+fn extensions(element: &Element, found: &mut Vec<(String, String)>) {
+    for child in &element.children {
+        if found.len() >= MAX_EXTENSIONS {
+            return;
+        }
+        if !child.text.is_empty() && !KNOWN.contains(&child.name.as_str()) {
+            found.push((child.name.clone(), child.text.chars().take(MAX_EXTENSION_CHARS).collect()));
+        }
+        extensions(child, found);
+    }
 }
 
 fn participant(element: &Element, metadata: &mut Metadata) {
@@ -284,6 +365,44 @@ mod tests {
         let (complete, _) = Metadata::parse(b"<recording><participant participant_id='p9'/></recording>");
         known.apply(complete);
         assert_eq!(known.participants.len(), 1);
+    }
+
+    #[test]
+    fn a_partial_document_changes_only_what_it_names() {
+        let (mut known, _) = Metadata::parse(
+            b"<recording><datamode>complete</datamode><participant participant_id='p1'><nameID aor='sip:ann@example.com'><name>Ann</name></nameID></participant>\
+              <stream stream_id='t1' session_id='s1'><label>1</label></stream>\
+              <participantsessionassoc participant_id='p1' session_id='s1'><associate-time>2026-01-01T10:00:00Z</associate-time></participantsessionassoc>\
+              <participantstreamassoc participant_id='p1'><send>t1</send></participantstreamassoc></recording>",
+        );
+        let (leave, _) = Metadata::parse(
+            b"<recording><datamode>Partial</datamode><participant participant_id='p1'/>\
+              <participantsessionassoc participant_id='p1' session_id='s1'><disassociate-time>2026-01-01T10:05:00Z</disassociate-time></participantsessionassoc>\
+              <participantstreamassoc participant_id='p1'><send>t1</send><disassociate-time>2026-01-01T10:05:00Z</disassociate-time></participantstreamassoc></recording>",
+        );
+        known.apply(leave);
+        assert_eq!((known.participants[0].name.as_deref(), known.participants[0].aors.len()), (Some("Ann"), 1));
+        let association = &known.session_associations[0];
+        assert_eq!((association.from.as_deref(), association.to.as_deref()), (Some("2026-01-01T10:00:00Z"), Some("2026-01-01T10:05:00Z")));
+        assert_eq!(known.senders_of("1").len(), 1, "what was sent until then stays known");
+        let (back, _) = Metadata::parse(
+            b"<recording><datamode>partial</datamode><participantsessionassoc participant_id='p1' session_id='s1'>\
+              <associate-time>2026-01-01T10:06:00Z</associate-time></participantsessionassoc></recording>",
+        );
+        known.apply(back);
+        assert_eq!(known.session_associations[0].to, None, "who comes back is there again");
+    }
+
+    #[test]
+    fn extensions_are_read_by_name_and_bounded() {
+        let (metadata, _) = Metadata::parse(
+            b"<recording><extensiondata><x:maker xmlns:x='urn:x'><x:extTrackingID> 7:1 </x:extTrackingID></x:maker></extensiondata>\
+              <session session_id='s'><AvayaUCID>00FA</AvayaUCID><start-time>now</start-time></session></recording>",
+        );
+        let expected = [("exttrackingid", "7:1"), ("avayaucid", "00FA")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(metadata.extensions, expected);
+        let many = format!("<recording><e>{}</e></recording>", "<a>1</a>".repeat(500));
+        assert_eq!(Metadata::parse(many.as_bytes()).0.extensions.len(), MAX_EXTENSIONS);
     }
 
     #[test]

@@ -2,10 +2,12 @@
 
 mod metadata;
 mod multipart;
+mod snapshot;
 mod xml;
 
 pub use metadata::{Association, Metadata, MetadataError, Participant, SessionElement, StreamElement};
 pub use multipart::{MAX_PARTS, MultipartError, Part, read_multipart, write_multipart};
+pub use snapshot::{SNAPSHOT_REQUEST_TYPE, write_snapshot_request};
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -110,5 +112,58 @@ fn sort(content_type: &ContentType, body: Bytes, descriptions: &mut Vec<Bytes>, 
         found.metadata.push(body);
     } else {
         found.ignored.push(content_type.essence.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::method::Method;
+
+    fn request(content_type: &str, body: &str) -> Message {
+        let mut request = Message::request(&Method::Invite, "sip:srs@192.0.2.10");
+        request.set_body(content_type, Bytes::from(body.to_owned()));
+        request
+    }
+
+    const SDP: &str = "v=0\r\nc=IN IP4 198.51.100.7\r\nm=audio 6000 RTP/AVP 0\r\n";
+
+    #[test]
+    fn a_body_may_be_a_description_or_metadata_or_nothing() {
+        let sdp = read_body(&request("Application/SDP", SDP)).unwrap();
+        assert_eq!((sdp.sdp.unwrap().media.len(), sdp.metadata.len()), (1, 0));
+        for media_type in ["application/rs-metadata+xml", "application/rs-metadata; charset=utf-8", "application/xml", "application/ +xml"] {
+            let metadata = read_body(&request(media_type, "<recording/>")).unwrap();
+            assert_eq!((metadata.sdp.is_none(), metadata.metadata.len()), (true, 1), "{media_type}");
+        }
+        assert!(read_body(&request("a/b", "")).unwrap().sdp.is_none());
+    }
+
+    #[test]
+    fn unknown_parts_are_passed_over_and_an_unknown_body_is_not() {
+        let parts = [("application/gtd", "", &b"IAM,"[..]), ("application/sdp", "", SDP.as_bytes())];
+        let text = String::from_utf8(write_multipart("b", &parts)).unwrap();
+        let body = read_body(&request("multipart/mixed;boundary=b", &text)).unwrap();
+        assert_eq!((body.sdp.is_some(), body.ignored), (true, vec!["application/gtd".to_owned()]));
+        assert_eq!(read_body(&request("text/html", "<p/>")).unwrap_err(), BodyError::UnsupportedType("text/html".into()));
+        assert!(matches!(read_body(&request("application/xml", "<html/>")), Err(BodyError::UnsupportedType(_))));
+    }
+
+    #[test]
+    fn two_descriptions_or_one_label_for_two_streams_are_refused() {
+        let twice = [("application/sdp", "", SDP.as_bytes()), ("application/sdp", "", SDP.as_bytes())];
+        let text = String::from_utf8(write_multipart("b", &twice)).unwrap();
+        assert_eq!(read_body(&request("multipart/mixed;boundary=b", &text)).unwrap_err(), BodyError::SeveralSdp(2));
+        let line = "m=audio 6000 RTP/AVP 0\r\na=label:1\r\n";
+        let labels = format!("v=0\r\n{line}{line}");
+        assert_eq!(read_body(&request("application/sdp", &labels)).unwrap_err(), BodyError::LabelTwice("1".into()));
+    }
+
+    #[test]
+    fn broken_metadata_is_no_error_here() {
+        let body = read_body(&request("application/rs-metadata", "<recording><par")).unwrap();
+        assert_eq!(body.metadata.len(), 1);
+        assert!(Metadata::parse(&body.metadata[0]).1.is_some());
     }
 }

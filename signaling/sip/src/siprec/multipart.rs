@@ -38,9 +38,11 @@ pub struct Part {
 /// # Errors
 /// [`MultipartError`] when there are no parts to be found.
 pub fn read_multipart(content_type: &ContentType, body: &Bytes) -> Result<Vec<Part>, MultipartError> {
-    let boundary = content_type.params.get("boundary").map(str::trim).filter(|boundary| !boundary.is_empty());
-    let boundary = boundary.ok_or(MultipartError::NoBoundary)?;
-    let delimiter = format!("--{boundary}");
+    let named = content_type.params.get("boundary").map(str::trim).filter(|boundary| !boundary.is_empty());
+    let delimiter = match named {
+        Some(boundary) => format!("--{boundary}").into_bytes(),
+        None => first_delimiter(body).ok_or(MultipartError::NoBoundary)?,
+    };
     let mut starts = Vec::new();
     let mut parts_ends = Vec::new();
     let mut closed = false;
@@ -49,7 +51,7 @@ pub fn read_multipart(content_type: &ContentType, body: &Bytes) -> Result<Vec<Pa
         let rest = body.get(at..).unwrap_or(&[]);
         let line_length = rest.iter().position(|&b| b == b'\n').map_or(rest.len(), |n| n + 1);
         let line = rest.get(..line_length).unwrap_or(&[]);
-        if let Some(after) = line.strip_prefix(delimiter.as_bytes()) {
+        if let Some(after) = line.strip_prefix(delimiter.as_slice()) {
             let after = after.trim_ascii();
             if after.is_empty() || after == b"--" {
                 if !starts.is_empty() {
@@ -73,6 +75,12 @@ pub fn read_multipart(content_type: &ContentType, body: &Bytes) -> Result<Vec<Pa
         parts_ends.push(body.len());
     }
     Ok(starts.into_iter().zip(parts_ends).map(|(start, end)| part(&body.slice(start.min(end)..end))).collect())
+}
+
+/// The first line that looks like a delimiter, for a Content-Type that names no boundary.
+fn first_delimiter(body: &Bytes) -> Option<Vec<u8>> {
+    let line = body.split(|&b| b == b'\n').map(<[u8]>::trim_ascii_end).find(|line| line.starts_with(b"--"))?;
+    (3..=72).contains(&line.len()).then(|| line.to_vec())
 }
 
 /// Splits the part's header from its body.
@@ -152,6 +160,12 @@ mod tests {
         let types: Vec<&str> = parts.iter().map(|(essence, _)| essence.as_str()).collect();
         assert_eq!(types, ["application/sdp", "text/plain", "application/gtd"]);
         assert_eq!(parts.iter().map(|(_, body)| body.as_str()).collect::<Vec<_>>(), ["v=0", "no type", "last, unclosed"]);
+    }
+
+    #[test]
+    fn a_boundary_that_nobody_named_is_found_in_the_body() {
+        let parts = read("multipart/mixed", "\r\n--here\r\nContent-Type: application/sdp\r\n\r\nv=0\r\n--here--\r\n").unwrap();
+        assert_eq!(parts, [("application/sdp".to_owned(), "v=0".to_owned())]);
     }
 
     #[test]

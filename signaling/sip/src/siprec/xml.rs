@@ -53,7 +53,6 @@ pub(super) fn read(bytes: &[u8]) -> (Option<Element>, Option<String>) {
     let text = String::from_utf8_lossy(bytes);
     let mut reader = Reader::from_str(&text);
     reader.config_mut().check_end_names = false;
-    reader.config_mut().trim_text(true);
     let mut open: Vec<Element> = Vec::new();
     let mut root = None;
     let mut count = 0;
@@ -183,7 +182,13 @@ mod tests {
         let root = root.unwrap();
         assert_eq!(root.name, "recording");
         assert_eq!(root.children[0].attribute(&["id"]), Some("<1>"));
-        assert_eq!(root.children[0].text, "a<b>");
+        assert_eq!(root.children[0].text, "a <b>");
+    }
+
+    #[test]
+    fn blanks_beside_an_entity_stay() {
+        let (root, _) = read(b"<name>\r\n  Smith &amp; Sons  </name>");
+        assert_eq!(root.unwrap().text, "Smith & Sons");
     }
 
     #[test]
