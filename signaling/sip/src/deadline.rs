@@ -21,6 +21,11 @@ impl<K: Copy + Eq + Hash + Ord> Default for DeadlineQueue<K> {
 }
 
 impl<K: Copy + Eq + Hash + Ord> DeadlineQueue<K> {
+    /// An empty queue with room for `count` deadlines.
+    pub fn with_capacity(count: usize) -> DeadlineQueue<K> {
+        DeadlineQueue { heap: BinaryHeap::with_capacity(count), live: HashMap::with_capacity(count), next: 0 }
+    }
+
     /// Sets the deadline of `key`, in place of an earlier one.
     pub fn set(&mut self, key: K, at: Instant) {
         self.next += 1;

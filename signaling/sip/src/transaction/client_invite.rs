@@ -3,7 +3,7 @@
 //! ```text
 //! Calling --1xx--> Proceeding --2xx--> Accepted --M--> gone
 //!    |  \--2xx-->                \--3xx-6xx, ACK--> Completed --D--> gone
-//!    A: again, doubled   B: timed out
+//!    A: again, doubled   B: timed out     C: cancelled, and timed out 64*T1 later
 //! ```
 
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::{Action, Class, Timer, Timers};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Calling { interval: Duration },
-    Proceeding,
+    Proceeding { cancelled: bool },
     Accepted,
     Completed,
 }
@@ -34,17 +34,18 @@ impl ClientInvite {
     }
 
     pub(super) fn response(&mut self, class: Class, timers: &Timers) -> Vec<Action> {
-        let stop = [Action::Stop(Timer::A), Action::Stop(Timer::B)];
+        let stop = [Action::Stop(Timer::A), Action::Stop(Timer::B), Action::Stop(Timer::C)];
         match (self.state, class) {
-            (State::Calling { .. } | State::Proceeding, Class::Provisional) => {
-                self.state = State::Proceeding;
-                [&stop[..], &[Action::Deliver]].concat()
+            (State::Calling { .. } | State::Proceeding { cancelled: false }, Class::Provisional) => {
+                self.state = State::Proceeding { cancelled: false };
+                vec![Action::Stop(Timer::A), Action::Stop(Timer::B), Action::Deliver, Action::Set(Timer::C, timers.c)]
             }
-            (State::Calling { .. } | State::Proceeding, Class::Success) => {
+            (State::Proceeding { cancelled: true }, Class::Provisional) => vec![Action::Deliver],
+            (State::Calling { .. } | State::Proceeding { .. }, Class::Success) => {
                 self.state = State::Accepted;
                 [&stop[..], &[Action::Deliver, Action::Set(Timer::M, timers.m)]].concat()
             }
-            (State::Calling { .. } | State::Proceeding, Class::Failure) => {
+            (State::Calling { .. } | State::Proceeding { .. }, Class::Failure) => {
                 self.state = State::Completed;
                 let end = if self.reliable { Action::Terminate } else { Action::Set(Timer::D, timers.d) };
                 [&stop[..], &[Action::Acknowledge, Action::Deliver, end]].concat()
@@ -56,6 +57,20 @@ impl ClientInvite {
         }
     }
 
+    /// A CANCEL is about to be sent; `None` unless one may be, and only the first time.
+    pub(super) fn cancel(&mut self, timers: &Timers) -> Option<Vec<Action>> {
+        if self.state != (State::Proceeding { cancelled: false }) {
+            return None;
+        }
+        self.state = State::Proceeding { cancelled: true };
+        Some(vec![Action::Stop(Timer::C), Action::Set(Timer::B, timers.b)])
+    }
+
+    /// True while failures that come again are acknowledged.
+    pub(super) fn is_completed(&self) -> bool {
+        self.state == State::Completed
+    }
+
     pub(super) fn timer(&mut self, timer: Timer) -> Vec<Action> {
         match (self.state, timer) {
             (State::Calling { interval }, Timer::A) => {
@@ -63,7 +78,10 @@ impl ClientInvite {
                 self.state = State::Calling { interval };
                 vec![Action::Retransmit, Action::Set(Timer::A, interval)]
             }
-            (State::Calling { .. }, Timer::B) => vec![Action::TimedOut, Action::Terminate],
+            (State::Calling { .. } | State::Proceeding { cancelled: true }, Timer::B) => {
+                vec![Action::TimedOut, Action::Terminate]
+            }
+            (State::Proceeding { cancelled: false }, Timer::C) => vec![Action::Cancel],
             (State::Accepted, Timer::M) | (State::Completed, Timer::D) => vec![Action::Terminate],
             _ => vec![],
         }
@@ -72,6 +90,7 @@ impl ClientInvite {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn walk(reliable: bool) -> ClientInvite {
@@ -94,6 +113,21 @@ mod tests {
         assert_eq!(machine.response(Class::Failure, &t), [Action::Acknowledge]);
         assert_eq!(machine.response(Class::Success, &t), []);
         assert_eq!(machine.timer(Timer::D), [Action::Terminate]);
+    }
+
+    #[test]
+    fn an_invite_that_rings_for_ever_is_cancelled_and_then_given_up() {
+        let t = Timers::default();
+        let mut machine = walk(false);
+        assert_eq!(machine.cancel(&t), None, "nothing heard of it yet");
+        assert_eq!(machine.response(Class::Provisional, &t).last(), Some(&Action::Set(Timer::C, t.c)));
+        assert_eq!(machine.timer(Timer::B), []);
+        assert_eq!(machine.timer(Timer::C), [Action::Cancel]);
+        assert_eq!(machine.cancel(&t).unwrap(), [Action::Stop(Timer::C), Action::Set(Timer::B, t.b)]);
+        assert_eq!(machine.cancel(&t), None);
+        assert_eq!(machine.response(Class::Provisional, &t), [Action::Deliver]);
+        assert_eq!(machine.timer(Timer::B), [Action::TimedOut, Action::Terminate]);
+        assert!(machine.response(Class::Failure, &t).contains(&Action::Acknowledge), "487 in time");
     }
 
     #[test]

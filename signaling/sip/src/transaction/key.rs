@@ -14,6 +14,13 @@ const COOKIE: &str = "z9hG4bK";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Key(u128);
 
+impl Key {
+    /// A To tag for a response outside of any state: the same for a request that comes again.
+    pub(super) fn tag(self) -> String {
+        format!("{:016x}", self.0 >> 64)
+    }
+}
+
 /// Makes keys under one secret.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KeyMaker {

@@ -1,6 +1,15 @@
 //! Matches messages to transactions, keeps their timers, carries out their actions.
+//!
+//! - A transaction that only lingers keeps its last bytes, the hash of its key and
+//!   a deadline: the request goes as soon as no ACK, CANCEL or 100 can need it.
+//! - The tables have the room for all transactions from the start: a table that
+//!   grows under load stands still while it moves. Requests beyond the limit get 503.
+//!   Requests of our own always find room: the core that sends them has its own limits.
+//! - Who waits on which flow is indexed, so that a broken connection costs what hung
+//!   on it, not a walk over everything. An error is told once, and only while no
+//!   final response is there.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -11,6 +20,7 @@ use rand::{RngExt, SeedableRng};
 use super::client_invite::ClientInvite;
 use super::client_non_invite::ClientNonInvite;
 use super::key::{Key, KeyMaker};
+use super::route::{reopened_flow, response_flow, sent_by_port, stamp_via};
 use super::server_invite::ServerInvite;
 use super::server_non_invite::ServerNonInvite;
 use super::{Action, Class, Timer, Timers};
@@ -134,7 +144,16 @@ struct Transaction {
     bytes: Bytes,
     /// The request while it is needed: for ACK and CANCEL, or for a 100.
     request: Option<Box<Message>>,
+    /// Where a server's responses go on a new connection.
+    sent_by_port: u16,
+    /// No final response yet: listed under its flow.
+    waiting: bool,
 }
+
+/// Tables are made for at most this many transactions; larger limits grow into theirs.
+const MOST_ROOM: usize = 1 << 18;
+/// Timers run by one call, so that the outputs stay few; the rest is due at once.
+const TIMERS_PER_CALL: usize = 1_024;
 
 /// All transactions of one node.
 #[derive(Debug)]
@@ -146,7 +165,9 @@ pub struct TransactionLayer {
     next_id: u64,
     by_key: HashMap<Key, u64>,
     merged: HashMap<Key, u64>,
-    transactions: HashMap<u64, Transaction>,
+    transactions: HashMap<u64, Box<Transaction>>,
+    /// Transactions without a final response, by transport and peer.
+    waiting: HashMap<(Transport, SocketAddr), BTreeSet<u64>>,
     deadlines: DeadlineQueue<(u64, Timer)>,
     outputs: VecDeque<TransactionOutput>,
 }
@@ -162,7 +183,7 @@ impl TransactionLayer {
     pub fn new(timers: Timers, limits: TransactionLimits, seed: u64) -> TransactionLayer {
         let mut rng = SmallRng::seed_from_u64(seed);
         let secret = rng.random();
-        let room = limits.transactions.min(4_096);
+        let room = limits.transactions.min(MOST_ROOM);
         TransactionLayer {
             timers,
             limits,
@@ -170,9 +191,10 @@ impl TransactionLayer {
             rng,
             next_id: 0,
             by_key: HashMap::with_capacity(room),
-            merged: HashMap::new(),
+            merged: HashMap::with_capacity(room),
             transactions: HashMap::with_capacity(room),
-            deadlines: DeadlineQueue::default(),
+            waiting: HashMap::new(),
+            deadlines: DeadlineQueue::with_capacity(room),
             outputs: VecDeque::new(),
         }
     }
@@ -231,6 +253,7 @@ impl TransactionLayer {
         let reply_to = response_flow(&via, &flow);
         if self.transactions.len() >= self.limits.transactions {
             let mut response = Message::response(&request, 503, Some("Too many transactions"));
+            response.set_to_tag(&key.tag());
             response.add_header("Retry-After", "5");
             self.transmit(reply_to, response.to_bytes());
             self.event(TransactionEvent::Overloaded);
@@ -238,19 +261,30 @@ impl TransactionLayer {
         }
         let merged = self.keys.merged(&request);
         if merged.is_some_and(|merged| self.merged.contains_key(&merged)) && method != Method::Cancel {
-            self.transmit(reply_to, Message::response(&request, 482, None).to_bytes());
+            let mut response = Message::response(&request, 482, None);
+            response.set_to_tag(&key.tag());
+            self.transmit(reply_to, response.to_bytes());
             return;
         }
         let reliable = flow.transport.is_reliable();
         let (machine, actions) = if method == Method::Invite {
-            let (machine, actions) = ServerInvite::start(reliable);
+            let (machine, actions) = ServerInvite::start(&self.timers, reliable);
             (Machine::ServerInvite(machine), actions)
         } else {
             let (machine, actions) = ServerNonInvite::start(reliable);
             (Machine::ServerNonInvite(machine), actions)
         };
         let kept = (method == Method::Invite).then(|| Box::new(request.clone()));
-        let id = self.insert(Transaction { machine, key, merged, flow: reply_to, bytes: Bytes::new(), request: kept });
+        let id = self.insert(Transaction {
+            machine,
+            key,
+            merged,
+            flow: reply_to,
+            bytes: Bytes::new(),
+            request: kept,
+            sent_by_port: sent_by_port(&via, flow.transport),
+            waiting: true,
+        });
         if method == Method::Cancel {
             self.handle_cancel(now, id, request, &via);
         } else {
@@ -280,39 +314,50 @@ impl TransactionLayer {
         match key.and_then(|key| self.by_key.get(&key).copied()) {
             Some(id) => {
                 let class = Class::of(status);
+                if class != Class::Provisional {
+                    self.settle(id);
+                }
                 self.step(now, id, Subject::Message(response, flow), |machine, timers| match machine {
                     Machine::ClientInvite(machine) => machine.response(class, timers),
                     Machine::ClientNonInvite(machine) => machine.response(class, timers),
                     Machine::ServerInvite(_) | Machine::ServerNonInvite(_) => vec![],
                 });
+                if class != Class::Provisional {
+                    self.shrink(id);
+                }
             }
             None => self.event(TransactionEvent::StrayResponse { response, flow }),
         }
     }
 
-    /// The flow is broken: requests that wait for an answer over it have failed.
-    pub fn handle_transport_error(&mut self, now: Instant, flow: &Flow) {
-        let same = |have: &Flow| {
-            have.transport == flow.transport
-                && have.remote == flow.remote
-                && (have.connection == flow.connection || have.connection == 0 || flow.connection == 0)
-        };
-        let failed: Vec<u64> = self
-            .transactions
-            .iter()
-            .filter(|(_, t)| matches!(t.machine, Machine::ClientInvite(_) | Machine::ClientNonInvite(_)) && same(&t.flow))
-            .map(|(id, _)| *id)
-            .collect();
-        let _ = now;
+    /// The flow is broken: requests that wait for an answer over it have failed, and
+    /// answers that we owe go over a new connection.
+    pub fn handle_transport_error(&mut self, _now: Instant, flow: &Flow) {
+        let Some(waiting) = self.waiting.get(&(flow.transport, flow.remote)) else { return };
+        let same = |have: &Flow| have.connection == flow.connection || have.connection == 0 || flow.connection == 0;
+        let failed: Vec<u64> =
+            waiting.iter().copied().filter(|id| self.transactions.get(id).is_some_and(|t| same(&t.flow))).collect();
         for id in failed {
-            self.event(TransactionEvent::TransportError { id: ClientTransactionId(id) });
-            self.remove(id);
+            self.settle(id);
+            let Some(transaction) = self.transactions.get_mut(&id) else { continue };
+            match transaction.machine {
+                Machine::ClientInvite(_) | Machine::ClientNonInvite(_) => {
+                    self.event(TransactionEvent::TransportError { id: ClientTransactionId(id) });
+                    self.remove(id);
+                }
+                Machine::ServerInvite(_) | Machine::ServerNonInvite(_) if flow.transport.is_reliable() => {
+                    transaction.flow = reopened_flow(&transaction.flow, transaction.sent_by_port);
+                }
+                Machine::ServerInvite(_) | Machine::ServerNonInvite(_) => {}
+            }
         }
     }
 
-    /// Runs every timer that is due.
+    /// Runs the timers that are due. When very many are, some stay due: call again
+    /// as long as [`TransactionLayer::poll_timeout`] is not in the future.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some((id, timer)) = self.deadlines.pop_due(now) {
+        for _ in 0..TIMERS_PER_CALL {
+            let Some((id, timer)) = self.deadlines.pop_due(now) else { break };
             if timer == Timer::Trying {
                 self.send_trying(now, id);
                 continue;
@@ -355,13 +400,29 @@ impl TransactionLayer {
             (Machine::ClientNonInvite(machine), actions)
         };
         let bytes = request.to_bytes();
-        let id = self.insert(Transaction { machine, key, merged: None, flow, bytes, request: Some(Box::new(request)) });
+        let id = self.insert(Transaction {
+            machine,
+            key,
+            merged: None,
+            flow,
+            bytes,
+            request: Some(Box::new(request)),
+            sent_by_port: 0,
+            waiting: true,
+        });
         self.perform(now, id, actions, Subject::None);
         ClientTransactionId(id)
     }
 
-    /// Cancels an INVITE of ours (RFC 3261 9.1). The core calls it after a provisional response.
+    /// Cancels an INVITE of ours (RFC 3261 9.1). `None` when there is nothing to cancel:
+    /// before the first provisional response (the peer may not know the INVITE yet: wait
+    /// for it) and after the final one. The INVITE ends by its own final response, usually
+    /// 487, or is given up after 64*T1.
     pub fn send_cancel(&mut self, now: Instant, id: ClientTransactionId) -> Option<ClientTransactionId> {
+        let transaction = self.transactions.get_mut(&id.0)?;
+        let Machine::ClientInvite(machine) = &mut transaction.machine else { return None };
+        let actions = machine.cancel(&self.timers)?;
+        self.perform(now, id.0, actions, Subject::None);
         let transaction = self.transactions.get(&id.0)?;
         let invite = transaction.request.as_deref()?;
         let flow = transaction.flow;
@@ -382,6 +443,12 @@ impl TransactionLayer {
         let class = Class::of(response.status().unwrap_or(500));
         let Some(transaction) = self.transactions.get(&id.0) else { return };
         let flow = transaction.flow;
+        if class != Class::Provisional {
+            self.settle(id.0);
+        }
+        if class == Class::Failure {
+            self.forget_merged(id.0);
+        }
         self.step(now, id.0, Subject::Message(response, flow), |machine, timers| match machine {
             Machine::ServerInvite(machine) => machine.respond(class, timers),
             Machine::ServerNonInvite(machine) => machine.respond(class, timers),
@@ -424,18 +491,58 @@ impl TransactionLayer {
         if let Some(merged) = transaction.merged {
             self.merged.insert(merged, id);
         }
-        self.transactions.insert(id, transaction);
+        self.waiting.entry((transaction.flow.transport, transaction.flow.remote)).or_default().insert(id);
+        self.transactions.insert(id, Box::new(transaction));
         id
     }
 
+    /// The final response is there: what happens to the flow is no matter any more.
+    fn settle(&mut self, id: u64) {
+        let Some(transaction) = self.transactions.get_mut(&id).filter(|transaction| transaction.waiting) else { return };
+        transaction.waiting = false;
+        let peer = (transaction.flow.transport, transaction.flow.remote);
+        if let Some(waiting) = self.waiting.get_mut(&peer) {
+            waiting.remove(&id);
+            if waiting.is_empty() {
+                self.waiting.remove(&peer);
+            }
+        }
+    }
+
+    /// Drops what a client transaction needs no more after its final response. The
+    /// ACK to a failure was kept as bytes by then.
+    fn shrink(&mut self, id: u64) {
+        let Some(transaction) = self.transactions.get_mut(&id) else { return };
+        let acknowledges = matches!(&transaction.machine, Machine::ClientInvite(machine) if machine.is_completed());
+        if !acknowledges {
+            transaction.bytes = Bytes::new();
+        }
+        transaction.request = None;
+    }
+
+    /// A request that failed may come again by another way, and is not merged then:
+    /// a source that got 503 over UDP tries TCP with the same Call-ID and CSeq (RFC 3263 4.3).
+    fn forget_merged(&mut self, id: u64) {
+        if let Some(merged) = self.transactions.get_mut(&id).and_then(|transaction| transaction.merged.take()) {
+            self.merged.remove(&merged);
+        }
+    }
+
     fn remove(&mut self, id: u64) {
+        self.settle(id);
         let Some(transaction) = self.transactions.remove(&id) else { return };
         self.by_key.remove(&transaction.key);
         if let Some(merged) = transaction.merged {
             self.merged.remove(&merged);
         }
-        for timer in [Timer::A, Timer::B, Timer::D, Timer::E, Timer::F, Timer::G, Timer::H, Timer::I, Timer::J, Timer::K, Timer::L, Timer::M, Timer::Trying] {
-            self.deadlines.cancel(&(id, timer));
+        let timers: &[Timer] = match transaction.machine {
+            Machine::ClientInvite(_) => &[Timer::A, Timer::B, Timer::C, Timer::D, Timer::M],
+            Machine::ClientNonInvite(_) => &[Timer::E, Timer::F, Timer::K],
+            Machine::ServerInvite(_) => &[Timer::G, Timer::H, Timer::I, Timer::L, Timer::Trying],
+            Machine::ServerNonInvite(_) => &[Timer::J],
+        };
+        for timer in timers {
+            self.deadlines.cancel(&(id, *timer));
         }
     }
 
@@ -474,6 +581,9 @@ impl TransactionLayer {
                         TransactionEvent::AckTimedOut { id: ServerTransactionId(id) }
                     });
                 }
+                Action::Cancel => {
+                    self.send_cancel(now, ClientTransactionId(id));
+                }
                 Action::Terminate => self.remove(id),
             }
         }
@@ -492,24 +602,15 @@ impl TransactionLayer {
         self.transmit(flow, bytes);
     }
 
-    /// ACK to a failure (RFC 3261 17.1.1.3).
+    /// ACK to a failure (RFC 3261 17.1.1.3), made once and kept for failures that come again.
     fn acknowledge(&mut self, id: u64, subject: Option<&Subject>) {
-        let Some(transaction) = self.transactions.get(&id) else { return };
-        let (Some(invite), Some(Subject::Message(response, _))) = (transaction.request.as_deref(), subject) else { return };
-        let (Some(uri), Ok(via), Ok(cseq)) = (invite.request_uri(), invite.top_via(), invite.cseq()) else { return };
-        let mut ack = Message::request(&Method::Ack, &uri);
-        ack.add_header("Via", &via.to_string());
-        for name in ["Max-Forwards", "From"] {
-            ack.copy_lines(invite, name);
+        let Some(transaction) = self.transactions.get_mut(&id) else { return };
+        if let (Some(invite), Some(Subject::Message(response, _))) = (transaction.request.take(), subject) {
+            let Some(ack) = failure_ack(&invite, response) else { return };
+            transaction.bytes = ack.to_bytes();
         }
-        ack.copy_lines(response, "To");
-        for name in ["Call-ID", "Route"] {
-            ack.copy_lines(invite, name);
-        }
-        ack.add_header("CSeq", &format!("{} ACK", cseq.number));
-        ack.add_header("Content-Length", "0");
-        let flow = transaction.flow;
-        self.transmit(flow, ack.to_bytes());
+        let (flow, bytes) = (transaction.flow, transaction.bytes.clone());
+        self.transmit(flow, bytes);
     }
 
     fn deliver(&mut self, id: u64, message: Message, flow: Flow) {
@@ -532,218 +633,20 @@ impl TransactionLayer {
     }
 }
 
-/// Notes the true source in the top Via (RFC 3261 18.2.1, RFC 3581 4); true if it changed.
-fn stamp_via(via: &mut Via, flow: &Flow) -> bool {
-    let source = flow.remote.ip();
-    let wants_port = via.params.has("rport") && via.params.get("rport") == Some("");
-    if wants_port {
-        via.params.set("rport", Some(&flow.remote.port().to_string()));
+fn failure_ack(invite: &Message, response: &Message) -> Option<Message> {
+    let mut ack = Message::request(&Method::Ack, &invite.request_uri()?);
+    ack.add_header("Via", &invite.top_via().ok()?.to_string());
+    for name in ["Max-Forwards", "From"] {
+        ack.copy_lines(invite, name);
     }
-    let differs = via.address() != Some(source);
-    if differs || wants_port {
-        via.params.set("received", Some(&source.to_string()));
+    ack.copy_lines(response, "To");
+    for name in ["Call-ID", "Route"] {
+        ack.copy_lines(invite, name);
     }
-    differs || wants_port
-}
-
-/// Where responses go (RFC 3261 18.2.2, RFC 3581 4).
-fn response_flow(via: &Via, flow: &Flow) -> Flow {
-    if flow.transport != Transport::Udp || via.params.has("rport") {
-        return *flow;
-    }
-    let port = via.port.unwrap_or(5060);
-    Flow { remote: SocketAddr::new(flow.remote.ip(), port), ..*flow }
+    ack.add_header("CSeq", &format!("{} ACK", invite.cseq().ok()?.number));
+    ack.add_header("Content-Length", "0");
+    Some(ack)
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use std::time::Duration;
-
-    const UDP: Flow = Flow {
-        transport: Transport::Udp,
-        local: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 10)), 5060),
-        remote: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 20)), 5070),
-        connection: 0,
-    };
-
-    fn layer() -> TransactionLayer {
-        TransactionLayer::new(Timers::default(), TransactionLimits { transactions: 50 }, 1)
-    }
-
-    fn request(method: &str, branch: &str, to_tag: &str) -> Message {
-        let text = format!(
-            "{method} sip:srs@192.0.2.10 SIP/2.0\r\nVia: SIP/2.0/UDP 10.0.0.1:5070;{branch}\r\nMax-Forwards: 70\r\n\
-             From: <sip:a@example.com>;tag=f\r\nTo: <sip:b@example.com>{to_tag}\r\nCall-ID: c1\r\nCSeq: 7 {method}\r\n\
-             Content-Length: 0\r\n\r\n"
-        );
-        Message::parse(Bytes::from(text)).unwrap()
-    }
-
-    fn drain(layer: &mut TransactionLayer) -> (Vec<Message>, Vec<TransactionEvent>) {
-        let (mut sent, mut events) = (Vec::new(), Vec::new());
-        while let Some(output) = layer.poll_output() {
-            match output {
-                TransactionOutput::Transmit { bytes, .. } => sent.push(Message::parse(bytes).unwrap()),
-                TransactionOutput::Event(event) => events.push(event),
-            }
-        }
-        (sent, events)
-    }
-
-    fn server_id(events: &[TransactionEvent]) -> ServerTransactionId {
-        match events {
-            [TransactionEvent::Request { id, .. }] => *id,
-            other => panic!("not one request: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_retransmitted_request_is_answered_again_and_not_delivered_twice() {
-        let now = Instant::now();
-        let mut layer = layer();
-        layer.handle_message(now, request("OPTIONS", "branch=z9hG4bKa;rport", ""), UDP);
-        let (_, events) = drain(&mut layer);
-        let id = server_id(&events);
-        let TransactionEvent::Request { request: seen, .. } = &events[0] else { panic!() };
-        assert_eq!(seen.top_via().unwrap().params.get("rport"), Some("5070"));
-        assert_eq!(seen.top_via().unwrap().params.get("received"), Some("198.51.100.20"));
-        layer.respond(now, id, Message::response(seen, 200, None));
-        layer.handle_message(now, request("OPTIONS", "branch=z9hG4bKa;rport", ""), UDP);
-        let (sent, events) = drain(&mut layer);
-        assert_eq!(sent.iter().filter_map(Message::status).collect::<Vec<_>>(), [200, 200]);
-        assert!(events.is_empty());
-        layer.handle_timeout(now + Duration::from_secs(33));
-        assert!(layer.is_empty());
-    }
-
-    #[test]
-    fn without_rport_the_response_goes_to_the_port_of_sent_by() {
-        let mut layer = layer();
-        let mut message = request("OPTIONS", "branch=z9hG4bKb", "");
-        message.set_top_via("SIP/2.0/UDP 10.0.0.1;branch=z9hG4bKb");
-        layer.handle_message(Instant::now(), message, UDP);
-        let (_, events) = drain(&mut layer);
-        let flow = layer.flow_of(server_id(&events)).unwrap();
-        assert_eq!(flow.remote, "198.51.100.20:5060".parse().unwrap());
-    }
-
-    #[test]
-    fn branches_that_are_only_the_cookie_do_not_mix_calls_up() {
-        let now = Instant::now();
-        let mut layer = layer();
-        layer.handle_message(now, request("OPTIONS", "branch=z9hG4bK", ""), UDP);
-        let mut other = request("OPTIONS", "branch=z9hG4bK", "");
-        other.set_header("Call-ID", "c2");
-        layer.handle_message(now, other, UDP);
-        assert_eq!(drain(&mut layer).1.len(), 2);
-    }
-
-    #[test]
-    fn a_merged_request_gets_482() {
-        let now = Instant::now();
-        let mut layer = layer();
-        layer.handle_message(now, request("INVITE", "branch=z9hG4bKc", ""), UDP);
-        layer.handle_message(now, request("INVITE", "branch=z9hG4bKd", ""), UDP);
-        let (sent, events) = drain(&mut layer);
-        assert_eq!(sent[0].status(), Some(482));
-        assert_eq!(events.len(), 1);
-    }
-
-    #[test]
-    fn a_slow_core_gets_its_100_sent() {
-        let now = Instant::now();
-        let mut layer = layer();
-        layer.handle_message(now, request("INVITE", "branch=z9hG4bKe", ""), UDP);
-        drain(&mut layer);
-        assert_eq!(layer.poll_timeout(), Some(now + Duration::from_millis(200)));
-        layer.handle_timeout(now + Duration::from_millis(200));
-        assert_eq!(drain(&mut layer).0[0].status(), Some(100));
-    }
-
-    #[test]
-    fn cancel_finds_its_invite_and_is_answered_itself() {
-        let now = Instant::now();
-        let mut layer = layer();
-        layer.handle_message(now, request("INVITE", "branch=z9hG4bKf", ""), UDP);
-        let invite = server_id(&drain(&mut layer).1);
-        layer.handle_message(now, request("CANCEL", "branch=z9hG4bKf", ""), UDP);
-        let (sent, events) = drain(&mut layer);
-        assert_eq!(sent[0].status(), Some(200));
-        assert!(matches!(events[..], [TransactionEvent::Cancel { id, .. }] if id == invite));
-        layer.handle_message(now, request("CANCEL", "branch=z9hG4bKnone", ""), UDP);
-        assert_eq!(drain(&mut layer).0[0].status(), Some(481));
-    }
-
-    #[test]
-    fn a_failure_is_retransmitted_until_its_ack() {
-        let now = Instant::now();
-        let mut layer = layer();
-        let invite = request("INVITE", "branch=z9hG4bKg", "");
-        layer.handle_message(now, invite.clone(), UDP);
-        let id = server_id(&drain(&mut layer).1);
-        layer.respond(now, id, Message::response(&invite, 486, None));
-        layer.handle_timeout(now + Duration::from_millis(500));
-        assert_eq!(drain(&mut layer).0.len(), 2);
-        layer.handle_message(now, request("ACK", "branch=z9hG4bKg", ";tag=x"), UDP);
-        assert!(drain(&mut layer).1.is_empty(), "the ACK to a failure ends here");
-        layer.handle_timeout(now + Duration::from_millis(1_500));
-        assert!(drain(&mut layer).0.is_empty());
-        layer.handle_timeout(now + Duration::from_secs(10));
-        assert!(layer.is_empty());
-    }
-
-    #[test]
-    fn our_invite_is_acknowledged_when_it_fails_and_cancelled_on_wish() {
-        let now = Instant::now();
-        let mut layer = layer();
-        let mut invite = request("INVITE", "branch=z9hG4bKh", "");
-        invite.remove_header("Via");
-        let id = layer.send_request(now, invite, UDP, Some("sip.example.com:5060"));
-        let (sent, _) = drain(&mut layer);
-        let branch = sent[0].top_via().unwrap().branch().unwrap().to_owned();
-        assert_eq!(sent[0].top_via().unwrap().host, "sip.example.com");
-        layer.send_cancel(now, id).unwrap();
-        let (cancel, _) = drain(&mut layer);
-        assert_eq!(cancel[0].top_via().unwrap().branch(), Some(branch.as_str()));
-        layer.handle_message(now, Message::response(&sent[0], 487, None), UDP);
-        let (ack, events) = drain(&mut layer);
-        assert_eq!(ack[0].method(), Method::Ack);
-        assert!(matches!(&events[..], [TransactionEvent::Response { response, .. }] if response.status() == Some(487)));
-    }
-
-    #[test]
-    fn silence_times_out_once() {
-        let now = Instant::now();
-        let mut layer = layer();
-        let mut options = request("OPTIONS", "branch=z9hG4bKi", "");
-        options.remove_header("Via");
-        let id = layer.send_request(now, options, UDP, None);
-        let mut sent = 0;
-        while let Some(due) = layer.poll_timeout() {
-            layer.handle_timeout(due);
-            let (messages, events) = drain(&mut layer);
-            sent += messages.len();
-            if let [TransactionEvent::TimedOut { id: timed_out }] = events[..] {
-                assert_eq!((timed_out, due), (id, now + Duration::from_secs(32)));
-            }
-        }
-        assert_eq!(sent, 11, "the request and ten retransmissions in 32 s");
-        assert!(layer.is_empty());
-    }
-
-    #[test]
-    fn a_full_table_refuses_with_503() {
-        let now = Instant::now();
-        let mut layer = layer();
-        for n in 0..51 {
-            let mut message = request("OPTIONS", &format!("branch=z9hG4bKj{n}"), "");
-            message.set_header("Call-ID", &format!("c{n}"));
-            layer.handle_message(now, message, UDP);
-        }
-        let (sent, events) = drain(&mut layer);
-        assert_eq!((sent[0].status(), sent.len(), events.len()), (Some(503), 1, 51));
-        assert_eq!(sent[0].header("Retry-After").unwrap(), "5");
-    }
-}
+mod tests;

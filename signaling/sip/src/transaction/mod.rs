@@ -15,6 +15,7 @@ mod client_invite;
 mod client_non_invite;
 mod key;
 mod layer;
+mod route;
 mod server_invite;
 mod server_non_invite;
 mod timer;
@@ -41,6 +42,8 @@ enum Action {
     Set(Timer, Duration),
     /// Stop a timer.
     Stop(Timer),
+    /// Send a CANCEL (client INVITE).
+    Cancel,
     /// Tell the core that nothing came in time.
     TimedOut,
     /// Forget the transaction.

@@ -24,13 +24,10 @@ pub(super) struct ServerInvite {
     reliable: bool,
 }
 
-/// The core has this long before the transaction sends a 100 by itself.
-const TRYING_AFTER: Duration = Duration::from_millis(200);
-
 impl ServerInvite {
-    pub(super) fn start(reliable: bool) -> (ServerInvite, Vec<Action>) {
+    pub(super) fn start(timers: &Timers, reliable: bool) -> (ServerInvite, Vec<Action>) {
         let machine = ServerInvite { state: State::Proceeding { answered: false }, reliable };
-        (machine, vec![Action::Deliver, Action::Set(Timer::Trying, TRYING_AFTER)])
+        (machine, vec![Action::Deliver, Action::Set(Timer::Trying, timers.trying)])
     }
 
     /// The same INVITE came again.
@@ -102,8 +99,8 @@ mod tests {
     #[test]
     fn each_row_of_figure_7() {
         let t = Timers::default();
-        let (mut machine, actions) = ServerInvite::start(false);
-        assert_eq!(actions, [Action::Deliver, Action::Set(Timer::Trying, TRYING_AFTER)]);
+        let (mut machine, actions) = ServerInvite::start(&t, false);
+        assert_eq!(actions, [Action::Deliver, Action::Set(Timer::Trying, t.trying)]);
         assert_eq!(machine.again(), []);
         assert_eq!(machine.respond(Class::Provisional, &t), [Action::Stop(Timer::Trying), Action::Send]);
         assert_eq!(machine.again(), [Action::Retransmit]);
@@ -122,7 +119,7 @@ mod tests {
     #[test]
     fn a_failure_without_ack_times_out() {
         let t = Timers::default();
-        let (mut machine, _) = ServerInvite::start(true);
+        let (mut machine, _) = ServerInvite::start(&t, true);
         machine.respond(Class::Failure, &t);
         assert_eq!(machine.timer(Timer::H, &t), [Action::TimedOut, Action::Terminate]);
     }
@@ -130,7 +127,7 @@ mod tests {
     #[test]
     fn after_a_2xx_retransmitted_invites_are_absorbed_and_acks_pass() {
         let t = Timers::default();
-        let (mut machine, _) = ServerInvite::start(false);
+        let (mut machine, _) = ServerInvite::start(&t, false);
         assert_eq!(machine.respond(Class::Success, &t).last(), Some(&Action::Set(Timer::L, t.l)));
         assert_eq!(machine.again(), []);
         assert_eq!(machine.ack(&t), [Action::Deliver]);

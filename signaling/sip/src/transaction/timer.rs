@@ -9,6 +9,8 @@ pub enum Timer {
     A,
     /// INVITE client gives up.
     B,
+    /// INVITE client that rings for ever: cancelled.
+    C,
     /// Wait for response retransmissions after a failure.
     D,
     /// Other request retransmission (UDP).
@@ -44,7 +46,8 @@ pub struct Timers {
     pub t4: Duration,
     /// Timer B: 64*T1.
     pub b: Duration,
-    /// Timer C of a proxy: over 3 minutes.
+    /// Timer C: an INVITE that has only provisional responses for this long is
+    /// cancelled; over 3 minutes (RFC 3261 16.8, here for every client).
     pub c: Duration,
     /// Timer D on UDP: at least 32 s; 0 on streams.
     pub d: Duration,
@@ -58,6 +61,8 @@ pub struct Timers {
     pub l: Duration,
     /// Timer M: 64*T1.
     pub m: Duration,
+    /// An INVITE that the core leaves without response for this long gets a 100: 200 ms.
+    pub trying: Duration,
 }
 
 impl Default for Timers {
@@ -82,6 +87,7 @@ impl Timers {
             j: long,
             l: long,
             m: long,
+            trying: Duration::from_millis(200),
         }
     }
 
