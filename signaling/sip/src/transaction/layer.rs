@@ -155,6 +155,22 @@ const MOST_ROOM: usize = 1 << 18;
 /// Timers run by one call, so that the outputs stay few; the rest is due at once.
 const TIMERS_PER_CALL: usize = 1_024;
 
+/// What breaks as a whole: a connection, or the way to a peer where there is none yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Carrier {
+    Connection(u64),
+    Peer(Transport, SocketAddr),
+}
+
+impl Carrier {
+    fn of(flow: &Flow) -> Carrier {
+        match flow.connection {
+            0 => Carrier::Peer(flow.transport, flow.remote),
+            connection => Carrier::Connection(connection),
+        }
+    }
+}
+
 /// All transactions of one node.
 #[derive(Debug)]
 pub struct TransactionLayer {
@@ -166,8 +182,8 @@ pub struct TransactionLayer {
     by_key: HashMap<Key, u64>,
     merged: HashMap<Key, u64>,
     transactions: HashMap<u64, Box<Transaction>>,
-    /// Transactions without a final response, by transport and peer.
-    waiting: HashMap<(Transport, SocketAddr), BTreeSet<u64>>,
+    /// Transactions without a final response, by what carries it.
+    waiting: HashMap<Carrier, BTreeSet<u64>>,
     deadlines: DeadlineQueue<(u64, Timer)>,
     outputs: VecDeque<TransactionOutput>,
 }
@@ -333,10 +349,10 @@ impl TransactionLayer {
     /// The flow is broken: requests that wait for an answer over it have failed, and
     /// answers that we owe go over a new connection.
     pub fn handle_transport_error(&mut self, _now: Instant, flow: &Flow) {
-        let Some(waiting) = self.waiting.get(&(flow.transport, flow.remote)) else { return };
-        let same = |have: &Flow| have.connection == flow.connection || have.connection == 0 || flow.connection == 0;
-        let failed: Vec<u64> =
-            waiting.iter().copied().filter(|id| self.transactions.get(id).is_some_and(|t| same(&t.flow))).collect();
+        // Opened for the first request to a peer, a connection is known to that request as the peer only.
+        let carriers = [Carrier::of(flow), Carrier::Peer(flow.transport, flow.remote)];
+        let failed: BTreeSet<u64> =
+            carriers.iter().filter_map(|carrier| self.waiting.get(carrier)).flatten().copied().collect();
         for id in failed {
             self.settle(id);
             let Some(transaction) = self.transactions.get_mut(&id) else { continue };
@@ -491,7 +507,7 @@ impl TransactionLayer {
         if let Some(merged) = transaction.merged {
             self.merged.insert(merged, id);
         }
-        self.waiting.entry((transaction.flow.transport, transaction.flow.remote)).or_default().insert(id);
+        self.waiting.entry(Carrier::of(&transaction.flow)).or_default().insert(id);
         self.transactions.insert(id, Box::new(transaction));
         id
     }
@@ -500,11 +516,11 @@ impl TransactionLayer {
     fn settle(&mut self, id: u64) {
         let Some(transaction) = self.transactions.get_mut(&id).filter(|transaction| transaction.waiting) else { return };
         transaction.waiting = false;
-        let peer = (transaction.flow.transport, transaction.flow.remote);
-        if let Some(waiting) = self.waiting.get_mut(&peer) {
+        let carrier = Carrier::of(&transaction.flow);
+        if let Some(waiting) = self.waiting.get_mut(&carrier) {
             waiting.remove(&id);
             if waiting.is_empty() {
-                self.waiting.remove(&peer);
+                self.waiting.remove(&carrier);
             }
         }
     }
