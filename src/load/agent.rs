@@ -457,7 +457,16 @@ impl Agent {
                 response.add_header("Allow", ALLOW);
                 self.layer.respond(now, id, response);
             }
-            _ => {
+            Method::Ack
+            | Method::Cancel
+            | Method::Register
+            | Method::Prack
+            | Method::Subscribe
+            | Method::Notify
+            | Method::Refer
+            | Method::Message
+            | Method::Publish
+            | Method::Other(_) => {
                 let mut response = Message::response(request, 405, None);
                 response.add_header("Allow", ALLOW);
                 self.layer.respond(now, id, response);

@@ -47,11 +47,15 @@ impl Ladder {
 
     /// The labels of all packets from the left (`true`) or from the right, lost ones included.
     pub fn labels(&self, to_right: bool) -> Vec<&str> {
-        let of = |row| match row {
-            &Row::Packet { to_right: direction, ref label, .. } if direction == to_right => Some(label.as_str()),
-            &(Row::Packet { .. } | Row::Note { .. }) => None,
-        };
-        self.rows.iter().filter_map(of).collect()
+        let mut labels = Vec::new();
+        for row in &self.rows {
+            if let Row::Packet { to_right: direction, label, .. } = row
+                && *direction == to_right
+            {
+                labels.push(label.as_str());
+            }
+        }
+        labels
     }
 }
 

@@ -63,6 +63,7 @@ impl AcceptedInvite {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing)]
     use super::*;
     use crate::flow::Transport;
 

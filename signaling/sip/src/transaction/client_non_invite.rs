@@ -63,6 +63,7 @@ impl ClientNonInvite {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing)]
     use super::*;
 
     #[test]

@@ -126,7 +126,9 @@ pub enum TransactionEvent {
     Overloaded,
 }
 
+/// One of the four machines, by their names in the RFC.
 #[derive(Debug)]
+#[allow(clippy::enum_variant_names)]
 enum Machine {
     ClientInvite(ClientInvite),
     ClientNonInvite(ClientNonInvite),
@@ -188,11 +190,8 @@ pub struct TransactionLayer {
     outputs: VecDeque<TransactionOutput>,
 }
 
-/// The message at hand while actions are carried out.
-enum Subject {
-    None,
-    Message(Message, Flow),
-}
+/// The message at hand while actions are carried out, if there is one.
+type Subject = Option<(Message, Flow)>;
 
 impl TransactionLayer {
     /// An empty layer; `seed` makes branches and the secret of the keys.
@@ -249,9 +248,9 @@ impl TransactionLayer {
         if method == Method::Ack {
             let key = self.keys.server(&request, &via, &Method::Invite);
             match self.by_key.get(&key).copied() {
-                Some(id) => self.step(now, id, Subject::Message(request, flow), |machine, timers| match machine {
+                Some(id) => self.step(now, id, Some((request, flow)), |machine, timers| match machine {
                     Machine::ServerInvite(machine) => machine.ack(timers),
-                    _ => vec![],
+                    Machine::ServerNonInvite(_) | Machine::ClientInvite(_) | Machine::ClientNonInvite(_) => vec![],
                 }),
                 None => self.event(TransactionEvent::Ack { request, flow }),
             }
@@ -259,7 +258,7 @@ impl TransactionLayer {
         }
         let key = self.keys.server(&request, &via, &method);
         if let Some(&id) = self.by_key.get(&key) {
-            self.step(now, id, Subject::None, |machine, _| match machine {
+            self.step(now, id, None, |machine, _| match machine {
                 Machine::ServerInvite(machine) => machine.again(),
                 Machine::ServerNonInvite(machine) => machine.again(),
                 Machine::ClientInvite(_) | Machine::ClientNonInvite(_) => vec![],
@@ -304,7 +303,7 @@ impl TransactionLayer {
         if method == Method::Cancel {
             self.handle_cancel(now, id, request, &via);
         } else {
-            self.perform(now, id, actions, Subject::Message(request, flow));
+            self.perform(now, id, actions, Some((request, flow)));
         }
     }
 
@@ -317,7 +316,7 @@ impl TransactionLayer {
         self.respond(now, ServerTransactionId(id), response);
         let waits = invite.filter(|id| match self.transactions.get(id).map(|t| &t.machine) {
             Some(Machine::ServerInvite(machine)) => machine.is_proceeding(),
-            _ => false,
+            Some(Machine::ServerNonInvite(_) | Machine::ClientInvite(_) | Machine::ClientNonInvite(_)) | None => false,
         });
         if let Some(invite) = waits {
             self.event(TransactionEvent::Cancel { id: ServerTransactionId(invite), request: cancel });
@@ -333,7 +332,7 @@ impl TransactionLayer {
                 if class != Class::Provisional {
                     self.settle(id);
                 }
-                self.step(now, id, Subject::Message(response, flow), |machine, timers| match machine {
+                self.step(now, id, Some((response, flow)), |machine, timers| match machine {
                     Machine::ClientInvite(machine) => machine.response(class, timers),
                     Machine::ClientNonInvite(machine) => machine.response(class, timers),
                     Machine::ServerInvite(_) | Machine::ServerNonInvite(_) => vec![],
@@ -378,7 +377,7 @@ impl TransactionLayer {
                 self.send_trying(now, id);
                 continue;
             }
-            self.step(now, id, Subject::None, |machine, timers| match machine {
+            self.step(now, id, None, |machine, timers| match machine {
                 Machine::ClientInvite(machine) => machine.timer(timer),
                 Machine::ClientNonInvite(machine) => machine.timer(timer, timers),
                 Machine::ServerInvite(machine) => machine.timer(timer, timers),
@@ -426,7 +425,7 @@ impl TransactionLayer {
             sent_by_port: 0,
             waiting: true,
         });
-        self.perform(now, id, actions, Subject::None);
+        self.perform(now, id, actions, None);
         ClientTransactionId(id)
     }
 
@@ -438,7 +437,7 @@ impl TransactionLayer {
         let transaction = self.transactions.get_mut(&id.0)?;
         let Machine::ClientInvite(machine) = &mut transaction.machine else { return None };
         let actions = machine.cancel(&self.timers)?;
-        self.perform(now, id.0, actions, Subject::None);
+        self.perform(now, id.0, actions, None);
         let transaction = self.transactions.get(&id.0)?;
         let invite = transaction.request.as_deref()?;
         let flow = transaction.flow;
@@ -465,7 +464,7 @@ impl TransactionLayer {
         if class == Class::Failure {
             self.forget_merged(id.0);
         }
-        self.step(now, id.0, Subject::Message(response, flow), |machine, timers| match machine {
+        self.step(now, id.0, Some((response, flow)), |machine, timers| match machine {
             Machine::ServerInvite(machine) => machine.respond(class, timers),
             Machine::ServerNonInvite(machine) => machine.respond(class, timers),
             Machine::ClientInvite(_) | Machine::ClientNonInvite(_) => vec![],
@@ -568,8 +567,7 @@ impl TransactionLayer {
         self.perform(now, id, actions, subject);
     }
 
-    fn perform(&mut self, now: Instant, id: u64, actions: Vec<Action>, subject: Subject) {
-        let mut subject = Some(subject);
+    fn perform(&mut self, now: Instant, id: u64, actions: Vec<Action>, mut subject: Subject) {
         for action in actions {
             match action {
                 Action::Retransmit => {
@@ -581,7 +579,7 @@ impl TransactionLayer {
                 Action::Send => self.send_first(id, subject.as_ref()),
                 Action::Acknowledge => self.acknowledge(id, subject.as_ref()),
                 Action::Deliver => {
-                    if let Some(Subject::Message(message, flow)) = subject.take() {
+                    if let Some((message, flow)) = subject.take() {
                         self.deliver(id, message, flow);
                     }
                 }
@@ -606,9 +604,9 @@ impl TransactionLayer {
     }
 
     /// Sends the request of a client, or the response that the core gave a server.
-    fn send_first(&mut self, id: u64, subject: Option<&Subject>) {
+    fn send_first(&mut self, id: u64, subject: Option<&(Message, Flow)>) {
         let Some(transaction) = self.transactions.get_mut(&id) else { return };
-        if let Some(Subject::Message(response, _)) = subject {
+        if let Some((response, _)) = subject {
             transaction.bytes = response.to_bytes();
             if response.status().is_some_and(|status| status >= 200) {
                 transaction.request = None;
@@ -619,9 +617,9 @@ impl TransactionLayer {
     }
 
     /// ACK to a failure (RFC 3261 17.1.1.3), made once and kept for failures that come again.
-    fn acknowledge(&mut self, id: u64, subject: Option<&Subject>) {
+    fn acknowledge(&mut self, id: u64, subject: Option<&(Message, Flow)>) {
         let Some(transaction) = self.transactions.get_mut(&id) else { return };
-        if let (Some(invite), Some(Subject::Message(response, _))) = (transaction.request.take(), subject) {
+        if let (Some(invite), Some((response, _))) = (transaction.request.take(), subject) {
             let Some(ack) = failure_ack(&invite, response) else { return };
             transaction.bytes = ack.to_bytes();
         }
