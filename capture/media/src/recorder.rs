@@ -540,6 +540,13 @@ impl Recorder {
         due.into_iter().chain(metadata).min().filter(|_| self.totals.is_none())
     }
 
+    /// Segments of audio that have come out, and how much audio they hold.
+    pub fn sealed(&self) -> (u32, Duration) {
+        let frames = u64::from(self.file.sealer.segments().saturating_sub(1)) * self.file.segment_frames;
+        let whole = Duration::from_millis(frames * u64::from(self.file.frame_ms));
+        (self.file.sealer.segments(), whole.min(self.pipeline.encoded()))
+    }
+
     /// Everything up to now.
     pub fn stats(&self) -> RecordingStats {
         self.pipeline.stats()

@@ -9,37 +9,37 @@ use std::time::Instant;
 
 /// A place in the shard's table, and which of its tenants is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Seat {
+pub(crate) struct Seat {
     /// Index into the shard's table.
-    pub index: usize,
+    pub(crate) index: usize,
     /// Tells successive calls on the same index apart.
-    pub generation: u64,
+    pub(crate) generation: u64,
 }
 
 /// Due times, earliest first.
 #[derive(Debug, Default)]
-pub struct Agenda {
+pub(crate) struct Agenda {
     heap: BinaryHeap<Reverse<(Instant, Seat)>>,
 }
 
 impl Agenda {
     /// Nothing due.
-    pub fn new() -> Agenda {
+    pub(crate) fn new() -> Agenda {
         Agenda::default()
     }
 
     /// Visit `seat` at `due`.
-    pub fn push(&mut self, due: Instant, seat: Seat) {
+    pub(crate) fn push(&mut self, due: Instant, seat: Seat) {
         self.heap.push(Reverse((due, seat)));
     }
 
     /// The earliest due time.
-    pub fn next_due(&self) -> Option<Instant> {
+    pub(crate) fn next_due(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((due, _))| *due)
     }
 
     /// The next seat whose time has come at `now`, with the time it was due.
-    pub fn pop_due(&mut self, now: Instant) -> Option<(Instant, Seat)> {
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<(Instant, Seat)> {
         if self.next_due()? > now {
             return None;
         }

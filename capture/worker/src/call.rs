@@ -1,0 +1,137 @@
+//! What the outside says to and hears of a worker's calls.
+
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+use ferric_media::manifest::RecordingState;
+use ferric_media::metadata::SessionInfo;
+use ferric_media::rtp::StreamIndex;
+use ferric_media::stats::RecordingStats;
+use ferric_media::stream::StreamConfig;
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::scribe::Ending;
+
+/// A call to record.
+#[derive(Debug, Clone)]
+pub struct Assignment {
+    /// The recording's id (UUIDv7).
+    pub id: Uuid,
+    /// Whose call.
+    pub tenant: String,
+    /// The wall clock now.
+    pub started: SystemTime,
+    /// What signalling knows.
+    pub session: SessionInfo,
+    /// Its streams.
+    pub streams: Vec<StreamConfig>,
+}
+
+/// The socket of a stream, as peers see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamAddress {
+    /// Which stream.
+    pub stream: StreamIndex,
+    /// RTP; RTCP is one port up.
+    pub address: SocketAddr,
+}
+
+/// Why a call is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// `capture.max_calls` is reached, or the machine is too busy.
+    #[error("no capacity for another call")]
+    Capacity,
+    /// The spool is past its high-water mark.
+    #[error("the spool is full")]
+    SpoolFull,
+    /// No RTP port is free.
+    #[error("no RTP port is free")]
+    NoPorts,
+    /// The worker drains.
+    #[error("the worker drains")]
+    Draining,
+    /// Unknown tenant, unusable key, failing disk.
+    #[error("recording is not possible")]
+    Broken,
+}
+
+/// A control of a running recording.
+#[derive(Debug, Clone)]
+pub enum Control {
+    /// True silence until resumed.
+    Pause {
+        /// Who asked.
+        by: Option<String>,
+    },
+    /// Record again.
+    Resume,
+    /// Set tags.
+    Tags(Vec<(String, String)>),
+}
+
+/// What a control did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ControlOutcome {
+    /// False when it was so already.
+    pub changed: bool,
+    /// Whether the recording is paused now.
+    pub paused: bool,
+    /// Where on the timeline, in ms.
+    pub at_ms: u64,
+}
+
+/// Why a control did nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ControlError {
+    /// No such call.
+    #[error("no call with this id is being recorded")]
+    NotFound,
+}
+
+/// A running call.
+#[derive(Debug, Clone)]
+pub struct CallSnapshot {
+    /// The recording's id.
+    pub id: Uuid,
+    /// True between pause and resume.
+    pub paused: bool,
+    /// What signalling knows.
+    pub session: SessionInfo,
+    /// Tags set while it runs.
+    pub tags: Vec<(String, String)>,
+    /// Counts and quality.
+    pub stats: RecordingStats,
+}
+
+/// What a worker tells.
+#[derive(Debug, Clone)]
+pub enum WorkerEvent {
+    /// No RTP on any active stream.
+    MediaSilent {
+        /// Which recording.
+        id: Uuid,
+    },
+    /// A recording cannot go on.
+    Failed {
+        /// Which recording.
+        id: Uuid,
+    },
+    /// A call is over; its files are on their way to the store.
+    Finished {
+        /// Which recording.
+        id: Uuid,
+        /// Whose.
+        tenant: String,
+        /// How it ended.
+        state: RecordingState,
+        /// Everything about it.
+        ending: Box<Ending>,
+    },
+    /// A capture thread is gone: the node should be restarted.
+    ShardGone {
+        /// Which.
+        shard: usize,
+    },
+}

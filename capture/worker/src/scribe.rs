@@ -1,0 +1,180 @@
+//! The scribe: the one thread of a worker that touches the spool while calls run.
+//!
+//! Shards hand it sealed bytes over a bounded queue and go on, so a slow disk
+//! delays files and not packets. When the queue is full the shards wait, and
+//! their sockets hold some seconds of packets for them. A disk that is full
+//! costs nothing while the backlogs of the writers hold; an alarm stands as
+//! long as one of them is not empty.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use ferric_media::manifest::RecordingState;
+use ferric_media::metadata::SessionInfo;
+use ferric_media::recorder::RecordingTotals;
+use ferric_media::seal::SealSummary;
+use ferric_media::stats::RecordingStats;
+use uuid::Uuid;
+
+use crate::call::WorkerEvent;
+use crate::spool_writer::{AppendError, FinishedRecording, RecordingEnd, SpoolWriter};
+
+/// While something waits for the disk, it is tried again this often.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// How a recording ended.
+#[derive(Debug, Clone)]
+pub struct Ending {
+    /// Complete, or partial when no media ever came.
+    pub state: RecordingState,
+    /// Lengths and hashes.
+    pub totals: RecordingTotals,
+    /// The last that signalling knew.
+    pub session: Box<SessionInfo>,
+    /// Tags.
+    pub tags: Vec<(String, String)>,
+    /// Counts and quality.
+    pub quality: RecordingStats,
+}
+
+/// What the scribe is handed.
+pub(crate) enum Entry {
+    Begin { writer: Box<SpoolWriter> },
+    Audio { id: Uuid, bytes: Vec<u8>, segments: u32, duration: Duration },
+    Metadata { id: Uuid, bytes: Vec<u8> },
+    Finish { id: Uuid, ending: Box<Ending> },
+}
+
+/// What the scribe measures.
+#[derive(Debug, Default)]
+pub struct ScribeStats {
+    /// True while the disk refuses something.
+    pub disk_refuses: AtomicBool,
+    /// Recordings that a refusing disk has cut short.
+    pub cut_short: AtomicU64,
+}
+
+struct Page {
+    writer: SpoolWriter,
+    /// Metadata that the disk refused; the newest counts.
+    metadata: Option<Vec<u8>>,
+    delayed: bool,
+    ended: bool,
+}
+
+/// Where finished recordings go.
+pub(crate) type Finish = Box<dyn Fn(FinishedRecording) + Send>;
+
+pub(crate) struct Scribe {
+    pub(crate) entries: Receiver<Entry>,
+    pub(crate) events: tokio::sync::mpsc::UnboundedSender<WorkerEvent>,
+    pub(crate) finish: Finish,
+    pub(crate) stats: Arc<ScribeStats>,
+}
+
+impl Scribe {
+    /// Runs until every shard is gone and all is written.
+    pub(crate) fn run(self) {
+        let mut pages: HashMap<Uuid, Page> = HashMap::new();
+        let mut retry_at = Instant::now() + RETRY;
+        loop {
+            let wait = retry_at.saturating_duration_since(Instant::now());
+            match self.entries.recv_timeout(wait) {
+                Ok(entry) => self.take(&mut pages, entry),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if Instant::now() >= retry_at {
+                self.retry(&mut pages);
+                retry_at = Instant::now() + RETRY;
+            }
+        }
+    }
+
+    fn take(&self, pages: &mut HashMap<Uuid, Page>, entry: Entry) {
+        match entry {
+            Entry::Begin { writer } => {
+                pages.insert(writer.id(), Page { writer: *writer, metadata: None, delayed: false, ended: false });
+            }
+            Entry::Audio { id, bytes, segments, duration } => {
+                if let Some(page) = pages.get_mut(&id) {
+                    let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+                    self.append(page, bytes, segments, duration_ms);
+                }
+            }
+            Entry::Metadata { id, bytes } => {
+                if let Some(page) = pages.get_mut(&id) {
+                    page.metadata = page.writer.put_metadata(&bytes).err().map(|error| {
+                        tracing::warn!(recording = %id, %error, "metadata waits for the disk");
+                        bytes
+                    });
+                }
+            }
+            Entry::Finish { id, ending } => {
+                if let Some(page) = pages.remove(&id) {
+                    self.finish(page, *ending);
+                }
+            }
+        }
+    }
+
+    fn append(&self, page: &mut Page, bytes: Vec<u8>, segments: u32, duration_ms: u64) {
+        match page.writer.append(bytes, segments, duration_ms) {
+            Ok(()) => page.delayed = false,
+            Err(error @ AppendError::Delayed { .. }) => {
+                if !std::mem::replace(&mut page.delayed, true) {
+                    tracing::warn!(recording = %page.writer.id(), %error, "audio waits for the disk");
+                    self.stats.disk_refuses.store(true, Ordering::Relaxed);
+                }
+            }
+            Err(error @ AppendError::Ended { .. }) => {
+                if !std::mem::replace(&mut page.ended, true) {
+                    tracing::error!(recording = %page.writer.id(), %error, "a recording is cut short");
+                    self.stats.cut_short.fetch_add(1, Ordering::Relaxed);
+                    let _ = self.events.send(WorkerEvent::Failed { id: page.writer.id() });
+                }
+            }
+        }
+    }
+
+    fn retry(&self, pages: &mut HashMap<Uuid, Page>) {
+        if !self.stats.disk_refuses.load(Ordering::Relaxed) {
+            return;
+        }
+        for page in pages.values_mut().filter(|page| page.delayed && !page.ended) {
+            self.append(page, Vec::new(), 0, 0);
+        }
+        for page in pages.values_mut() {
+            if let Some(bytes) = page.metadata.take() {
+                page.metadata = page.writer.put_metadata(&bytes).err().map(|_| bytes);
+            }
+        }
+        let refuses = pages.values().any(|page| page.delayed || page.metadata.is_some());
+        self.stats.disk_refuses.store(refuses, Ordering::Relaxed);
+    }
+
+    fn finish(&self, page: Page, ending: Ending) {
+        let totals = &ending.totals;
+        let mut finished = page.writer.finish(RecordingEnd {
+            sealed: Vec::new(),
+            summary: SealSummary { bytes: totals.audio.bytes, sha256: totals.audio.sha256.0, segments: totals.audio.segments },
+            duration_ms: totals.duration_ms,
+            ended_at: totals.ended_at,
+            metadata: page.metadata,
+        });
+        if ending.state != RecordingState::Complete {
+            finished.state = ending.state;
+        }
+        let event = WorkerEvent::Finished {
+            id: finished.start.id,
+            tenant: finished.start.tenant.clone(),
+            state: finished.state,
+            ending: Box::new(ending),
+        };
+        (self.finish)(finished);
+        let _ = self.events.send(event);
+    }
+}

@@ -1,0 +1,391 @@
+//! A shard: one thread that owns its calls, their sockets and their recorders.
+//!
+//! ```text
+//! commands -> shard: [visit: recvmmsg each socket -> Recorder -> outputs] -> scribe (files)
+//!                                                                        \-> events (signalling)
+//! ```
+//!
+//! A call is visited when its [`Agenda`] entry comes up, some ten times a
+//! second; one visit takes all packets that arrived since, with the kernel's
+//! arrival stamps, and runs the recorder. Nothing here waits for a disk: files
+//! are the scribe's business, behind a bounded queue. What is late by itself
+//! (the machine is too busy) is measured, so that new calls can be refused
+//! before quality suffers.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use ferric_media::manifest::RecordingState;
+use ferric_media::metadata::SessionInfo;
+use ferric_media::recorder::{Output, Recorder, RecorderEvent};
+use ferric_media::rtp::StreamIndex;
+use ferric_media::stream::{StreamConfig, StreamEvent};
+use uuid::Uuid;
+
+use crate::agenda::{Agenda, Seat};
+use crate::call::{CallSnapshot, Control, ControlError, ControlOutcome, WorkerEvent};
+use crate::ports::SocketPair;
+use crate::scribe::{Entry, Ending};
+use crate::socket::{ClockPair, ReceiveBatch};
+
+/// Between two visits of a call.
+const VISIT: Duration = Duration::from_millis(100);
+/// RTCP is looked for once in so many visits; the stamps keep its timing exact.
+const RTCP_EVERY: u32 = 8;
+/// How long a shard without calls sleeps.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// What a shard is told.
+pub(crate) enum Command {
+    Begin { recorder: Box<Recorder>, session: Box<SessionInfo>, sockets: Vec<(StreamIndex, SocketPair)> },
+    Update { id: Uuid, streams: Vec<StreamConfig>, sockets: Vec<(StreamIndex, SocketPair)> },
+    Session { id: Uuid, session: Box<SessionInfo> },
+    Control { id: Uuid, control: Control, reply: Sender<Result<ControlOutcome, ControlError>> },
+    Release { id: Uuid, reason: &'static str },
+    Snapshot { reply: Sender<Vec<CallSnapshot>> },
+    Shutdown,
+}
+
+/// What a shard measures.
+#[derive(Debug, Default)]
+pub struct ShardStats {
+    /// Calls at the moment.
+    pub calls: AtomicUsize,
+    /// Packets received, RTP and RTCP.
+    pub packets: AtomicU64,
+    /// Packets of calls that ended, that belonged to them.
+    pub packets_recorded: AtomicU64,
+    /// Packets lost on the way, of calls that ended.
+    pub packets_lost: AtomicU64,
+    /// Late, double, foreign, malformed packets of calls that ended.
+    pub packets_dropped: AtomicU64,
+    /// Audio concealed or silent for loss, in ms, of calls that ended.
+    pub lost_ms: AtomicU64,
+    /// Longest delay of a visit in the last seconds, in µs: the measure of overload.
+    pub lag_us: AtomicU64,
+    /// Time spent in visits, in µs.
+    pub busy_us: AtomicU64,
+}
+
+struct Call {
+    recorder: Box<Recorder>,
+    session: Box<SessionInfo>,
+    sockets: Vec<(StreamIndex, SocketPair)>,
+    visits: u32,
+    tags: Vec<(String, String)>,
+}
+
+pub(crate) struct Shard {
+    pub(crate) commands: Receiver<Command>,
+    pub(crate) scribe: Sender<Entry>,
+    pub(crate) events: tokio::sync::mpsc::UnboundedSender<WorkerEvent>,
+    pub(crate) returned_ports: Sender<u16>,
+    pub(crate) stats: Arc<ShardStats>,
+}
+
+/// The shard's own state, on its thread.
+struct State {
+    shard: Shard,
+    seats: Vec<(u64, Option<Call>)>,
+    free: Vec<usize>,
+    agenda: Agenda,
+    batch: ReceiveBatch,
+}
+
+impl Shard {
+    /// Runs until it is shut down or nobody can command it any more; calls that still run are ended.
+    pub(crate) fn run(self) {
+        let mut state = State { shard: self, seats: Vec::new(), free: Vec::new(), agenda: Agenda::new(), batch: ReceiveBatch::new() };
+        while state.wait() {
+            state.visit_due();
+        }
+        state.end_all();
+    }
+}
+
+impl State {
+    /// Takes commands until a visit is due; false at the end.
+    fn wait(&mut self) -> bool {
+        loop {
+            let now = Instant::now();
+            let wait = self.agenda.next_due().map_or(IDLE, |due| due.saturating_duration_since(now));
+            let command = if wait.is_zero() {
+                match self.shard.commands.try_recv() {
+                    Ok(command) => command,
+                    Err(crossbeam_channel::TryRecvError::Empty) => return true,
+                    Err(crossbeam_channel::TryRecvError::Disconnected) => return false,
+                }
+            } else {
+                match self.shard.commands.recv_timeout(wait) {
+                    Ok(command) => command,
+                    Err(RecvTimeoutError::Timeout) => return true,
+                    Err(RecvTimeoutError::Disconnected) => return false,
+                }
+            };
+            if matches!(command, Command::Shutdown) {
+                return false;
+            }
+            self.handle(command);
+        }
+    }
+
+    fn handle(&mut self, command: Command) {
+        match command {
+            Command::Begin { recorder, session, sockets } => self.begin(Call { recorder, session, sockets, visits: 0, tags: Vec::new() }),
+            Command::Update { id, streams, sockets } => self.update(id, streams, sockets),
+            Command::Session { id, session } => {
+                if let Some(call) = self.find(id).and_then(|seat| self.call(seat)) {
+                    call.recorder.set_session((*session).clone());
+                    call.session = session;
+                }
+            }
+            Command::Control { id, control, reply } => {
+                let _ = reply.send(self.control(id, control));
+            }
+            Command::Release { id, reason } => {
+                if let Some(seat) = self.find(id) {
+                    self.end(seat, reason);
+                }
+            }
+            Command::Snapshot { reply } => {
+                let calls = self.seats.iter().filter_map(|(_, call)| call.as_ref());
+                let _ = reply.send(calls.map(Call::snapshot).collect());
+            }
+            Command::Shutdown => {}
+        }
+    }
+
+    fn begin(&mut self, call: Call) {
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None => {
+                self.seats.push((0, None));
+                self.seats.len() - 1
+            }
+        };
+        let Some((generation, place)) = self.seats.get_mut(index) else { return };
+        *generation += 1;
+        *place = Some(call);
+        let seat = Seat { index, generation: *generation };
+        self.shard.stats.calls.fetch_add(1, Ordering::Relaxed);
+        self.drain(seat);
+        // Calls that began together are spread over the interval.
+        let spread = VISIT.mul_f64((index % 16) as f64 / 16.0);
+        self.agenda.push(Instant::now() + spread, seat);
+    }
+
+    fn update(&mut self, id: Uuid, streams: Vec<StreamConfig>, sockets: Vec<(StreamIndex, SocketPair)>) {
+        let Some(seat) = self.find(id) else { return };
+        let ports = self.shard.returned_ports.clone();
+        let Some(call) = self.call(seat) else { return };
+        call.sockets.extend(sockets);
+        let gone = |index: &StreamIndex| !streams.iter().any(|stream| stream.index == *index);
+        let mut kept = Vec::new();
+        for (index, pair) in call.sockets.drain(..) {
+            if gone(&index) {
+                give_back(pair, &ports);
+            } else {
+                kept.push((index, pair));
+            }
+        }
+        call.sockets = kept;
+        call.recorder.update_streams(Instant::now(), streams);
+        self.drain(seat);
+    }
+
+    fn control(&mut self, id: Uuid, control: Control) -> Result<ControlOutcome, ControlError> {
+        let seat = self.find(id).ok_or(ControlError::NotFound)?;
+        let now = Instant::now();
+        let call = self.call(seat).ok_or(ControlError::NotFound)?;
+        let recorder = &mut call.recorder;
+        let done = match control {
+            Control::Pause { by } => recorder.pause(now, by.as_deref()),
+            Control::Resume => recorder.resume(now),
+            Control::Tags(tags) => {
+                let mut all = true;
+                for (name, value) in tags {
+                    all &= recorder.add_tag(now, &name, &value);
+                    call.tags.retain(|(have, _)| *have != name);
+                    call.tags.push((name, value));
+                }
+                all
+            }
+        };
+        let outcome = ControlOutcome { changed: done, paused: recorder.is_paused(), at_ms: recorder.stats().duration_ms };
+        // What was asked for is on disk soon, not at the next visit.
+        recorder.advance(now);
+        self.drain(seat);
+        Ok(outcome)
+    }
+
+    fn visit_due(&mut self) {
+        let began = Instant::now();
+        let mut worst = Duration::ZERO;
+        let mut visited = false;
+        let clock = ClockPair::read();
+        while let Some((due, seat)) = self.agenda.pop_due(clock.now) {
+            worst = worst.max(clock.now.saturating_duration_since(due));
+            visited = true;
+            if self.visit(seat, &clock) {
+                self.agenda.push((due + VISIT).max(clock.now), seat);
+            }
+        }
+        if visited {
+            let spent = u64::try_from(began.elapsed().as_micros()).unwrap_or(0);
+            self.shard.stats.busy_us.fetch_add(spent, Ordering::Relaxed);
+            let lag = u64::try_from(worst.as_micros()).unwrap_or(u64::MAX);
+            let old = self.shard.stats.lag_us.load(Ordering::Relaxed);
+            self.shard.stats.lag_us.store(lag.max(old - old / 8), Ordering::Relaxed);
+        }
+    }
+
+    /// False when the call is gone.
+    fn visit(&mut self, seat: Seat, clock: &ClockPair) -> bool {
+        let State { seats, batch, shard, .. } = self;
+        let Some(call) = call_at(seats, seat) else { return false };
+        let Call { recorder, sockets, visits, .. } = call;
+        *visits = visits.wrapping_add(1);
+        let mut packets = 0;
+        for (stream, pair) in sockets.iter() {
+            packets += pair.rtp.receive(clock, batch, |at, source, bytes| recorder.handle_rtp(at, *stream, source, bytes));
+            if visits.is_multiple_of(RTCP_EVERY) {
+                packets += pair.rtcp.receive(clock, batch, |at, source, bytes| recorder.handle_rtcp(at, *stream, source, bytes));
+            }
+        }
+        shard.stats.packets.fetch_add(packets as u64, Ordering::Relaxed);
+        recorder.advance(clock.now);
+        self.drain(seat);
+        true
+    }
+
+    /// Carries out what the recorder wants.
+    fn drain(&mut self, seat: Seat) {
+        let State { seats, shard, .. } = self;
+        let Some(call) = call_at(seats, seat) else { return };
+        let id = call.recorder.id();
+        while let Some(output) = call.recorder.poll_output() {
+            match output {
+                Output::Audio(bytes) => {
+                    let (segments, duration) = call.recorder.sealed();
+                    let _ = shard.scribe.send(Entry::Audio { id, bytes, segments, duration });
+                }
+                Output::Metadata(bytes) => {
+                    let _ = shard.scribe.send(Entry::Metadata { id, bytes });
+                }
+                Output::Rtcp { stream, to, muxed, bytes } => {
+                    let pair = call.sockets.iter().find(|(index, _)| *index == stream);
+                    if let Some((_, pair)) = pair {
+                        let socket = if muxed { &pair.rtp } else { &pair.rtcp };
+                        let _ = socket.send_to(&bytes, to);
+                    }
+                }
+                Output::Frame(_) => {}
+                Output::Event(event) => tell(shard, id, event),
+            }
+        }
+    }
+
+    fn end(&mut self, seat: Seat, reason: &'static str) {
+        // What has arrived and was not looked at yet belongs to the call.
+        let clock = ClockPair::read();
+        self.visit(seat, &clock);
+        let Some(call) = call_at(&mut self.seats, seat) else { return };
+        let silent = call.recorder.stats().streams.iter().all(|stream| stream.packets == 0);
+        let (state, reason) = if silent { (RecordingState::Partial, "no media came") } else { (RecordingState::Complete, reason) };
+        call.recorder.stop(clock.now, state, reason);
+        self.drain(seat);
+        let place = self.seats.get_mut(seat.index).and_then(|(_, place)| place.take());
+        let Some(call) = place else { return };
+        self.free.push(seat.index);
+        self.count(&call);
+        let id = call.recorder.id();
+        if let Some(totals) = call.recorder.totals() {
+            let ending = Ending { state, totals: totals.clone(), session: call.session, tags: call.tags, quality: call.recorder.stats() };
+            let _ = self.shard.scribe.send(Entry::Finish { id, ending: Box::new(ending) });
+        }
+        for (_, pair) in call.sockets {
+            give_back(pair, &self.shard.returned_ports);
+        }
+    }
+
+    fn count(&self, call: &Call) {
+        let stats = &self.shard.stats;
+        stats.calls.fetch_sub(1, Ordering::Relaxed);
+        for stream in &call.recorder.stats().streams {
+            stats.packets_recorded.fetch_add(stream.packets, Ordering::Relaxed);
+            stats.packets_lost.fetch_add(stream.lost, Ordering::Relaxed);
+            let dropped = stream.late + stream.duplicate + stream.stranger + stream.malformed + stream.wrong_payload_type;
+            stats.packets_dropped.fetch_add(dropped + stream.other_ssrc + stream.overflow, Ordering::Relaxed);
+            stats.lost_ms.fetch_add(stream.lost_ms, Ordering::Relaxed);
+        }
+    }
+
+    fn end_all(&mut self) {
+        for index in 0..self.seats.len() {
+            if let Some((generation, Some(_))) = self.seats.get(index) {
+                let seat = Seat { index, generation: *generation };
+                self.end(seat, "node shut down");
+            }
+        }
+    }
+
+    fn find(&self, id: Uuid) -> Option<Seat> {
+        self.seats.iter().enumerate().find_map(|(index, (generation, call))| {
+            (call.as_ref()?.recorder.id() == id).then_some(Seat { index, generation: *generation })
+        })
+    }
+
+    fn call(&mut self, seat: Seat) -> Option<&mut Call> {
+        call_at(&mut self.seats, seat)
+    }
+}
+
+fn call_at(seats: &mut [(u64, Option<Call>)], seat: Seat) -> Option<&mut Call> {
+    let (generation, call) = seats.get_mut(seat.index)?;
+    if *generation == seat.generation { call.as_mut() } else { None }
+}
+
+fn give_back(pair: SocketPair, ports: &Sender<u16>) {
+    let port = pair.port;
+    drop(pair);
+    let _ = ports.send(port);
+}
+
+/// Tells signalling and the log.
+fn tell(shard: &Shard, id: Uuid, event: RecorderEvent) {
+    match event {
+        RecorderEvent::MediaSilent => {
+            tracing::info!(recording = %id, "no RTP on any active stream");
+            let _ = shard.events.send(WorkerEvent::MediaSilent { id });
+        }
+        RecorderEvent::MediaBack => tracing::info!(recording = %id, "RTP is back"),
+        RecorderEvent::Failed(error) => {
+            tracing::error!(recording = %id, %error, "the recording cannot go on");
+            let _ = shard.events.send(WorkerEvent::Failed { id });
+        }
+        RecorderEvent::Stream(event) => match event {
+            StreamEvent::FirstMedia { stream, from } => log_source("first RTP", id, stream, from),
+            StreamEvent::SourceMoved { stream, to, .. } => log_source("RTP comes from another address", id, stream, to),
+            StreamEvent::StrangerDropped { stream, from } => log_source("RTP of a stranger is dropped", id, stream, from),
+        },
+    }
+}
+
+fn log_source(what: &str, id: Uuid, stream: StreamIndex, from: SocketAddr) {
+    tracing::debug!(recording = %id, stream = stream.0, port = from.port(), "{what}");
+}
+
+impl Call {
+    fn snapshot(&self) -> CallSnapshot {
+        CallSnapshot {
+            id: self.recorder.id(),
+            paused: self.recorder.is_paused(),
+            session: (*self.session).clone(),
+            tags: self.tags.clone(),
+            stats: self.recorder.stats(),
+        }
+    }
+}

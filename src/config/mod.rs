@@ -1,0 +1,244 @@
+//! The configuration file (TOML): read, checked, complained about in full.
+//!
+//! ```text
+//! text --document--> spans --sections--> values and complaints --check--> Config
+//! ```
+//!
+//! Every error is collected, each with file, line, column, the line itself and
+//! what would be right. Relative paths are taken from the file's folder. Without
+//! a file there is [`Config::embedded`]: an all-in-one node on loopback.
+
+mod check;
+mod document;
+mod sections;
+mod units;
+
+pub use document::{Complaint, Complaints};
+pub use units::{parse_bit_rate, parse_duration, parse_size};
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ferric_codecs::opus::OpusSettings;
+use ferric_sip::flow::Transport;
+use ferric_srs::trust::Network;
+
+/// `[node]`
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Unique in the cluster.
+    pub id: String,
+    /// Where it stands.
+    pub site: String,
+    /// Spool, keys, catalogue.
+    pub data_dir: PathBuf,
+    /// What it does: proxy, srs, capture, console.
+    pub roles: Vec<String>,
+    /// How long SIGTERM waits for running calls.
+    pub drain_timeout: Duration,
+}
+
+/// One `[[sip.listen]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SipListener {
+    /// udp, tcp or tls.
+    pub transport: Transport,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// `host:port` for Via and Contact.
+    pub advertise: Option<String>,
+}
+
+/// `[sip.tls]`
+#[derive(Debug, Clone)]
+pub struct SipTls {
+    /// PEM chain.
+    pub certificate: PathBuf,
+    /// PEM key.
+    pub private_key: PathBuf,
+    /// Given: peers must show a certificate of this authority.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// `[sip]`
+#[derive(Debug, Clone)]
+pub struct Sip {
+    /// At least one.
+    pub listeners: Vec<SipListener>,
+    /// For TLS listeners.
+    pub tls: Option<SipTls>,
+    /// Bytes.
+    pub max_message: usize,
+    /// Messages a second from one address.
+    pub requests_per_second_per_source: u32,
+    /// Who may send, and for which tenant; empty = loopback and private ranges for the first tenant.
+    pub trust: Vec<(Network, String)>,
+}
+
+/// `[recording]`
+#[derive(Debug, Clone)]
+pub struct Recording {
+    /// Calls end after this.
+    pub max_call: Duration,
+    /// Without RTP for this long, the peer is asked whether it is still there.
+    pub rtp_timeout: Duration,
+}
+
+/// `[capture]`
+#[derive(Debug, Clone)]
+pub struct Capture {
+    /// First and last port.
+    pub rtp_ports: (u16, u16),
+    /// Where RTP is received.
+    pub rtp_address: IpAddr,
+    /// The address written into SDP, where it differs.
+    pub advertise: Option<IpAddr>,
+    /// Calls at once; more get 503.
+    pub max_calls: usize,
+}
+
+/// One `[[tenant]]`.
+#[derive(Debug, Clone)]
+pub struct Tenant {
+    /// Its name.
+    pub name: String,
+    /// PEM files; each can open.
+    pub public_keys: Vec<PathBuf>,
+    /// Where recordings go.
+    pub store: String,
+    /// Folder in the store.
+    pub prefix: String,
+}
+
+/// `[upload]`
+#[derive(Debug, Clone)]
+pub struct Upload {
+    /// Recordings at once.
+    pub concurrency: usize,
+    /// Audio is sealed at least this often.
+    pub segment: Duration,
+    /// Bits a second; `None` = as fast as it goes.
+    pub bandwidth: Option<u64>,
+    /// Minutes of the day (UTC) between which is uploaded; the whole day when equal.
+    pub window: (u16, u16),
+    /// Share of the file system, in percent, above which calls are refused.
+    pub spool_high_water: u8,
+}
+
+/// `[console]`
+#[derive(Debug, Clone)]
+pub struct Console {
+    /// HTTP listener.
+    pub listen: SocketAddr,
+}
+
+/// `[catalog]`
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    /// `sqlite:FILE`.
+    pub url: String,
+    /// True: keyed hashes instead of numbers.
+    pub hashed: bool,
+}
+
+/// A whole configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `[node]`
+    pub node: Node,
+    /// `[sip]`
+    pub sip: Sip,
+    /// `[recording]`
+    pub recording: Recording,
+    /// `[capture]`
+    pub capture: Capture,
+    /// `[opus]`
+    pub opus: OpusSettings,
+    /// `[[tenant]]`, at least one.
+    pub tenants: Vec<Tenant>,
+    /// `[upload]`
+    pub upload: Upload,
+    /// `[console]`
+    pub console: Console,
+    /// `[catalog]`
+    pub catalog: Catalog,
+    /// True without a file: keys are made on first start.
+    pub is_embedded: bool,
+    /// What the file asks for and this version does not do.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// The all-in-one node that runs without a file.
+    pub fn embedded(data_dir: &Path) -> Config {
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let listener = |transport| SipListener { transport, address: SocketAddr::new(loopback, 5060), advertise: None };
+        Config {
+            node: Node {
+                id: host_name(),
+                site: "default".to_owned(),
+                data_dir: data_dir.to_owned(),
+                roles: sections::ROLES.map(str::to_owned).to_vec(),
+                drain_timeout: Duration::from_secs(2 * 3600),
+            },
+            sip: Sip {
+                listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],
+                tls: None,
+                max_message: 65_535,
+                requests_per_second_per_source: 200,
+                trust: Vec::new(),
+            },
+            recording: Recording { max_call: Duration::from_secs(12 * 3600), rtp_timeout: Duration::from_secs(60) },
+            capture: Capture { rtp_ports: (39_500, 43_500), rtp_address: loopback, advertise: None, max_calls: 800 },
+            opus: OpusSettings::default(),
+            tenants: vec![Tenant {
+                name: "default".to_owned(),
+                public_keys: vec![data_dir.join("keys/default.public.pem")],
+                store: format!("file://{}", absolute(&data_dir.join("store")).display()),
+                prefix: "default".to_owned(),
+            }],
+            upload: Upload {
+                concurrency: 8,
+                segment: Duration::from_secs(1),
+                bandwidth: None,
+                window: (0, 0),
+                spool_high_water: 90,
+            },
+            console: Console { listen: SocketAddr::new(loopback, 8080) },
+            catalog: Catalog { url: "sqlite:catalog.db".to_owned(), hashed: false },
+            is_embedded: true,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// All [`Complaints`] at once.
+    pub fn load(file: &Path) -> Result<Config, Complaints> {
+        let text = std::fs::read_to_string(file).map_err(|error| Complaints::unreadable(file, &error))?;
+        Config::parse(file, &text)
+    }
+
+    /// Reads and checks a file's text; `file` gives names to complaints and a folder to relative paths.
+    ///
+    /// # Errors
+    /// All [`Complaints`] at once.
+    pub fn parse(file: &Path, text: &str) -> Result<Config, Complaints> {
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        sections::read(file, folder, text)
+    }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+fn host_name() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "ferric".to_owned())
+}
+
+#[cfg(test)]
+mod tests;

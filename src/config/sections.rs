@@ -1,0 +1,328 @@
+//! Section by section from the document to the configuration.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use ferric_codecs::opus::OpusSettings;
+use ferric_sip::flow::Transport;
+use toml::de::DeTable;
+
+use super::check;
+use super::document::{Collector, Complaints, Section};
+use super::units::{parse_bit_rate, parse_duration, parse_percent, parse_ports, parse_size, parse_window};
+use super::{Capture, Catalog, Config, Console, Node, Recording, Sip, SipListener, SipTls, Tenant, Upload, absolute};
+
+pub(super) const ROLES: [&str; 4] = ["proxy", "srs", "capture", "console"];
+const DURATION: &str = "a number and a unit, as in \"500ms\", \"60s\", \"10m\", \"2h\" or \"30d\"";
+
+pub(super) fn read(file: &Path, folder: &Path, text: &str) -> Result<Config, Complaints> {
+    let (document, syntax) = DeTable::parse_recoverable(text);
+    let mut errors = Collector::new(file, text);
+    for error in &syntax {
+        errors.complain(&error.span().unwrap_or(0..1), error.message().to_owned());
+    }
+    if !syntax.is_empty() {
+        errors.finish()?;
+        return Err(Complaints { file: file.to_owned(), list: Vec::new() });
+    }
+    let table = document.get_ref();
+    let mut root = Section::root(table);
+    let errors_ref = &mut errors;
+    let node = node(root.section("node", errors_ref), folder, errors_ref);
+    let mut config = Config { is_embedded: false, ..Config::embedded(&node.data_dir) };
+    config.node = node;
+    let mut warnings = Vec::new();
+    let tenants = tenants(&mut root, folder, errors_ref);
+    if !tenants.is_empty() {
+        config.tenants = tenants;
+    }
+    sip(root.section("sip", errors_ref), folder, &mut config, errors_ref);
+    recording(root.section("recording", errors_ref), &mut config, &mut warnings, errors_ref);
+    capture(root.section("capture", errors_ref), &mut config.capture, errors_ref);
+    opus(root.section("opus", errors_ref), &mut config.opus, errors_ref);
+    upload(root.section("upload", errors_ref), &mut config.upload, errors_ref);
+    console(root.section("console", errors_ref), &mut config.console, errors_ref);
+    catalog(root.section("catalog", errors_ref), &mut config.catalog, errors_ref);
+    for later in ["proxy", "cluster", "homer"] {
+        if root.section(later, errors_ref).is_present() {
+            warnings.push(format!("[{later}] is accepted and not used by this version"));
+        }
+    }
+    root.finish(errors_ref);
+    errors.finish()?;
+    config.warnings = warnings;
+    Ok(config)
+}
+
+fn node(mut section: Section<'_, '_>, folder: &Path, errors: &mut Collector<'_>) -> Node {
+    let data_dir = section.text("data_dir", errors).map_or_else(|| folder.join("ferric-data"), |(text, _)| folder.join(text));
+    let embedded = Config::embedded(&data_dir).node;
+    let name = |text: &str| {
+        let fine = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        fine.then(|| text.to_owned())
+    };
+    let right = "letters, digits, dots, dashes and underscores";
+    let id = section.parsed("id", right, errors, name).unwrap_or(embedded.id);
+    let site = section.parsed("site", right, errors, name).unwrap_or(embedded.site);
+    let drain_timeout = section.parsed("drain_timeout", DURATION, errors, parse_duration).unwrap_or(embedded.drain_timeout);
+    let mut roles = embedded.roles;
+    if let Some(listed) = section.texts("roles", errors) {
+        for (role, span) in &listed {
+            if !ROLES.contains(&role.as_str()) {
+                errors.complain(span, format!("node.roles: \"{role}\" is no role; known are {}", ROLES.join(", ")));
+            }
+        }
+        roles = listed.into_iter().map(|(role, _)| role).collect();
+    }
+    section.finish(errors);
+    Node { id, site, data_dir, roles, drain_timeout }
+}
+
+fn sip(mut section: Section<'_, '_>, folder: &Path, config: &mut Config, errors: &mut Collector<'_>) {
+    let sip: &mut Sip = &mut config.sip;
+    let listeners = section.sections("listen", errors);
+    if !listeners.is_empty() {
+        sip.listeners.clear();
+    }
+    let mut tls_listener = None;
+    for mut listener in listeners {
+        let transport = listener.parsed("transport", "\"udp\", \"tcp\" or \"tls\"", errors, |text| match text {
+            "udp" => Some(Transport::Udp),
+            "tcp" => Some(Transport::Tcp),
+            "tls" => Some(Transport::Tls),
+            _ => None,
+        });
+        let address = address(&mut listener, "address", errors);
+        let advertise = listener.text("advertise", errors).map(|(text, _)| text);
+        for (key, there) in [("transport", listener.get("transport").is_some()), ("address", listener.get("address").is_some())] {
+            if !there {
+                listener.missing(key, "a listener needs transport and address", errors);
+            }
+        }
+        if let (Some(transport), Some(address)) = (transport, address) {
+            let listener_config = SipListener { transport, address, advertise };
+            let datagram = |t: Transport| t == Transport::Udp;
+            let clash = |have: &SipListener| {
+                have.address == address && address.port() != 0 && datagram(have.transport) == datagram(transport)
+            };
+            if sip.listeners.iter().any(clash) {
+                errors.complain(&listener.span, format!("two listeners want {address}: give each its own port"));
+            }
+            if transport == Transport::Tls {
+                tls_listener = Some(listener.span.clone());
+            }
+            sip.listeners.push(listener_config);
+        }
+        listener.finish(errors);
+    }
+    let mut tls = section.section("tls", errors);
+    if tls.is_present() {
+        let certificate = check::file(&mut tls, "certificate", folder, errors);
+        let private_key = check::file(&mut tls, "private_key", folder, errors);
+        let client_ca = check::optional_file(&mut tls, "client_ca", folder, errors);
+        if let (Some(certificate), Some(private_key)) = (certificate, private_key) {
+            sip.tls = Some(SipTls { certificate, private_key, client_ca });
+        }
+    } else if let Some(span) = tls_listener {
+        errors.complain(&span, "a tls listener needs [sip.tls] with certificate and private_key");
+    }
+    tls.finish(errors);
+    let mut limits = section.section("limits", errors);
+    let size = limits.parsed("max_message", "a size from \"1 KiB\" to \"64 KiB\"", errors, |text| {
+        parse_size(text).filter(|size| (1_024..=65_536).contains(size))
+    });
+    if let Some(size) = size.and_then(|size| usize::try_from(size).ok()) {
+        sip.max_message = size.min(65_535);
+    }
+    if let Some(rate) = limits.number("requests_per_second_per_source", 1, 1_000_000, errors) {
+        sip.requests_per_second_per_source = u32::try_from(rate).unwrap_or(u32::MAX);
+    }
+    limits.finish(errors);
+    for mut trust in section.sections("trust", errors) {
+        let network = trust.parsed("source", "a network, as in \"10.1.0.0/16\"", errors, |text| text.parse().ok());
+        let tenant = trust.text("tenant", errors);
+        if trust.get("source").is_none() {
+            trust.missing("source", "which network may send?", errors);
+        }
+        let tenant = match tenant {
+            Some((name, span)) => {
+                if !config.tenants.iter().any(|tenant| tenant.name == name) {
+                    let known: Vec<&str> = config.tenants.iter().map(|tenant| tenant.name.as_str()).collect();
+                    errors.complain(&span, format!("no [[tenant]] is named \"{name}\"; there are {}", known.join(", ")));
+                }
+                name
+            }
+            None => config.tenants.first().map_or_else(String::new, |tenant| tenant.name.clone()),
+        };
+        if let Some(network) = network {
+            config.sip.trust.push((network, tenant));
+        }
+        trust.finish(errors);
+    }
+    section.finish(errors);
+}
+
+fn address(section: &mut Section<'_, '_>, key: &'static str, errors: &mut Collector<'_>) -> Option<SocketAddr> {
+    section.parsed(key, "an address and a port, as in \"10.0.0.5:5060\" or \"[2001:db8::5]:5060\"", errors, |text| {
+        text.parse().ok()
+    })
+}
+
+fn recording(mut section: Section<'_, '_>, config: &mut Config, warnings: &mut Vec<String>, errors: &mut Collector<'_>) {
+    section.parsed("placement", "\"round-robin\" or \"least-loaded\"", errors, |text| {
+        ["round-robin", "least-loaded"].contains(&text).then_some(())
+    });
+    if section.flag("mirror", errors) == Some(true) {
+        warnings.push("recording.mirror is accepted and not used by this version".to_owned());
+    }
+    if let Some(max_call) = section.parsed("max_call", DURATION, errors, parse_duration) {
+        config.recording.max_call = max_call;
+    }
+    let right = "a time of at least one second, as in \"60s\"";
+    let timeout = section.parsed("rtp_timeout", right, errors, |text| {
+        parse_duration(text).filter(|timeout| *timeout >= Duration::from_secs(1))
+    });
+    if let Some(timeout) = timeout {
+        config.recording.rtp_timeout = timeout;
+    }
+    section.finish(errors);
+}
+
+fn capture(mut section: Section<'_, '_>, capture: &mut Capture, errors: &mut Collector<'_>) {
+    let right = "two ports at least two apart, the lower first and above 1023, as in \"39500-43500\"";
+    let ports = section.parsed("rtp_ports", right, errors, |text| {
+        parse_ports(text).filter(|(first, last)| *first >= 1024 && u32::from(*last) > u32::from(*first) + 1)
+    });
+    capture.rtp_ports = ports.unwrap_or(capture.rtp_ports);
+    let address = |text: &str| text.parse::<IpAddr>().ok();
+    let right = "an address of this host, as in \"10.0.0.5\"";
+    if let Some(found) = section.parsed("rtp_address", right, errors, address) {
+        capture.rtp_address = found;
+    }
+    capture.advertise = section.parsed("advertise", "an address, as in \"203.0.113.5\"", errors, address);
+    if let Some(calls) = section.number("max_calls", 1, 100_000, errors) {
+        capture.max_calls = usize::try_from(calls).unwrap_or(usize::MAX);
+    }
+    if capture.rtp_address.is_unspecified() && capture.advertise.is_none() && section.is_present() {
+        section.missing("advertise", "with rtp_address = \"0.0.0.0\" the address for SDP must be told", errors);
+    }
+    section.finish(errors);
+}
+
+fn opus(mut section: Section<'_, '_>, opus: &mut OpusSettings, errors: &mut Collector<'_>) {
+    if let Some(bitrate) = section.number("bitrate", 6_000, 128_000, errors) {
+        opus.bitrate = u32::try_from(bitrate).unwrap_or(opus.bitrate);
+    }
+    if let Some(complexity) = section.number("complexity", 0, 10, errors) {
+        opus.complexity = u8::try_from(complexity).unwrap_or(opus.complexity);
+    }
+    if let Some(value) = section.get("frame_ms") {
+        let frame = value.get_ref().as_integer().and_then(|number| number.as_str().parse().ok());
+        match frame.filter(|frame| [10, 20, 40, 60].contains(frame)) {
+            Some(frame) => opus.frame_ms = frame,
+            None => errors.complain(&value.span(), "opus.frame_ms is 10, 20, 40 or 60"),
+        }
+    }
+    section.finish(errors);
+}
+
+fn tenants(root: &mut Section<'_, '_>, folder: &Path, errors: &mut Collector<'_>) -> Vec<Tenant> {
+    let mut found: Vec<Tenant> = Vec::new();
+    let sections = root.sections("tenant", errors);
+    if sections.is_empty() {
+        errors.complain(&(0..1), "there is no [[tenant]]: recordings need somebody's key and a store");
+    }
+    for mut section in sections {
+        let name = section.parsed("name", "letters, digits, dots, dashes and underscores", errors, |text| {
+            let fine = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+            fine.then(|| text.to_owned())
+        });
+        if section.get("name").is_none() {
+            section.missing("name", "each tenant has a name", errors);
+        }
+        if let Some(name) = name.as_ref().filter(|name| found.iter().any(|tenant| tenant.name == **name)) {
+            errors.complain(&section.span, format!("two tenants are named \"{name}\""));
+        }
+        let mut public_keys = Vec::new();
+        match section.texts("public_keys", errors) {
+            Some(keys) if !keys.is_empty() => {
+                for (key, span) in keys {
+                    public_keys.extend(check::public_key(&folder.join(&key), &span, errors));
+                }
+            }
+            Some(_) => section.missing("public_keys", "name at least one file; `ferric keys new` makes a pair", errors),
+            None if section.get("public_keys").is_none() => {
+                section.missing("public_keys", "name at least one file; `ferric keys new` makes a pair", errors);
+            }
+            None => {}
+        }
+        let store = match section.text("store", errors) {
+            Some((store, span)) => check::store(&store, folder, &span, errors),
+            None => {
+                if section.get("store").is_none() {
+                    section.missing("store", "where do recordings go? As in \"s3://bucket?region=us-east-1\" or \"file:///path\"", errors);
+                }
+                None
+            }
+        };
+        let right = "a folder without a slash at either end";
+        let prefix = section.parsed("prefix", right, errors, |text| {
+            let fine = !text.starts_with('/') && !text.ends_with('/') && !text.contains("..");
+            fine.then(|| text.to_owned())
+        });
+        section.parsed("retention", DURATION, errors, parse_duration);
+        section.parsed("dtmf", "\"keep\" or \"mask\"", errors, |text| ["keep", "mask"].contains(&text).then_some(()));
+        section.parsed("srtp", "\"require\" or \"allow\"", errors, |text| ["require", "allow"].contains(&text).then_some(()));
+        section.finish(errors);
+        if let (Some(name), Some(store)) = (name, store) {
+            let prefix = prefix.unwrap_or_else(|| name.clone());
+            found.push(Tenant { name, public_keys, store, prefix });
+        }
+    }
+    found
+}
+
+fn upload(mut section: Section<'_, '_>, upload: &mut Upload, errors: &mut Collector<'_>) {
+    if let Some(concurrency) = section.number("concurrency", 1, 256, errors) {
+        upload.concurrency = usize::try_from(concurrency).unwrap_or(8);
+    }
+    let right = "a time from \"100ms\" to \"10s\"";
+    let segment = section.parsed("segment", right, errors, |text| {
+        parse_duration(text).filter(|segment| (Duration::from_millis(100)..=Duration::from_secs(10)).contains(segment))
+    });
+    upload.segment = segment.unwrap_or(upload.segment);
+    upload.bandwidth = section.parsed("bandwidth", "a rate, as in \"50 Mbit/s\"", errors, parse_bit_rate);
+    let window = section.parsed("window", "two times of day in UTC, as in \"22:00-06:00\"", errors, parse_window);
+    upload.window = window.unwrap_or(upload.window);
+    let water = section.parsed("spool_high_water", "a share, as in \"90%\"", errors, parse_percent);
+    upload.spool_high_water = water.unwrap_or(upload.spool_high_water);
+    section.finish(errors);
+}
+
+fn console(mut section: Section<'_, '_>, console: &mut Console, errors: &mut Collector<'_>) {
+    if let Some(listen) = address(&mut section, "listen", errors) {
+        console.listen = listen;
+    }
+    section.finish(errors);
+}
+
+fn catalog(mut section: Section<'_, '_>, catalog: &mut Catalog, errors: &mut Collector<'_>) {
+    let url = section.parsed("url", "\"sqlite:catalog.db\" (PostgreSQL comes with the cluster)", errors, |text| {
+        let file = text.strip_prefix("sqlite:")?;
+        (!file.is_empty()).then(|| text.to_owned())
+    });
+    catalog.url = url.unwrap_or_else(|| catalog.url.clone());
+    let hashed = section.parsed("parties", "\"clear\" or \"hashed\"", errors, |text| match text {
+        "clear" => Some(false),
+        "hashed" => Some(true),
+        _ => None,
+    });
+    catalog.hashed = hashed.unwrap_or(catalog.hashed);
+    section.finish(errors);
+}
+
+/// A file store's folder as an absolute path, so that it does not move with the working directory.
+pub(super) fn file_store(path: &str, folder: &Path) -> String {
+    format!("file://{}", absolute(&folder.join(path)).display())
+}
