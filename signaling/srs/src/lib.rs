@@ -14,6 +14,7 @@
 
 pub mod event;
 pub mod offer;
+mod parties;
 pub mod port;
 pub mod rescue;
 mod session;

@@ -114,6 +114,38 @@ pub fn own_formats(storable: Storable) -> Vec<Format> {
         .collect()
 }
 
+/// Our offer inside a session, to an INVITE without one: the m-lines that stand,
+/// their formats first and with their numbers, and everything else that can be
+/// stored. Never `inactive`: the peer may want to resume.
+pub fn again(last: &Sdp, storable: Storable) -> Vec<MediaAnswer> {
+    let line = |media: &Media| match media.rtp_address() {
+        Some(address) => MediaAnswer::Accept(AcceptedMedia {
+            address,
+            formats: widen(&media.formats, storable),
+            direction: Direction::RecvOnly,
+        }),
+        None => MediaAnswer::Refuse,
+    };
+    last.media.iter().map(line).collect()
+}
+
+/// Adds what else can be stored under numbers that are still free.
+fn widen(formats: &[Format], storable: Storable) -> Vec<Format> {
+    let mut all = formats.to_vec();
+    for mut format in own_formats(storable) {
+        let same = |have: &Format| have.name.eq_ignore_ascii_case(&format.name) && have.clock_rate == format.clock_rate;
+        if all.iter().any(same) {
+            continue;
+        }
+        let is_free = |number: &u8| all.iter().all(|have| have.payload_type != *number);
+        if let Some(number) = std::iter::once(format.payload_type).chain(96..=127).find(is_free) {
+            format.payload_type = number;
+            all.push(format);
+        }
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -158,6 +190,15 @@ mod tests {
     fn at_most_eight_streams_are_taken() {
         let offer = offer(&"m=audio 6000 RTP/AVP 0\r\n".repeat(12));
         assert_eq!(plan(&offer, storable).len(), MAX_STREAMS);
+    }
+
+    #[test]
+    fn an_offer_of_ours_keeps_lines_and_numbers_and_never_holds() {
+        let last = offer("m=audio 40000 RTP/AVP 0 96\r\na=rtpmap:96 telephone-event/8000\r\na=inactive\r\nm=video 0 RTP/AVP 31\r\n");
+        let [MediaAnswer::Accept(audio), MediaAnswer::Refuse] = &again(&last, storable)[..] else { panic!() };
+        assert_eq!(audio.direction, Direction::RecvOnly);
+        let formats: Vec<(u8, &str)> = audio.formats.iter().map(|format| (format.payload_type, format.name.as_str())).collect();
+        assert_eq!(formats, [(0, "PCMU"), (96, "telephone-event"), (8, "PCMA"), (97, "opus")]);
     }
 
     #[test]

@@ -48,10 +48,16 @@ pub struct ParticipantInfo {
     pub aor: Option<String>,
     /// Label of the stream that it sends.
     pub label: Option<String>,
+    /// Index of the m-line that carries its voice, as far as it is known or could be guessed.
+    pub stream: Option<usize>,
     /// When it joined, as the SRC wrote it.
     pub joined: Option<String>,
     /// When it left, as the SRC wrote it.
     pub left: Option<String>,
+    /// Milliseconds since 1970 by our clock at which the SRC first named it.
+    pub seen_unix_ms: u64,
+    /// Milliseconds since 1970 by our clock at which it had left.
+    pub gone_unix_ms: Option<u64>,
 }
 
 /// A metadata document as it came.
@@ -78,7 +84,8 @@ pub struct SessionInfo {
     pub user_agent: Option<String>,
     /// Where the INVITE came from.
     pub source: SocketAddr,
-    /// Header fields that tie the call to other systems, as they came.
+    /// What ties the call to other systems: header fields as they came, and ids
+    /// out of the metadata under `metadata/...`.
     pub correlators: Vec<(String, String)>,
     /// The parties.
     pub participants: Vec<ParticipantInfo>,
@@ -105,8 +112,10 @@ pub enum ReleaseCause {
     NoAck,
     /// Longer than a call may be.
     TooLong,
-    /// The offer could not be answered after all.
-    Refused,
+    /// The SRC began the same call anew before it had acknowledged this one.
+    Superseded,
+    /// Capture could not go on with it.
+    CaptureFailed,
 }
 
 impl ReleaseCause {
@@ -120,7 +129,8 @@ impl ReleaseCause {
             ReleaseCause::PeerGone => "peer-gone",
             ReleaseCause::NoAck => "no-ack",
             ReleaseCause::TooLong => "too-long",
-            ReleaseCause::Refused => "refused",
+            ReleaseCause::Superseded => "superseded",
+            ReleaseCause::CaptureFailed => "capture-failed",
         }
     }
 }
@@ -197,7 +207,9 @@ impl RefuseReason {
     }
 }
 
-/// What capture tells signalling.
+/// What capture tells signalling. Each [`Command::Assign`] and [`Command::Change`]
+/// is answered by one `Ready` or `Refused`, in order; silence of some seconds counts
+/// as a refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CaptureEvent {
     /// The recording runs, or its streams are as asked for.
@@ -214,8 +226,14 @@ pub enum CaptureEvent {
         /// Why.
         reason: RefuseReason,
     },
-    /// No RTP on any active stream for `recording.rtp_timeout`.
+    /// No RTP on any active stream for `recording.rtp_timeout`; told again each time that long passes.
     MediaSilent {
+        /// Which.
+        session: SessionId,
+    },
+    /// The recording cannot go on. What was recorded is kept; the SRC gets a BYE,
+    /// so that it can turn to another recorder.
+    Died {
         /// Which.
         session: SessionId,
     },

@@ -4,7 +4,7 @@
 use ferric_sip::siprec::{ACCEPTED_TYPES, BodyError};
 use ferric_sip::validate::Reject;
 
-use crate::port::RefuseReason;
+use crate::port::{RefuseReason, ReleaseCause};
 
 /// Methods that an SRS serves.
 pub const ALLOW: &str = "INVITE, ACK, BYE, CANCEL, OPTIONS, UPDATE, INFO, PRACK";
@@ -31,6 +31,34 @@ pub fn refused(reason: RefuseReason) -> Reject {
         RefuseReason::Broken => "Recording unavailable",
     };
     Reject::because(503, phrase).with("Retry-After", RETRY_AFTER.to_string())
+}
+
+/// Capture does not take a change; the recording goes on as it was. Not 503: that
+/// would tell the peer that this whole server is out of service.
+pub fn change_refused(reason: RefuseReason) -> Reject {
+    Reject::because(500, format!("The recording cannot be changed ({})", reason.as_str())).with("Retry-After", "5")
+}
+
+/// The call is over before its first INVITE, or a later one, was answered.
+pub fn ended(cause: ReleaseCause, recorded: bool) -> Reject {
+    match cause {
+        ReleaseCause::CaptureFailed if !recorded => refused(RefuseReason::Broken),
+        ReleaseCause::Stopped if !recorded => Reject::new(480),
+        ReleaseCause::Bye
+        | ReleaseCause::Cancelled
+        | ReleaseCause::Stopped
+        | ReleaseCause::SessionExpired
+        | ReleaseCause::PeerGone
+        | ReleaseCause::NoAck
+        | ReleaseCause::TooLong
+        | ReleaseCause::Superseded
+        | ReleaseCause::CaptureFailed => Reject::new(487),
+    }
+}
+
+/// The same INVITE came by another way (RFC 3261 8.2.2.2).
+pub fn merged() -> Reject {
+    Reject::new(482)
 }
 
 /// No stream of the offer can be stored.
@@ -64,5 +92,8 @@ mod tests {
         assert!(nothing_storable("h", false).headers[0].1.starts_with("305 h "));
         assert_eq!(method_not_allowed().headers[0].1, ALLOW);
         assert_eq!((glare(true, 1).status, glare(false, 1).status), (491, 500));
+        assert_eq!(change_refused(RefuseReason::NoPorts).status, 500);
+        assert_eq!(ended(ReleaseCause::CaptureFailed, false).status, 503);
+        assert_eq!(ended(ReleaseCause::CaptureFailed, true).status, 487);
     }
 }

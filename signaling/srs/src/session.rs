@@ -12,7 +12,8 @@ use ferric_sip::siprec::Metadata;
 use ferric_sip::transaction::ServerTransactionId;
 use ferric_sip::uri::Uri;
 
-use crate::port::{AssignedStream, MetadataDocument, ParticipantInfo, SessionInfo, StreamSpec};
+use crate::parties;
+use crate::port::{AssignedStream, MetadataDocument, SessionInfo, StreamSpec};
 
 /// Metadata documents kept with a session; later ones replace the last.
 const MAX_DOCUMENTS: usize = 64;
@@ -21,23 +22,24 @@ const MAX_DOCUMENT_BYTES: usize = 1 << 20;
 /// Warnings kept with a session.
 const MAX_WARNINGS: usize = 32;
 
-/// Header fields by which other systems know the call.
-const CORRELATORS: [&str; 14] = [
+/// Values that tie a call to other systems kept with a session, and the longest of them in characters.
+const MAX_CORRELATORS: usize = 64;
+const MAX_CORRELATOR_CHARS: usize = 1_024;
+
+/// Header fields by which other systems know the call, beside every `X-` field.
+const CORRELATORS: [&str; 8] = [
     "Session-ID",
     "User-to-User",
     "Cisco-Guid",
     "Cisco-Gucid",
-    "X-Cisco-Recording-Participant",
-    "X-Genesys-CallUUID",
-    "X-Acme-Call-ID",
-    "X-Acme-Ucid",
-    "X-UCID",
-    "X-Avaya-UCID",
-    "X-Call-ID",
-    "X-Session-ID",
+    "P-Asserted-Identity",
+    "Remote-Party-ID",
     "P-Charging-Vector",
     "Global-Session-ID",
 ];
+
+/// Ids that makers put into their metadata; numbers and names of parties are not among them.
+const METADATA_IDS: [&str; 7] = ["exttrackingid", "callid", "avayaucid", "ucid", "genesysuuid", "guid", "x-refci"];
 
 /// A request whose answer waits for capture.
 #[derive(Debug)]
@@ -61,17 +63,26 @@ pub(crate) enum State {
 pub(crate) struct Session {
     pub(crate) state: State,
     pub(crate) dialog: Dialog,
+    /// CSeq number of the first INVITE.
+    pub(crate) invite_cseq: u32,
     /// The last flow that the peer used.
     pub(crate) flow: Flow,
     pub(crate) pending: Option<Pending>,
     pub(crate) accepted: Option<AcceptedInvite>,
     /// Our offer in a 200 waits for the answer in the ACK.
     pub(crate) awaits_answer: bool,
-    /// A request of our own is under way.
-    pub(crate) own_request: bool,
+    /// A re-INVITE of our own is under way: an offer of the peer's would cross it.
+    pub(crate) own_offer: bool,
+    /// An OPTIONS asks whether the peer is still there.
+    pub(crate) probing: bool,
     pub(crate) timer: Option<SessionTimer>,
     pub(crate) origin: Origin,
+    /// As asked of capture last.
     pub(crate) streams: Vec<StreamSpec>,
+    /// What `streams` goes back to when the change that is under way is refused or cancelled.
+    pub(crate) before: Option<Vec<StreamSpec>>,
+    /// Commands to capture that it has not answered yet.
+    pub(crate) unanswered: u32,
     pub(crate) assigned: Vec<AssignedStream>,
     /// The description that we sent last.
     pub(crate) last_sdp: String,
@@ -94,15 +105,44 @@ impl Session {
             if self.info.documents.len() >= MAX_DOCUMENTS || kept + body.len() > MAX_DOCUMENT_BYTES {
                 self.info.documents.pop();
             }
-            self.info.documents.push(MetadataDocument { received_unix_ms, body: body.clone() });
-        }
-        if !documents.is_empty() {
-            self.info.participants = participants(&self.metadata);
+            // A copy: a slice would keep the whole message alive.
+            let body = Bytes::copy_from_slice(body);
+            self.info.documents.push(MetadataDocument { received_unix_ms, body });
         }
         for problem in &problems {
             self.warn(problem);
         }
+        if !documents.is_empty() {
+            self.update_parties(received_unix_ms);
+            self.update_metadata_ids();
+        }
         problems
+    }
+
+    /// Ties the parties to the streams anew; true if that changed anything.
+    pub(crate) fn update_parties(&mut self, unix_ms: u64) -> bool {
+        if self.metadata == Metadata::default() {
+            return false;
+        }
+        let before = self.info.participants.clone();
+        if let Some(warning) = parties::update(&mut self.info.participants, &self.metadata, &self.streams, unix_ms) {
+            self.warn(warning);
+        }
+        self.info.participants != before
+    }
+
+    fn update_metadata_ids(&mut self) {
+        self.info.correlators.retain(|(name, _)| !name.starts_with("metadata/"));
+        let groups = self.metadata.groups.iter().map(|group| ("metadata/group".to_owned(), group.clone()));
+        let sessions = self.metadata.sessions.iter().flat_map(|session| {
+            let named = session.sip_session_ids.iter().map(|id| ("metadata/sip-session-id".to_owned(), id.clone()));
+            std::iter::once(("metadata/session".to_owned(), session.id.clone())).chain(named)
+        });
+        let of_makers = self.metadata.extensions.iter().filter(|(name, _)| METADATA_IDS.contains(&name.as_str()));
+        let of_makers = of_makers.map(|(name, value)| (format!("metadata/{name}"), value.clone()));
+        let room = MAX_CORRELATORS.saturating_sub(self.info.correlators.len());
+        let ids: Vec<(String, String)> = groups.chain(sessions).chain(of_makers).filter(|(_, value)| !value.is_empty()).take(room).collect();
+        self.info.correlators.extend(ids.into_iter().map(|(name, value)| (name, value.chars().take(MAX_CORRELATOR_CHARS).collect())));
     }
 
     pub(crate) fn warn(&mut self, text: &str) {
@@ -132,13 +172,21 @@ fn port_of(uri: &Uri, transport: Transport) -> u16 {
 }
 
 /// What the INVITE itself says of the call.
-pub(crate) fn info_of(request: &Message, tenant: &str, source: SocketAddr) -> SessionInfo {
+pub(crate) fn info_of(request: &Message, tenant: &str, source: SocketAddr, unix_ms: u64) -> SessionInfo {
     let text = |name: &str| request.header(name).map(std::borrow::Cow::into_owned);
-    let mut correlators = Vec::new();
-    for name in CORRELATORS {
-        for value in request.headers(name).take(4) {
-            correlators.push((name.to_owned(), value.chars().take(1_024).collect()));
+    let mut correlators = vec![("Request-URI".to_owned(), request.request_uri().unwrap_or_default().into_owned())];
+    let mut seen: Vec<String> = Vec::new();
+    for name in request.header_names() {
+        let lower = name.to_ascii_lowercase();
+        let wanted = lower.starts_with("x-") || CORRELATORS.iter().any(|known| known.eq_ignore_ascii_case(&name));
+        if wanted && !seen.contains(&lower) {
+            correlators.extend(request.headers(&name).take(8).map(|value| (name.clone().into_owned(), value.into_owned())));
+            seen.push(lower);
         }
+    }
+    correlators.truncate(MAX_CORRELATORS);
+    for (_, value) in &mut correlators {
+        *value = value.chars().take(MAX_CORRELATOR_CHARS).collect();
     }
     SessionInfo {
         tenant: tenant.to_owned(),
@@ -148,32 +196,10 @@ pub(crate) fn info_of(request: &Message, tenant: &str, source: SocketAddr) -> Se
         user_agent: text("User-Agent").or_else(|| text("Server")),
         source,
         correlators,
-        participants: Vec::new(),
+        participants: parties::from_headers(request, unix_ms),
         documents: Vec::new(),
         warnings: Vec::new(),
     }
-}
-
-/// The parties, each with the label of the stream that it sends.
-fn participants(metadata: &Metadata) -> Vec<ParticipantInfo> {
-    metadata
-        .participants
-        .iter()
-        .map(|participant| {
-            let streams = metadata.stream_associations.iter().filter(|a| a.participant == participant.id);
-            let sends: Vec<&String> = streams.flat_map(|a| &a.sends).collect();
-            let label = metadata.streams.iter().find(|stream| sends.contains(&&stream.id)).and_then(|stream| stream.label.clone());
-            let session = metadata.session_associations.iter().find(|a| a.participant == participant.id);
-            ParticipantInfo {
-                id: participant.id.clone(),
-                name: participant.name.clone(),
-                aor: participant.aors.first().cloned(),
-                label,
-                joined: session.and_then(|a| a.from.clone()),
-                left: session.and_then(|a| a.to.clone()),
-            }
-        })
-        .collect()
 }
 
 /// The address for `o=` before capture has named one.

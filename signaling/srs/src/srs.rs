@@ -1,6 +1,10 @@
 //! The server itself: requests in, sessions kept, answers out.
 
+mod answer;
+mod end;
+mod reoffer;
 mod requests;
+mod send;
 mod timers;
 
 use std::collections::{HashMap, VecDeque};
@@ -8,24 +12,20 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use ferric_sip::deadline::DeadlineQueue;
-use ferric_sip::dialog::{AcceptedInvite, DialogId, SessionTimerConfig};
+use ferric_sip::dialog::{DialogId, SessionTimerConfig};
 use ferric_sip::flow::{Flow, Transport};
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
-use ferric_sip::sdp::{AcceptedMedia, Direction, write_answer, write_offer};
 use ferric_sip::transaction::{
     ClientTransactionId, ServerTransactionId, Timers, TransactionEvent, TransactionLayer, TransactionLimits, TransactionOutput,
 };
-use ferric_sip::validate::Reject;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use uuid::Uuid;
 
 use crate::event::SrsEvent;
-use crate::offer::{self, Storable};
-use crate::port::{AssignedStream, CaptureEvent, Command, RefuseReason, ReleaseCause, SessionId};
-use crate::rescue;
-use crate::session::{Pending, Session, State};
+use crate::offer::Storable;
+use crate::port::{CaptureEvent, Command, RefuseReason, ReleaseCause, SessionId};
+use crate::session::Session;
 use crate::trust::TrustTable;
 
 /// How the server behaves.
@@ -74,6 +74,8 @@ pub enum SrsOutput {
 enum Due {
     /// Repeat the 200, or give up waiting for its ACK.
     Accepted,
+    /// Capture should have answered.
+    Capture,
     /// Session timer.
     SessionTimer,
     /// The call is too long.
@@ -99,9 +101,12 @@ pub struct Srs {
     /// The same moment on both clocks.
     clock: (Instant, SystemTime),
     draining: bool,
+    refusing: Option<RefuseReason>,
     sessions: HashMap<SessionId, Session>,
     by_dialog: HashMap<DialogId, SessionId>,
     by_invite: HashMap<ServerTransactionId, SessionId>,
+    /// By Call-ID and the peer's tag: an INVITE that comes once more is not a second call.
+    by_call: HashMap<(String, String), SessionId>,
     own_requests: HashMap<ClientTransactionId, (SessionId, Purpose)>,
     deadlines: DeadlineQueue<(SessionId, Due)>,
     outputs: VecDeque<SrsOutput>,
@@ -118,9 +123,11 @@ impl Srs {
             rng,
             clock: (now, wall),
             draining: false,
+            refusing: None,
             sessions: HashMap::new(),
             by_dialog: HashMap::new(),
             by_invite: HashMap::new(),
+            by_call: HashMap::new(),
             own_requests: HashMap::new(),
             deadlines: DeadlineQueue::default(),
             outputs: VecDeque::new(),
@@ -135,6 +142,17 @@ impl Srs {
     /// Takes no new calls from now on, or takes them again.
     pub fn set_draining(&mut self, draining: bool) {
         self.draining = draining;
+    }
+
+    /// Refuses new calls, and says so to OPTIONS, for a reason that capture has
+    /// told beforehand; `None` takes calls again.
+    pub fn set_refusing(&mut self, reason: Option<RefuseReason>) {
+        self.refusing = reason;
+    }
+
+    /// Why no new calls are taken, if so.
+    fn closed(&self) -> Option<RefuseReason> {
+        if self.draining { Some(RefuseReason::Draining) } else { self.refusing }
     }
 
     /// Sessions that are offered or recorded.
@@ -192,10 +210,12 @@ impl Srs {
             CaptureEvent::Ready { session, streams } => self.handle_ready(now, session, streams),
             CaptureEvent::Refused { session, reason } => self.handle_refused(now, session, reason),
             CaptureEvent::MediaSilent { session } => {
-                if self.sessions.get(&session).is_some_and(|session| !session.is_on_hold() && !session.own_request) {
+                // Silence on hold means nothing: the session timer watches then.
+                if self.sessions.get(&session).is_some_and(|session| !session.is_on_hold()) {
                     self.probe(now, session);
                 }
             }
+            CaptureEvent::Died { session } => self.end(now, session, ReleaseCause::CaptureFailed, true),
         }
         self.drain_layer(now);
     }
@@ -238,9 +258,9 @@ impl Srs {
         match event {
             TransactionEvent::Request { id, request, flow } => self.handle_request(now, id, request, flow),
             TransactionEvent::Cancel { id, .. } => {
+                self.event(SrsEvent::RequestDone { method: "CANCEL".to_owned(), status: 200 });
                 if let Some(session) = self.by_invite.get(&id).copied() {
-                    self.answer_pending(now, session, &Reject::new(487));
-                    self.end(now, session, ReleaseCause::Cancelled, false);
+                    self.handle_cancel(now, session);
                 }
             }
             TransactionEvent::Ack { request, .. } => self.handle_ack(now, &request),
@@ -256,177 +276,6 @@ impl Srs {
             }
             TransactionEvent::StrayResponse { .. } | TransactionEvent::AckTimedOut { .. } => {}
         }
-    }
-
-    // ---- towards capture -------------------------------------------------
-
-    fn handle_ready(&mut self, now: Instant, id: SessionId, assigned: Vec<AssignedStream>) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
-        session.assigned = assigned;
-        let Some(pending) = session.pending.take() else { return };
-        if let Some(address) = session.assigned.first().map(|stream| stream.address.ip()) {
-            session.origin.address = address;
-        }
-        let write = |session: &Session| match &pending.offer {
-            Some(sdp) => {
-                let answers = offer::answer(sdp, &session.streams, &session.assigned, self.config.storable);
-                write_answer(sdp, &answers, &session.origin)
-            }
-            None => {
-                let streams: Vec<AcceptedMedia> = session
-                    .assigned
-                    .iter()
-                    .map(|stream| AcceptedMedia {
-                        address: stream.address,
-                        formats: offer::own_formats(self.config.storable),
-                        direction: Direction::RecvOnly,
-                    })
-                    .collect();
-                write_offer(&streams, &session.origin)
-            }
-        };
-        // The version goes up with every change and stays otherwise (RFC 3264 8).
-        let mut body = write(session);
-        if body != session.last_sdp {
-            session.origin.version += 1;
-            body = write(session);
-        }
-        session.last_sdp.clone_from(&body);
-        session.awaits_answer = pending.offer.is_none();
-        let mut response = self.ok(&pending.request, id);
-        response.set_body("application/sdp", Bytes::from(body));
-        self.send_ok(now, id, &pending, response);
-    }
-
-    /// Sends the 2xx of an INVITE or UPDATE with an offer.
-    fn send_ok(&mut self, now: Instant, id: SessionId, pending: &Pending, response: Message) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
-        let first = session.state == State::Assigning;
-        session.state = State::Recording;
-        if pending.request.method() == Method::Invite {
-            let flow = self.layer.flow_of(pending.transaction).unwrap_or(session.flow);
-            let cseq = pending.request.cseq().map_or(0, |cseq| cseq.number);
-            let accepted = AcceptedInvite::new(now, cseq, flow, response.to_bytes(), &self.config.timers);
-            self.deadlines.set((id, Due::Accepted), accepted.poll_timeout());
-            session.accepted = Some(accepted);
-        }
-        self.by_invite.remove(&pending.transaction);
-        self.respond(now, pending.transaction, &pending.request, response);
-        if first {
-            self.event(SrsEvent::Started { session: id });
-        }
-    }
-
-    fn handle_refused(&mut self, now: Instant, id: SessionId, reason: RefuseReason) {
-        let Some(session) = self.sessions.get(&id) else { return };
-        let first = session.state == State::Assigning;
-        self.answer_pending(now, id, &rescue::refused(reason));
-        let detail = format!("capture refused: {}", reason.as_str());
-        self.event(SrsEvent::Rejected { status: 503, reason: reason.as_str(), detail });
-        if first {
-            self.forget(id);
-        }
-    }
-
-    /// Refuses the request that waits, if one does.
-    fn answer_pending(&mut self, now: Instant, id: SessionId, reject: &Reject) {
-        let pending = self.sessions.get_mut(&id).and_then(|session| session.pending.take());
-        if let Some(pending) = pending {
-            self.by_invite.remove(&pending.transaction);
-            let response = reject.response(&pending.request);
-            self.respond(now, pending.transaction, &pending.request, response);
-        }
-    }
-
-    // ---- ends ------------------------------------------------------------
-
-    /// Ends a session: tells capture, and the peer if `bye`.
-    fn end(&mut self, now: Instant, id: SessionId, cause: ReleaseCause, bye: bool) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
-        let recorded = session.state == State::Recording;
-        if bye && recorded {
-            let request = session.dialog.request(&Method::Bye);
-            let flow = session.request_flow();
-            self.send_own(now, id, request, flow, Purpose::Bye);
-        } else if bye {
-            self.answer_pending(now, id, &Reject::new(480));
-        }
-        self.outputs.push_back(SrsOutput::Capture(Command::Release { session: id, cause }));
-        self.event(SrsEvent::Ended { session: id, cause });
-        self.forget(id);
-    }
-
-    fn forget(&mut self, id: SessionId) {
-        let Some(session) = self.sessions.remove(&id) else { return };
-        self.by_dialog.remove(&session.dialog.id);
-        if let Some(pending) = session.pending {
-            self.by_invite.remove(&pending.transaction);
-        }
-        for due in [Due::Accepted, Due::SessionTimer, Due::End, Due::Probe] {
-            self.deadlines.cancel(&(id, due));
-        }
-    }
-
-    // ---- messages of ours --------------------------------------------------
-
-    /// A 2xx with what every 2xx of a dialog carries.
-    fn ok(&self, request: &Message, id: SessionId) -> Message {
-        let mut response = Message::response(request, 200, None);
-        response.copy_lines(request, "Record-Route");
-        if let Some(session) = self.sessions.get(&id) {
-            response.set_to_tag(&session.dialog.id.local_tag);
-            response.add_header("Contact", &self.contact(&session.flow));
-            if let Some(timer) = &session.timer {
-                timer.write(&mut response);
-            }
-        }
-        response.add_header("Allow", rescue::ALLOW);
-        response.add_header("Supported", "siprec, timer");
-        response
-    }
-
-    /// Our Contact. The feature tag stands outside of the brackets: it belongs to the field, not to the URI.
-    fn contact(&self, flow: &Flow) -> String {
-        let transport = match flow.transport {
-            Transport::Udp => "",
-            Transport::Tcp => ";transport=tcp",
-            Transport::Tls => ";transport=tls",
-        };
-        format!("<sip:srs@{}{transport}>;+sip.srs", self.host(flow))
-    }
-
-    fn host(&self, flow: &Flow) -> String {
-        let same = |local: &std::net::SocketAddr| {
-            local.port() == flow.local.port() && (local.ip() == flow.local.ip() || local.ip().is_unspecified())
-        };
-        let named = self.config.advertise.iter().find(|(transport, local, _)| *transport == flow.transport && same(local));
-        named.map_or_else(|| flow.local.to_string(), |(_, _, host)| host.clone())
-    }
-
-    fn respond(&mut self, now: Instant, transaction: ServerTransactionId, request: &Message, mut response: Message) {
-        let tag = format!("{:016x}", self.rng.random::<u64>());
-        response.set_to_tag(&tag);
-        response.add_header("Server", concat!("Ferric/", env!("CARGO_PKG_VERSION")));
-        let status = response.status().unwrap_or(500);
-        self.event(SrsEvent::RequestDone { method: request.method().to_string(), status });
-        self.layer.respond(now, transaction, response);
-    }
-
-    fn reject(&mut self, now: Instant, transaction: ServerTransactionId, request: &Message, reject: &Reject, reason: &'static str) {
-        let detail = reject.reason.clone().unwrap_or_default();
-        self.event(SrsEvent::Rejected { status: reject.status, reason, detail });
-        self.respond(now, transaction, request, reject.response(request));
-    }
-
-    /// Sends a request of a dialog.
-    fn send_own(&mut self, now: Instant, id: SessionId, mut request: Message, flow: Flow, purpose: Purpose) {
-        if purpose != Purpose::Bye {
-            request.add_header("Contact", &self.contact(&flow));
-        }
-        request.add_header("User-Agent", concat!("Ferric/", env!("CARGO_PKG_VERSION")));
-        let host = self.host(&flow);
-        let transaction = self.layer.send_request(now, request, flow, Some(&host));
-        self.own_requests.insert(transaction, (id, purpose));
     }
 
     fn event(&mut self, event: SrsEvent) {
@@ -445,6 +294,3 @@ impl Srs {
         SessionId(uuid::Builder::from_unix_timestamp_millis(self.unix_ms(now), &random).into_uuid())
     }
 }
-
-/// The nil id never names a session.
-pub(crate) const NO_SESSION: SessionId = SessionId(Uuid::nil());

@@ -6,14 +6,13 @@ use ferric_sip::dialog::{Dialog, DialogId, SessionTimer};
 use ferric_sip::flow::Flow;
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
-use ferric_sip::sdp::Sdp;
 use ferric_sip::siprec::{ACCEPTED_TYPES, Metadata, RecordingBody, read_body};
 use ferric_sip::transaction::ServerTransactionId;
 use ferric_sip::validate::{Reject, validate_request, validate_require, validate_scheme};
 use rand::RngExt;
 
-use super::{Due, Srs, SrsOutput};
-use crate::event::SrsEvent;
+use super::send::SUPPORTED;
+use super::{Due, Srs};
 use crate::offer;
 use crate::port::{Command, RefuseReason, ReleaseCause, SessionId, StreamSpec};
 use crate::rescue;
@@ -62,24 +61,30 @@ impl Srs {
 
     /// OPTIONS is how SBCs watch us: a node that takes no calls says so.
     fn answer_options(&mut self, now: Instant, id: ServerTransactionId, request: &Message) {
-        let response = if self.draining {
-            rescue::refused(RefuseReason::Draining).response(request)
-        } else {
-            let mut response = Message::response(request, 200, None);
-            response.add_header("Allow", rescue::ALLOW);
-            response.add_header("Accept", ACCEPTED_TYPES);
-            response.add_header("Supported", "siprec, timer");
-            response
+        let response = match self.closed() {
+            Some(reason) => rescue::refused(reason).response(request),
+            None => {
+                let mut response = Message::response(request, 200, None);
+                response.add_header("Allow", rescue::ALLOW);
+                response.add_header("Accept", ACCEPTED_TYPES);
+                response.add_header("Supported", SUPPORTED);
+                response
+            }
         };
         self.respond(now, id, request, response);
     }
 
     fn handle_invite(&mut self, now: Instant, id: ServerTransactionId, request: Message, flow: Flow) {
+        if let Err((reject, reason)) = self.settle_with_earlier(now, &request) {
+            self.reject(now, id, &request, &reject, reason);
+            return;
+        }
         match self.offered(now, &request, &flow) {
             Ok((session_id, session, body)) => {
                 let streams = session.streams.clone();
                 self.by_dialog.insert(session.dialog.id.clone(), session_id);
                 self.by_invite.insert(id, session_id);
+                self.by_call.insert((session.dialog.id.call_id.clone(), session.dialog.id.remote_tag.clone()), session_id);
                 let ends_at = session.ends_at;
                 let without_timer = session.timer.is_none();
                 self.deadlines.set((session_id, Due::End), ends_at);
@@ -94,16 +99,34 @@ impl Srs {
                 let Some(session) = self.sessions.get_mut(&session_id) else { return };
                 session.pending = Some(Pending { transaction: id, request, offer: body.sdp });
                 let info = session.info.clone();
-                self.outputs.push_back(SrsOutput::Capture(Command::Assign { session: session_id, streams, info }));
+                self.ask_capture(now, session_id, Command::Assign { session: session_id, streams, info });
             }
             Err((reject, reason)) => self.reject(now, id, &request, &reject, reason),
         }
     }
 
+    /// An INVITE may come once more: by another way (the same number: 482), or
+    /// because the peer never saw our answer (a later number: the call that it
+    /// did not acknowledge is over, this one counts).
+    fn settle_with_earlier(&mut self, now: Instant, request: &Message) -> Result<(), (Reject, &'static str)> {
+        let call_id = request.call_id().unwrap_or_default().into_owned();
+        let tag = request.from().ok().and_then(|from| from.tag().map(str::to_owned)).unwrap_or_default();
+        let Some(earlier) = self.by_call.get(&(call_id, tag)).copied() else { return Ok(()) };
+        let Some(session) = self.sessions.get(&earlier) else { return Ok(()) };
+        let number = request.cseq().map_or(0, |cseq| cseq.number);
+        if session.invite_cseq == number {
+            return Err((rescue::merged(), "merged"));
+        }
+        if session.state == State::Assigning || session.accepted.is_some() {
+            self.end(now, earlier, ReleaseCause::Superseded, false);
+        }
+        Ok(())
+    }
+
     /// Everything about a first INVITE that can be said without capture.
     fn offered(&mut self, now: Instant, request: &Message, flow: &Flow) -> Result<(SessionId, Session, RecordingBody), (Reject, &'static str)> {
-        if self.draining {
-            return Err((rescue::refused(RefuseReason::Draining), "draining"));
+        if let Some(reason) = self.closed() {
+            return Err((rescue::refused(reason), reason.as_str()));
         }
         if self.sessions.len() >= self.config.max_sessions {
             return Err((rescue::refused(RefuseReason::Capacity), "capacity"));
@@ -133,13 +156,17 @@ impl Srs {
             pending: None,
             accepted: None,
             awaits_answer: false,
-            own_request: false,
+            own_offer: false,
+            probing: false,
+            invite_cseq: request.cseq().map_or(0, |cseq| cseq.number),
             timer,
             origin: first_origin(u64::from(self.rng.random::<u32>()), flow.local.ip()),
             streams,
+            before: None,
+            unanswered: 0,
             assigned: Vec::new(),
             last_sdp: String::new(),
-            info: info_of(request, &tenant, flow.remote),
+            info: info_of(request, &tenant, flow.remote, self.unix_ms(now)),
             metadata: Metadata::default(),
             peer_allows_update: request.values("Allow").iter().any(|method| method == "UPDATE"),
             ends_at: now + self.config.max_call,
@@ -167,6 +194,10 @@ impl Srs {
             return;
         }
         session.flow = flow;
+        // Who goes on within the dialog has had our 200, whatever became of the ACK.
+        if !session.awaits_answer && session.accepted.take().is_some() {
+            self.deadlines.cancel(&(session_id, Due::Accepted));
+        }
         if session.timer.is_none() {
             self.deadlines.set((session_id, Due::Probe), now + self.config.probe_interval);
         }
@@ -176,7 +207,6 @@ impl Srs {
                 if let Ok(body) = read_body(&request) {
                     self.take_metadata(now, session_id, &body, true);
                 }
-                self.answer_pending(now, session_id, &Reject::new(487));
                 let response = Message::response(&request, 200, None);
                 self.respond(now, id, &request, response);
                 self.end(now, session_id, ReleaseCause::Bye, false);
@@ -189,7 +219,8 @@ impl Srs {
                 self.respond(now, id, &request, response);
             }
             Method::Options => {
-                let response = self.ok(&request, session_id);
+                let mut response = self.ok(&request, session_id);
+                response.add_header("Accept", ACCEPTED_TYPES);
                 self.respond(now, id, &request, response);
             }
             // We never send provisional responses that would have to be acknowledged.
@@ -202,120 +233,6 @@ impl Srs {
             | Method::Message
             | Method::Publish => self.reject(now, id, &request, &rescue::method_not_allowed(), "method"),
             Method::Other(_) => self.reject(now, id, &request, &Reject::new(501).with("Allow", rescue::ALLOW), "method"),
-        }
-    }
-
-    /// re-INVITE or UPDATE: streams, metadata, session refresh, or all of them.
-    fn handle_reoffer(&mut self, now: Instant, id: ServerTransactionId, session_id: SessionId, request: Message) {
-        let body = match read_body(&request) {
-            Ok(body) => body,
-            Err(error) => {
-                self.reject(now, id, &request, &rescue::body(&error), "body");
-                return;
-            }
-        };
-        let config = self.config.session_timer;
-        let wait = self.rng.random_range(1..10);
-        let Some(session) = self.sessions.get_mut(&session_id) else { return };
-        let is_invite = request.method() == Method::Invite;
-        if (body.sdp.is_some() || is_invite) && session.pending.is_some() {
-            self.reject(now, id, &request, &rescue::glare(false, wait), "glare");
-            return;
-        }
-        if (body.sdp.is_some() || is_invite) && (session.awaits_answer || session.own_request) {
-            self.reject(now, id, &request, &rescue::glare(true, wait), "glare");
-            return;
-        }
-        match SessionTimer::negotiate(now, &request, &config) {
-            Ok(Some(timer)) => session.timer = Some(timer),
-            Ok(None) => {
-                if let Some(timer) = session.timer.as_mut() {
-                    timer.refreshed(now);
-                }
-            }
-            Err(reject) => {
-                self.reject(now, id, &request, &reject, "session-timer");
-                return;
-            }
-        }
-        session.dialog.refresh_target(&request);
-        if let Some(timer) = &session.timer {
-            self.deadlines.set((session_id, Due::SessionTimer), timer.poll_timeout());
-        }
-        self.take_metadata(now, session_id, &body, true);
-        match body.sdp {
-            Some(sdp) => self.change_streams(now, id, session_id, request, sdp),
-            None if is_invite => {
-                // A re-INVITE without an offer: we offer what is there already.
-                if let Some(session) = self.sessions.get_mut(&session_id) {
-                    let assigned = session.assigned.clone();
-                    session.pending = Some(Pending { transaction: id, request, offer: None });
-                    self.handle_ready(now, session_id, assigned);
-                }
-            }
-            None => {
-                let response = self.ok(&request, session_id);
-                self.respond(now, id, &request, response);
-            }
-        }
-    }
-
-    fn change_streams(&mut self, now: Instant, id: ServerTransactionId, session_id: SessionId, request: Message, sdp: Sdp) {
-        let streams = offer::plan(&sdp, self.config.storable);
-        let Some(session) = self.sessions.get_mut(&session_id) else { return };
-        let offers_audio = sdp.media.iter().any(|media| media.kind == "audio" && media.port != 0);
-        if streams.is_empty() && offers_audio {
-            let flow = session.flow;
-            let reject = rescue::nothing_storable(&self.host(&flow), offer::is_secured_only(&sdp));
-            self.reject(now, id, &request, &reject, "no-codec");
-            return;
-        }
-        session.streams.clone_from(&streams);
-        session.pending = Some(Pending { transaction: id, request, offer: Some(sdp) });
-        self.by_invite.insert(id, session_id);
-        self.outputs.push_back(SrsOutput::Capture(Command::Change { session: session_id, streams }));
-    }
-
-    /// The ACK to a 200 of ours; with the answer, when the offer was ours.
-    pub(super) fn handle_ack(&mut self, now: Instant, request: &Message) {
-        let Some(id) = DialogId::of_request(request).and_then(|dialog| self.by_dialog.get(&dialog).copied()) else { return };
-        let Some(session) = self.sessions.get_mut(&id) else { return };
-        let number = request.cseq().map_or(0, |cseq| cseq.number);
-        if session.accepted.as_ref().is_none_or(|accepted| accepted.cseq() != number) {
-            return;
-        }
-        session.accepted = None;
-        self.deadlines.cancel(&(id, Due::Accepted));
-        if !std::mem::take(&mut session.awaits_answer) {
-            return;
-        }
-        match read_body(request) {
-            Ok(body) => {
-                if let Some(sdp) = &body.sdp {
-                    let streams = offer::plan(sdp, self.config.storable);
-                    session.streams.clone_from(&streams);
-                    self.outputs.push_back(SrsOutput::Capture(Command::Change { session: id, streams }));
-                }
-                self.take_metadata(now, id, &body, true);
-            }
-            Err(error) => session.warn(&format!("the answer in the ACK: {error}")),
-        }
-    }
-
-    /// Notes metadata; tells capture unless the recording is only being asked for.
-    fn take_metadata(&mut self, now: Instant, id: SessionId, body: &RecordingBody, tell: bool) {
-        if body.metadata.is_empty() {
-            return;
-        }
-        let received = self.unix_ms(now);
-        let Some(session) = self.sessions.get_mut(&id) else { return };
-        let problems = session.take_metadata(&body.metadata, received);
-        let info = session.info.clone();
-        for problem in problems {
-            self.event(SrsEvent::MetadataProblem { session: id, problem });
-        }
-        if tell {
-            self.outputs.push_back(SrsOutput::Capture(Command::Info { session: id, info }));
         }
     }
 }

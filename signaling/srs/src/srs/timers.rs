@@ -3,21 +3,25 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ferric_sip::dialog::{AcceptedStep, TimerEvent};
+use ferric_sip::dialog::{AcceptedStep, DialogId, TimerEvent};
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
 use ferric_sip::transaction::ClientTransactionId;
 use rand::RngExt;
 
-use super::{Due, NO_SESSION, Purpose, Srs};
+use super::{Due, Purpose, Srs};
 use crate::event::SrsEvent;
 use crate::port::{ReleaseCause, SessionId};
 use crate::session::State;
+
+/// A refresh that had to wait for an offer is tried again after this.
+const REFRESH_RETRY: Duration = Duration::from_secs(2);
 
 impl Srs {
     pub(super) fn handle_due(&mut self, now: Instant, id: SessionId, due: Due) {
         match due {
             Due::Accepted => self.repeat_ok(now, id),
+            Due::Capture => self.give_up_on_capture(now, id),
             Due::SessionTimer => {
                 let event = self.sessions.get_mut(&id).and_then(|session| session.timer.as_mut()?.handle_timeout(now));
                 match event {
@@ -62,10 +66,9 @@ impl Srs {
     /// Asks the peer whether it still knows the call.
     pub(super) fn probe(&mut self, now: Instant, id: SessionId) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        if session.state != State::Recording {
+        if session.state != State::Recording || std::mem::replace(&mut session.probing, true) {
             return;
         }
-        session.own_request = true;
         let request = session.dialog.request(&Method::Options);
         let flow = session.request_flow();
         self.event(SrsEvent::Probing { session: id });
@@ -75,10 +78,12 @@ impl Srs {
     /// Refreshes the session: UPDATE where the peer allows it, else re-INVITE with what stands.
     fn refresh(&mut self, now: Instant, id: SessionId) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        if session.pending.is_some() || session.own_request || session.awaits_answer {
+        if session.pending.is_some() || session.own_offer || session.awaits_answer {
+            if let Some(timer) = session.timer.as_mut() {
+                timer.refresh_again(now + REFRESH_RETRY);
+            }
             return;
         }
-        session.own_request = true;
         let method = if session.peer_allows_update { Method::Update } else { Method::Invite };
         let mut request = session.dialog.request(&method);
         request.add_header("Supported", "timer");
@@ -86,6 +91,7 @@ impl Srs {
             timer.write_refresh(&mut request);
         }
         if method == Method::Invite {
+            session.own_offer = true;
             request.set_body("application/sdp", Bytes::from(session.last_sdp.clone()));
         }
         let flow = session.request_flow();
@@ -96,15 +102,23 @@ impl Srs {
         if status < 200 {
             return;
         }
-        let (id, purpose) = self.own_requests.remove(&transaction).unwrap_or((NO_SESSION, Purpose::Bye));
+        let ok = response.filter(|response| response.method() == Method::Invite && status < 300);
+        let Some((id, purpose)) = self.own_requests.remove(&transaction) else {
+            // The 2xx came again: our ACK was lost (RFC 3261 13.2.2.4).
+            if let Some(ok) = ok {
+                self.acknowledge(ok);
+            }
+            return;
+        };
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        session.own_request = false;
-        if let Some(ok) = response.filter(|response| response.method() == Method::Invite && status < 300) {
-            let ack = session.dialog.ack(ok.cseq().map_or(0, |cseq| cseq.number));
+        match purpose {
+            Purpose::Probe => session.probing = false,
+            Purpose::Refresh => session.own_offer = false,
+            Purpose::Bye => {}
+        }
+        if let Some(ok) = ok {
             session.dialog.refresh_target(ok);
-            let flow = session.request_flow();
-            let host = self.host(&flow);
-            self.layer.send_ack(ack, flow, Some(&host));
+            self.acknowledge(ok);
         }
         match (purpose, status) {
             // The peer does not know the call, or does not answer at all (RFC 3261 12.2.1.2).
@@ -118,6 +132,13 @@ impl Srs {
                     self.deadlines.set((id, Due::SessionTimer), next);
                 }
             }
+            // The peer lists UPDATE in Allow and does not serve it: by re-INVITE then.
+            (Purpose::Refresh, 405 | 501) if self.sessions.get(&id).is_some_and(|session| session.peer_allows_update) => {
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.peer_allows_update = false;
+                }
+                self.refresh(now, id);
+            }
             (Purpose::Refresh, 491) => {
                 // The Call-ID is the peer's: we try again within 2 s (RFC 3261 14.1).
                 let wait = Duration::from_millis(self.rng.random_range(0..2_000));
@@ -129,5 +150,20 @@ impl Srs {
             }
             (Purpose::Probe | Purpose::Refresh | Purpose::Bye, _) => {}
         }
+    }
+
+    /// Sends the ACK to a 2xx of the peer's.
+    fn acknowledge(&mut self, ok: &Message) {
+        let (Ok(from), Ok(to), Some(call_id)) = (ok.from(), ok.to(), ok.call_id()) else { return };
+        let dialog = DialogId {
+            call_id: call_id.into_owned(),
+            local_tag: from.tag().unwrap_or("").to_owned(),
+            remote_tag: to.tag().unwrap_or("").to_owned(),
+        };
+        let Some(session) = self.by_dialog.get(&dialog).and_then(|id| self.sessions.get(id)) else { return };
+        let ack = session.dialog.ack(ok.cseq().map_or(0, |cseq| cseq.number));
+        let flow = session.request_flow();
+        let host = self.host(&flow);
+        self.layer.send_ack(ack, flow, Some(&host));
     }
 }
