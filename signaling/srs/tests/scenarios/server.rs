@@ -1,0 +1,119 @@
+//! The server with a capture that says yes after a while.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant, SystemTime};
+
+use ferric_sip::dialog::SessionTimerConfig;
+use ferric_sip::transaction::{Timers, TransactionLimits};
+use ferric_sip::{Flow, Message, Transport};
+use ferric_simnet::{Endpoint, Packet};
+use ferric_srs::port::{AssignedStream, CaptureEvent, Command, ReleaseCause, SessionId, StreamSpec};
+use ferric_srs::{Srs, SrsConfig, SrsOutput};
+use ferric_srs::trust::TrustTable;
+
+pub(crate) const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 10)), 5060);
+
+pub(crate) struct Server {
+    pub(crate) srs: Srs,
+    pub(crate) assigned: usize,
+    pub(crate) released: Vec<ReleaseCause>,
+    /// Between a command and its answer.
+    pub(crate) capture_takes: Duration,
+    answers: VecDeque<(Instant, CaptureEvent)>,
+    current: Option<SessionId>,
+    out: VecDeque<Packet>,
+    config: SrsConfig,
+}
+
+impl Server {
+    pub(crate) fn new(seed: u64) -> Server {
+        let config = SrsConfig {
+            timers: Timers::default(),
+            limits: TransactionLimits::default(),
+            trust: TrustTable::private("default"),
+            storable: |name, _, _| name.eq_ignore_ascii_case("PCMU"),
+            session_timer: SessionTimerConfig::default(),
+            max_call: Duration::from_secs(12 * 3_600),
+            probe_interval: Duration::from_secs(7_200),
+            max_sessions: 10,
+            advertise: Vec::new(),
+            seed,
+        };
+        Server {
+            srs: Srs::new(config.clone(), Instant::now(), SystemTime::UNIX_EPOCH),
+            assigned: 0,
+            released: Vec::new(),
+            capture_takes: Duration::ZERO,
+            answers: VecDeque::new(),
+            current: None,
+            out: VecDeque::new(),
+            config,
+        }
+    }
+
+    /// Begins at the clock of the simulation.
+    pub(crate) fn begin(&mut self, now: Instant) {
+        self.srs = Srs::new(self.config.clone(), now, SystemTime::UNIX_EPOCH);
+    }
+
+    /// Capture hears nothing any more.
+    pub(crate) fn media_silent(&mut self, now: Instant) {
+        if let Some(session) = self.current {
+            self.srs.handle_capture(now, CaptureEvent::MediaSilent { session });
+            self.pump(now);
+        }
+    }
+
+    fn ready(&mut self, now: Instant, session: SessionId, streams: &[StreamSpec]) {
+        let assign = |stream: &StreamSpec| {
+            let port = 40_000 + 2 * u16::try_from(stream.index).unwrap();
+            AssignedStream { index: stream.index, address: SocketAddr::new(SERVER.ip(), port) }
+        };
+        let streams = streams.iter().map(assign).collect();
+        self.answers.push_back((now + self.capture_takes, CaptureEvent::Ready { session, streams }));
+    }
+
+    fn pump(&mut self, now: Instant) {
+        loop {
+            while let Some(output) = self.srs.poll_output() {
+                match output {
+                    SrsOutput::Transmit { flow, bytes } => {
+                        self.out.push_back(Packet { from: SERVER, to: flow.remote, bytes });
+                    }
+                    SrsOutput::Capture(Command::Assign { session, streams, .. }) => {
+                        self.assigned += 1;
+                        self.current = Some(session);
+                        self.ready(now, session, &streams);
+                    }
+                    SrsOutput::Capture(Command::Change { session, streams }) => self.ready(now, session, &streams),
+                    SrsOutput::Capture(Command::Release { cause, .. }) => self.released.push(cause),
+                    SrsOutput::Capture(Command::Info { .. }) | SrsOutput::Event(_) => {}
+                }
+            }
+            let Some((_, answer)) = self.answers.pop_front_if(|(at, _)| *at <= now) else { break };
+            self.srs.handle_capture(now, answer);
+        }
+    }
+}
+
+impl Endpoint for Server {
+    fn handle_packet(&mut self, now: Instant, packet: Packet) {
+        let flow = Flow { transport: Transport::Udp, local: SERVER, remote: packet.from, connection: 0 };
+        self.srs.handle_message(now, Message::parse(packet.bytes).unwrap(), flow);
+        self.pump(now);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.srs.handle_timeout(now);
+        self.pump(now);
+    }
+
+    fn poll_timeout(&mut self) -> Option<Instant> {
+        [self.srs.poll_timeout(), self.answers.front().map(|(at, _)| *at)].into_iter().flatten().min()
+    }
+
+    fn poll_transmit(&mut self, _: Instant) -> Option<Packet> {
+        self.out.pop_front()
+    }
+}
