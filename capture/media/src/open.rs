@@ -450,7 +450,7 @@ mod tests {
         fn bytes_of_any_kind_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), graft in 0usize..1200) {
             let (file, _) = file();
             bytes.splice(0..0, file[..graft.min(file.len())].iter().copied());
-            prop_assert!(open(&bytes).1.is_err());
+            prop_assert!(open(&bytes).1.is_err() || bytes == file);
         }
     }
 }

@@ -3,5 +3,22 @@
 //! One shard a core owns its calls; everything that may block (files, object
 //! store, database) happens on threads of its own behind bounded queues.
 
+mod agenda;
+pub mod call;
 pub mod ports;
+mod scribe;
+mod shard;
 pub mod socket;
+pub mod worker;
+
+pub use scribe::{Ending, ScribeStats};
+pub use shard::ShardStats;
+
+pub mod recover;
+pub mod spool;
+pub mod spool_chain;
+pub mod spool_commit;
+pub mod spool_gauge;
+pub mod spool_index;
+pub mod spool_writer;
+pub mod sync;
