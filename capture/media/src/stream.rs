@@ -357,6 +357,8 @@ impl Stream {
         }
         self.next = None;
         self.anchor(number, timestamp, clock_rate, us);
+        // Packets that this one overtook are still to come.
+        self.oldest = 0;
     }
 
     /// A new stretch of timestamps begins with this packet.

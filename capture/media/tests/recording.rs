@@ -1,0 +1,290 @@
+//! A whole recording: datagrams in, sealed files out, opened with the tenant's key.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
+
+mod common;
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use common::{Datagram, PCMU, Path, Sender, address, stream};
+use ferric_codecs::ogg::OggReader;
+use ferric_codecs::opus::OpusDecoder;
+use ferric_codecs::opus_packet::split_two;
+use ferric_codecs::testing::{correlation, syllables};
+use ferric_media::keys::PrivateKey;
+use ferric_media::manifest::{Digest, RecordingState};
+use ferric_media::metadata::{MetadataState, Participant, RecordingMetadata, SessionInfo};
+use ferric_media::open::{Opener, open_all};
+use ferric_media::recorder::{Output, Recorder, RecorderConfig, RecorderEvent};
+use ferric_media::rtcp::{self, RtcpItem, SenderReport, write_sender_report};
+use ferric_media::rtp::{Ssrc, StreamIndex};
+use ferric_media::sender_clock::ntp_from_us;
+use ferric_media::stream::StreamEvent;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use uuid::Uuid;
+
+fn key() -> &'static PrivateKey {
+    static KEY: OnceLock<PrivateKey> = OnceLock::new();
+    KEY.get_or_init(|| PrivateKey::generate(&mut StdRng::seed_from_u64(5)).unwrap())
+}
+
+fn config() -> RecorderConfig {
+    let session = SessionInfo { source: Some("sbc".into()), ..SessionInfo::default() };
+    RecorderConfig { session, ..RecorderConfig::new(Uuid::from_u128(7), "acme", "edge-a1", vec![key().public().clone()], [9; 32]) }
+}
+
+/// A recording that runs in simulated time and keeps what it puts out.
+struct Run {
+    start: Instant,
+    recorder: Recorder,
+    audio: Vec<u8>,
+    metadata: Vec<Vec<u8>>,
+    rtcp: Vec<(u16, std::net::SocketAddr, bool, Vec<u8>)>,
+    events: Vec<RecorderEvent>,
+    frames: Vec<u64>,
+    now_ms: u64,
+}
+
+impl Run {
+    fn new(config: RecorderConfig) -> Run {
+        let start = Instant::now();
+        let recorder = Recorder::new(start, UNIX_EPOCH + Duration::from_secs(1_000), config, vec![stream(0, &[PCMU]), stream(1, &[PCMU])]);
+        let mut run = Run {
+            start,
+            recorder: recorder.unwrap(),
+            audio: Vec::new(),
+            metadata: Vec::new(),
+            rtcp: Vec::new(),
+            events: Vec::new(),
+            frames: Vec::new(),
+            now_ms: 0,
+        };
+        run.drain();
+        run
+    }
+
+    fn now(&self) -> Instant {
+        self.start + Duration::from_millis(self.now_ms)
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.recorder.poll_output() {
+            match output {
+                Output::Audio(bytes) => self.audio.extend(bytes),
+                Output::Metadata(bytes) => self.metadata.push(bytes),
+                Output::Rtcp { stream, to, muxed, bytes } => self.rtcp.push((stream.0, to, muxed, bytes)),
+                Output::Frame(frame) => self.frames.push(frame.position_48k),
+                Output::Event(event) => self.events.push(event),
+            }
+        }
+    }
+
+    /// Runs until `ms` with what arrives until then.
+    fn until(&mut self, ms: u64, packets: &[Datagram]) {
+        let mut packets = packets.iter().peekable();
+        while self.now_ms < ms {
+            self.now_ms = (self.now_ms + 60).min(ms);
+            while let Some(packet) = packets.next_if(|packet| packet.arrival_us <= self.now_ms as i64 * 1_000) {
+                let at = self.start + Duration::from_micros(packet.arrival_us as u64);
+                self.recorder.handle_rtp(at, StreamIndex(packet.stream), packet.source, &packet.bytes);
+            }
+            self.recorder.advance(self.now());
+            self.drain();
+        }
+    }
+
+    fn stop(&mut self) {
+        self.recorder.stop(self.now(), RecordingState::Complete, "bye");
+        self.drain();
+        assert_eq!(self.recorder.poll_timeout(), None);
+    }
+
+    fn last_metadata(&self) -> RecordingMetadata {
+        RecordingMetadata::from_json(&open_all(key(), self.metadata.last().unwrap()).unwrap()).unwrap()
+    }
+}
+
+fn conversation(seconds: usize) -> ([Vec<i16>; 2], Vec<Datagram>) {
+    let voices = [syllables(8_000, seconds * 8_000, 1), syllables(8_000, seconds * 8_000, 2)];
+    let mut packets = Sender::new(0, PCMU, 1).say(0, &voices[0], 0.0);
+    packets.extend(Sender::new(1, PCMU, 1).say(0, &voices[1], 0.0));
+    packets.sort_by_key(|packet| packet.arrival_us);
+    (voices, packets)
+}
+
+/// Decodes an Ogg file to two channels at 8 kHz, pre-skip and end applied.
+fn decode(ogg: &[u8]) -> [Vec<i16>; 2] {
+    let mut reader = OggReader::new();
+    reader.push(ogg);
+    let (mut left, mut right) = (OpusDecoder::new(8_000).unwrap(), OpusDecoder::new(8_000).unwrap());
+    let mut channels = [Vec::new(), Vec::new()];
+    let mut end = 0;
+    for n in 0.. {
+        let Some(packet) = reader.next_packet().unwrap() else { break };
+        end = packet.granule.unwrap_or(end);
+        if n >= 2 {
+            let (first, second) = split_two(&packet.data).unwrap();
+            left.decode(&first, &mut channels[0]).unwrap();
+            right.decode(second, &mut channels[1]).unwrap();
+        }
+    }
+    channels.map(|mut channel| {
+        channel.truncate(end as usize / 6);
+        channel.drain(..52);
+        channel
+    })
+}
+
+#[test]
+fn a_call_is_sealed_as_it_runs_and_opens_whole() {
+    let (voices, packets) = conversation(10);
+    let mut run = Run::new(config());
+    assert_eq!(run.metadata.len(), 1, "the parties are sealed before any audio");
+    assert_eq!(run.last_metadata().session.source.as_deref(), Some("sbc"));
+    run.until(10_000, &packets);
+    run.stop();
+
+    let totals = run.recorder.totals().unwrap().clone();
+    assert_eq!(totals.duration_ms, 10_000);
+    assert_eq!((totals.audio.bytes, totals.audio.sha256), (run.audio.len() as u64, Digest::of(&run.audio)));
+    let metadata = run.metadata.last().unwrap();
+    assert_eq!((totals.metadata.bytes, totals.metadata.sha256), (metadata.len() as u64, Digest::of(metadata)));
+    assert_eq!(totals.ended_at.unix_ms() - totals.started_at.unix_ms(), 10_000);
+
+    let channels = decode(&open_all(key(), &run.audio).unwrap());
+    for (channel, voice) in channels.iter().zip(&voices) {
+        assert_eq!(channel.len(), 80_000);
+        assert!(correlation(channel, voice) > 0.95, "{}", correlation(channel, voice));
+    }
+    let metadata = run.last_metadata();
+    assert_eq!((metadata.state, metadata.duration_ms, metadata.end_reason.as_deref()), (MetadataState::Complete, Some(10_000), Some("bye")));
+    assert_eq!(metadata.streams.len(), 2);
+    assert_eq!((metadata.streams[1].packets, metadata.streams[1].lost, metadata.streams[1].channel), (500, 0, Some(1)));
+    assert!(metadata.gaps.is_empty());
+}
+
+#[test]
+fn a_crash_costs_a_second_and_the_delay() {
+    let (_, packets) = conversation(10);
+    let mut run = Run::new(config());
+    run.until(9_500, &packets);
+    // What is on disk at this moment, without any end.
+    let mut plain = Vec::new();
+    let mut opener = Opener::new(key());
+    opener.push(&run.audio, &mut plain).unwrap();
+    let channels = decode(&plain);
+    assert!(channels[0].len() >= (9_500 - 1_200) * 8, "{} ms", channels[0].len() / 8);
+    assert!(run.recorder.poll_timeout().unwrap() <= run.now() + Duration::from_millis(40));
+}
+
+#[test]
+fn controls_leave_their_marks_in_the_metadata() {
+    let (_, packets) = conversation(10);
+    let mut run = Run::new(config());
+    run.until(3_000, &packets);
+    assert!(run.recorder.pause(run.now(), Some("api")));
+    assert!(!run.recorder.pause(run.now(), None));
+    assert!(run.recorder.add_tag(run.now(), "case", "12"));
+    assert!(run.recorder.add_tag(run.now(), "case", "13"));
+    run.recorder.add_warning("odd");
+    let session = SessionInfo { participants: vec![Participant { name: Some("Ann".into()), ..Participant::default() }], ..SessionInfo::default() };
+    run.recorder.set_session(session);
+    run.until(3_060, &[]);
+    let metadata = run.last_metadata();
+    assert_eq!(run.metadata.len(), 2, "several changes are sealed once");
+    assert_eq!((metadata.pauses[0].at.from_ms, metadata.pauses[0].at.to_ms), (3_000, None));
+    assert_eq!(metadata.session.participants[0].name.as_deref(), Some("Ann"));
+    run.until(5_000, &[]);
+    assert!(run.recorder.resume(run.now()));
+    assert!(!run.recorder.resume(run.now()));
+    run.until(8_000, &[]);
+    run.stop();
+    let metadata = run.last_metadata();
+    assert_eq!((metadata.pauses[0].at.to_ms, metadata.pauses[0].by.as_deref()), (Some(5_000), Some("api")));
+    assert_eq!((metadata.tags.len(), metadata.tags[0].value.as_str(), metadata.tags[0].at_ms), (1, "13", 3_000));
+    assert_eq!(metadata.warnings, ["odd"]);
+    assert!(metadata.gaps.iter().any(|gap| gap.reason == "no-rtp" && gap.channel == Some(1)));
+}
+
+#[test]
+fn silence_of_all_streams_is_told_once_and_its_end_too() {
+    let (_, packets) = conversation(4);
+    let mut run = Run::new(RecorderConfig { rtp_timeout: Duration::from_secs(5), ..config() });
+    run.until(4_000, &packets);
+    run.until(8_500, &[]);
+    assert!(run.events.iter().all(|event| matches!(event, RecorderEvent::Stream(StreamEvent::FirstMedia { .. }))));
+    run.until(20_000, &[]);
+    let more = Sender::new(0, PCMU, 1).say(20_020_000, &syllables(8_000, 8_000, 1), 0.0);
+    run.until(21_000, &more);
+    let told: Vec<_> = run.events.iter().filter(|event| !matches!(event, RecorderEvent::Stream(_))).map(|event| format!("{event:?}")).collect();
+    assert_eq!(told, ["MediaSilent", "MediaBack"]);
+}
+
+#[test]
+fn silence_on_hold_and_in_a_pause_is_none() {
+    let mut run = Run::new(RecorderConfig { rtp_timeout: Duration::from_secs(5), ..config() });
+    let mut held = [stream(0, &[PCMU]), stream(1, &[PCMU])];
+    held.iter_mut().for_each(|stream| stream.active = false);
+    run.recorder.update_streams(run.now(), held.to_vec());
+    run.until(20_000, &[]);
+    held.iter_mut().for_each(|stream| stream.active = true);
+    run.recorder.update_streams(run.now(), held.to_vec());
+    run.recorder.pause(run.now(), None);
+    run.until(40_000, &[]);
+    assert!(run.events.is_empty(), "{:?}", run.events);
+    run.recorder.resume(run.now());
+    run.until(46_000, &[]);
+    assert_eq!(format!("{:?}", run.events), "[MediaSilent]");
+}
+
+#[test]
+fn receiver_reports_go_to_the_peer_and_a_bye_ends_them() {
+    let (_, packets) = conversation(20);
+    let path = Path { loss: 0.1, ..Path::default() };
+    let (packets, done) = path.send(packets, 3);
+    let mut run = Run::new(config());
+    run.until(2_000, &packets);
+    let at = packets.iter().position(|packet| packet.arrival_us > 2_000_000).unwrap();
+    let ssrc = Ssrc(u32::from_be_bytes(packets.iter().find(|packet| packet.stream == 0).unwrap().bytes[8..12].try_into().unwrap()));
+    let mut report = Vec::new();
+    write_sender_report(&SenderReport { ssrc, ntp: ntp_from_us(5_000_000), rtp_timestamp: 0, packets: 1, octets: 1 }, "a", &mut report);
+    // On the RTP port: the peer multiplexes.
+    run.recorder.handle_rtp(run.now(), StreamIndex(0), address(1), &report);
+    // A stranger's report changes nothing.
+    run.recorder.handle_rtcp(run.now(), StreamIndex(1), address(66), &report);
+    run.until(20_100, &packets[at..]);
+    run.stop();
+    assert!(run.rtcp.iter().any(|(stream, to, muxed, _)| *stream == 0 && *to == address(1) && *muxed));
+    let next_port = std::net::SocketAddr::from(([10, 0, 0, 2], 4_001));
+    assert!(run.rtcp.iter().filter(|(stream, ..)| *stream == 1).all(|(_, to, muxed, _)| *to == next_port && !muxed));
+    let reports = run.rtcp.len();
+    assert!((6..=16).contains(&reports), "{reports}");
+    let mut goodbye = false;
+    let (.., last) = run.rtcp.last().unwrap();
+    assert!(rtcp::parse(last, |item| goodbye |= matches!(item, RtcpItem::Bye { .. })));
+    assert!(goodbye);
+    // Cumulative loss of the last two reports is what the path lost.
+    let lost: u64 = run.rtcp[reports - 2..].iter().map(|(.., bytes)| u64::from(u32::from_be_bytes([0, bytes[13], bytes[14], bytes[15]]))).sum();
+    assert_eq!(lost, done.lost);
+}
+
+#[test]
+fn the_tap_hands_out_every_frame_while_it_is_open() {
+    let (_, packets) = conversation(4);
+    let mut run = Run::new(config());
+    run.until(1_000, &packets);
+    run.recorder.set_tap(true);
+    let at = packets.iter().position(|packet| packet.arrival_us > 1_000_000).unwrap();
+    run.until(2_000, &packets[at..]);
+    run.recorder.set_tap(false);
+    run.until(3_000, &[]);
+    assert!((48..=52).contains(&run.frames.len()), "{}", run.frames.len());
+    assert!(run.frames.windows(2).all(|pair| pair[1] == pair[0] + 960));
+}
+
+#[test]
+fn without_a_recipient_there_is_no_recording() {
+    let refused = Recorder::new(Instant::now(), UNIX_EPOCH, RecorderConfig { recipients: Vec::new(), ..config() }, Vec::new());
+    assert!(refused.unwrap_err().to_string().contains("public key"));
+}
