@@ -32,10 +32,27 @@ fn is_recordable(media: &Media, storable: Storable) -> bool {
         && media.formats.iter().any(|format| can_store(format, storable))
 }
 
-/// True when the offer has audio only under SRTP, which is not recorded.
-pub fn is_secured_only(offer: &Sdp) -> bool {
+/// Why nothing of an offer can be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unstorable {
+    /// There is no audio in it.
+    NoAudio,
+    /// Its audio is under SRTP, which is not recorded: what cannot be decrypted must not be accepted.
+    Secured,
+    /// No codec that can be stored.
+    Codecs,
+}
+
+/// Why [`plan`] found nothing in an offer.
+pub fn why_unstorable(offer: &Sdp) -> Unstorable {
     let audio: Vec<&Media> = offer.media.iter().filter(|media| media.kind == "audio" && media.port != 0).collect();
-    !audio.is_empty() && audio.iter().all(|media| media.protocol.to_ascii_uppercase().contains("SAVP"))
+    if audio.is_empty() {
+        Unstorable::NoAudio
+    } else if audio.iter().all(|media| media.protocol.to_ascii_uppercase().contains("SAVP")) {
+        Unstorable::Secured
+    } else {
+        Unstorable::Codecs
+    }
 }
 
 /// The streams of an offer that are recorded.
@@ -202,8 +219,9 @@ mod tests {
     }
 
     #[test]
-    fn srtp_alone_is_recognised() {
-        assert!(is_secured_only(&offer("m=audio 6002 RTP/SAVP 0\r\n")));
-        assert!(!is_secured_only(&offer("m=audio 6002 RTP/AVP 18\r\n")));
+    fn why_nothing_is_recorded_is_told_apart() {
+        assert_eq!(why_unstorable(&offer("m=audio 6002 RTP/SAVP 0\r\n")), Unstorable::Secured);
+        assert_eq!(why_unstorable(&offer("m=audio 6002 RTP/AVP 18\r\n")), Unstorable::Codecs);
+        assert_eq!(why_unstorable(&offer("m=video 6002 RTP/AVP 31\r\nm=audio 0 RTP/AVP 0\r\n")), Unstorable::NoAudio);
     }
 }

@@ -4,6 +4,7 @@
 use ferric_sip::siprec::{ACCEPTED_TYPES, BodyError};
 use ferric_sip::validate::Reject;
 
+use crate::offer::Unstorable;
 use crate::port::{RefuseReason, ReleaseCause};
 
 /// Methods that an SRS serves.
@@ -61,14 +62,14 @@ pub fn merged() -> Reject {
     Reject::new(482)
 }
 
-/// No stream of the offer can be stored.
-pub fn nothing_storable(host: &str, secured: bool) -> Reject {
-    let warning = if secured {
-        format!("302 {host} \"Incompatible transport protocol: only RTP/AVP is recorded\"")
-    } else {
-        format!("305 {host} \"Incompatible media format: no offered codec can be recorded\"")
+/// No stream of the offer can be stored (warn-codes of RFC 3261 20.43).
+pub fn nothing_storable(host: &str, why: Unstorable) -> Reject {
+    let warning = match why {
+        Unstorable::Secured => "302 HOST \"Incompatible transport protocol: only RTP/AVP is recorded\"",
+        Unstorable::NoAudio => "304 HOST \"Media type not available: only audio is recorded\"",
+        Unstorable::Codecs => "305 HOST \"Incompatible media format: no offered codec can be recorded\"",
     };
-    Reject::new(488).with("Warning", warning)
+    Reject::new(488).with("Warning", warning.replacen("HOST", host, 1))
 }
 
 /// A method that is known but not served.
@@ -89,7 +90,7 @@ mod tests {
     fn each_refusal_tells_the_peer_what_to_do() {
         assert_eq!(body(&BodyError::UnsupportedType("a/b".into())).headers[0].0, "Accept");
         assert_eq!(refused(RefuseReason::Capacity).headers, [("Retry-After", "30".to_owned())]);
-        assert!(nothing_storable("h", false).headers[0].1.starts_with("305 h "));
+        assert!(nothing_storable("h", Unstorable::Codecs).headers[0].1.starts_with("305 h "));
         assert_eq!(method_not_allowed().headers[0].1, ALLOW);
         assert_eq!((glare(true, 1).status, glare(false, 1).status), (491, 500));
         assert_eq!(change_refused(RefuseReason::NoPorts).status, 500);

@@ -99,6 +99,10 @@ impl Session {
         let mut problems = Vec::new();
         for body in documents {
             let (metadata, problem) = Metadata::parse(body);
+            let names_nobody = metadata.participants.is_empty() && metadata.streams.is_empty() && !metadata.partial;
+            if problem.is_none() && names_nobody && metadata.session_associations.is_empty() {
+                problems.push("recording metadata: it names no participants and no streams".to_owned());
+            }
             problems.extend(problem.map(|problem| problem.to_string()));
             self.metadata.apply(metadata);
             let kept: usize = self.info.documents.iter().map(|document| document.body.len()).sum();

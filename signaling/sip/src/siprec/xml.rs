@@ -66,6 +66,8 @@ pub(super) fn read(bytes: &[u8]) -> (Option<Element>, Option<String>) {
                 drop(tag);
                 break Some("too many or too deeply nested elements".to_owned());
             }
+            // `<sip:ann@example.com>` in the middle of a text: somebody forgot to escape it.
+            Event::Start(tag) if is_address(tag.name().as_ref()) => add_text(&mut open, &format!("<{}>", &*tag)),
             Event::Start(tag) => {
                 count += 1;
                 open.push(element(&tag));
@@ -74,9 +76,15 @@ pub(super) fn read(bytes: &[u8]) -> (Option<Element>, Option<String>) {
                 count += 1;
                 close(element(&tag), &mut open, &mut root);
             }
-            Event::End(_) => {
-                if let Some(element) = open.pop() {
-                    close(element, &mut open, &mut root);
+            Event::End(tag) => {
+                // What was never closed ends with its parent; what was never opened ends nothing.
+                let name = local(tag.name().as_ref());
+                if let Some(at) = open.iter().rposition(|element| element.name == name) {
+                    while open.len() > at
+                        && let Some(element) = open.pop()
+                    {
+                        close(element, &mut open, &mut root);
+                    }
                 }
             }
             Event::Text(text) => add_text(&mut open, &text),
@@ -100,8 +108,15 @@ pub(super) fn read(bytes: &[u8]) -> (Option<Element>, Option<String>) {
     (root, problem)
 }
 
+fn local(name: &str) -> String {
+    name.rsplit(':').next().unwrap_or("").to_ascii_lowercase()
+}
+
+fn is_address(name: &str) -> bool {
+    name.contains('@') || name.starts_with("sip:") || name.starts_with("sips:") || name.starts_with("tel:")
+}
+
 fn element(tag: &quick_xml::events::BytesStart<'_>) -> Element {
-    let local = |name: &str| name.rsplit(':').next().unwrap_or("").to_ascii_lowercase();
     let attributes = tag
         .attributes()
         .with_checks(false)
@@ -196,6 +211,18 @@ mod tests {
         let (root, problem) = read(b"<recording><a>1</a><b>2");
         assert!(problem.is_some());
         assert_eq!(root.unwrap().children.len(), 2);
+    }
+
+    #[test]
+    fn unescaped_addresses_and_forgotten_ends_do_not_shift_the_rest() {
+        let (root, problem) = read(
+            b"<recording><a><name>Bob <sip:bob@example.com></name><b>never closed</a><c>1</c></stray><d/></recording>",
+        );
+        assert_eq!(problem, None);
+        let root = root.unwrap();
+        assert_eq!(root.children.iter().map(|child| child.name.as_str()).collect::<Vec<_>>(), ["a", "c", "d"]);
+        assert_eq!(root.children[0].child_text("name"), Some("Bob <sip:bob@example.com>"));
+        assert_eq!(root.children[0].child_text("b"), Some("never closed"));
     }
 
     #[test]

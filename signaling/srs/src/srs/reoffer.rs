@@ -82,7 +82,7 @@ impl Srs {
         let offers_audio = sdp.media.iter().any(|media| media.kind == "audio" && media.port != 0);
         if streams.is_empty() && offers_audio {
             let flow = session.flow;
-            let reject = rescue::nothing_storable(&self.host(&flow), offer::is_secured_only(&sdp));
+            let reject = rescue::nothing_storable(&self.host(&flow), offer::why_unstorable(&sdp));
             self.reject(now, id, &request, &reject, "no-codec");
             return;
         }

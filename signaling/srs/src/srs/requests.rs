@@ -137,7 +137,7 @@ impl Srs {
             Some(sdp) => {
                 let streams = offer::plan(sdp, self.config.storable);
                 if streams.is_empty() {
-                    return Err((rescue::nothing_storable(&host, offer::is_secured_only(sdp)), "no-codec"));
+                    return Err((rescue::nothing_storable(&host, offer::why_unstorable(sdp)), "no-codec"));
                 }
                 streams
             }

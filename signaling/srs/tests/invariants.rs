@@ -1,0 +1,166 @@
+//! Anything may happen to calls in any order; what must hold always holds.
+//!
+//! - Every recording that was asked for ends: by one release, or by capture's refusal.
+//! - Nothing is left when all is over: no session, no transaction, no deadline.
+//! - Every INVITE gets exactly one final answer.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::wildcard_enum_match_arm, missing_docs)]
+
+mod rig;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use ferric_sip::{Message, Method};
+use ferric_srs::port::{AssignedStream, CaptureEvent, Command, RefuseReason, SessionId, StreamSpec};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use rig::{Rig, SDP};
+
+/// Capture as it might be: it remembers what it owes, and answers when it likes.
+#[derive(Default)]
+struct Capture {
+    owed: Vec<(SessionId, Vec<StreamSpec>, bool)>,
+    running: HashMap<SessionId, u32>,
+    assigned: usize,
+    ended: usize,
+    seen: usize,
+}
+
+impl Capture {
+    fn look(&mut self, rig: &Rig) {
+        for command in &rig.commands[self.seen..] {
+            match command {
+                Command::Assign { session, streams, .. } => {
+                    self.assigned += 1;
+                    assert!(self.running.insert(*session, 0).is_none(), "assigned twice");
+                    self.owed.push((*session, streams.clone(), true));
+                }
+                Command::Change { session, streams } => {
+                    assert!(self.running.contains_key(session), "a change of what does not run");
+                    self.owed.push((*session, streams.clone(), false));
+                }
+                Command::Info { session, .. } => assert!(self.running.contains_key(session), "news of what does not run"),
+                Command::Release { session, .. } => {
+                    assert!(self.running.remove(session).is_some(), "released twice");
+                    self.ended += 1;
+                }
+            }
+        }
+        self.seen = rig.commands.len();
+    }
+
+    fn answer(&mut self, rig: &mut Rig, refuse: bool) {
+        if self.owed.is_empty() {
+            return;
+        }
+        let (session, streams, first) = self.owed.remove(0);
+        if refuse {
+            if first && self.running.remove(&session).is_some() {
+                self.ended += 1;
+            }
+            rig.capture(CaptureEvent::Refused { session, reason: RefuseReason::NoPorts });
+        } else {
+            let address = |stream: &StreamSpec| {
+                let port = u16::try_from(40_000 + 2 * stream.index).unwrap();
+                AssignedStream { index: stream.index, address: ([192, 0, 2, 10], port).into() }
+            };
+            let streams = streams.iter().map(address).collect();
+            rig.capture(CaptureEvent::Ready { session, streams });
+        }
+    }
+}
+
+/// Final answers by Call-ID, number and method, as the client counts them.
+fn count_finals(finals: &mut HashMap<(String, String), Vec<(u16, String)>>, sent: &[Message]) {
+    for message in sent.iter().filter(|message| message.status().is_some_and(|status| status >= 200)) {
+        let key = (message.call_id().unwrap().into_owned(), message.cseq().unwrap().to_string());
+        let tag = message.to().unwrap().tag().unwrap_or("").to_owned();
+        let all = finals.entry(key).or_default();
+        let this = (message.status().unwrap(), tag);
+        // A 200 to an INVITE is repeated until its ACK; it must stay the same.
+        if !all.contains(&this) {
+            all.push(this);
+        }
+    }
+}
+
+/// One run; returns how many recordings were asked for, changed and refused by capture.
+fn run(seed: u64) -> [usize; 3] {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut rig = Rig::new();
+    let mut capture = Capture::default();
+    let mut finals = HashMap::new();
+    let mut invites: Vec<(String, String)> = Vec::new();
+    let held = SDP.replace("sendonly", "inactive");
+    let metadata = "<recording><participant participant_id='p'/></recording>";
+    for _ in 0..120 {
+        let bodies = [SDP, held.as_str(), metadata, "", "v=0\r\nm=audio 1 RTP/AVP 18\r\n"];
+        let body = bodies[rng.random_range(0..bodies.len())];
+        let headers: &[(&str, &str)] =
+            if rng.random_bool(0.3) { &[("Supported", "timer"), ("Session-Expires", "90;refresher=uas"), ("Allow", "UPDATE")] } else { &[] };
+        match rng.random_range(0..14) {
+            0..=3 => {
+                rig.request("INVITE", headers, body);
+                invites.push(rig.last_request("INVITE"));
+            }
+            4 => rig.request("ACK", &[], body),
+            5 => rig.request("CANCEL", &[], ""),
+            6 => rig.request("UPDATE", headers, body),
+            7 => rig.request("INFO", &[], metadata),
+            8 if rng.random_bool(0.2) => rig.request("BYE", &[], ""),
+            9 if rng.random_bool(0.25) => rig.next_call(),
+            10 => {
+                let owner = capture.running.keys().min().copied();
+                if let Some(session) = owner {
+                    let event = if rng.random_bool(0.2) { CaptureEvent::Died { session } } else { CaptureEvent::MediaSilent { session } };
+                    rig.capture(event);
+                }
+            }
+            11 => rig.wait(Duration::from_millis(rng.random_range(0..60_000))),
+            _ => {
+                let refuse = rng.random_bool(0.15);
+                capture.answer(&mut rig, refuse);
+            }
+        }
+        capture.look(&rig);
+        let sent = std::mem::take(&mut rig.sent);
+        count_finals(&mut finals, &sent);
+        for message in sent {
+            let established = message.status() == Some(200) && message.method() == Method::Invite;
+            if established && rng.random_bool(0.8) {
+                rig.established(&message);
+            }
+            // What the server asks is answered at times, in one way or another.
+            if message.is_request() && message.method() != Method::Ack && rng.random_bool(0.7) {
+                let status = [200, 200, 200, 405, 481, 491, 501][rng.random_range(0..7)];
+                rig.respond(&message, status, "");
+            }
+        }
+        capture.look(&rig);
+    }
+    // Long after: every call has found its end, whatever was left open.
+    rig.wait(Duration::from_secs(13 * 3_600));
+    capture.look(&rig);
+    count_finals(&mut finals, &std::mem::take(&mut rig.sent));
+    assert_eq!((rig.srs.sessions(), rig.srs.transactions()), (0, 0), "seed {seed}\n{}", rig.trace);
+    assert_eq!((capture.assigned, capture.running.len()), (capture.ended, 0), "seed {seed}\n{}", rig.trace);
+    assert_eq!(rig.srs.poll_timeout(), None, "seed {seed}");
+    for invite in invites {
+        let answers = finals.get(&invite).map_or(0, Vec::len);
+        assert_eq!(answers, 1, "seed {seed}: {invite:?} {:?}\n{}", finals.get(&invite), rig.trace);
+    }
+    let changed = rig.commands.iter().filter(|command| matches!(command, Command::Change { .. })).count();
+    let released = rig.released().len();
+    [capture.assigned, changed, capture.assigned - released]
+}
+
+#[test]
+fn whatever_happens_every_call_ends_and_every_invite_is_answered_once() {
+    let mut totals = [0; 3];
+    for seed in 0..400 {
+        let counts = run(seed);
+        totals.iter_mut().zip(counts).for_each(|(total, count)| *total += count);
+    }
+    assert!(totals[0] > 1_000 && totals[1] > 300 && totals[2] > 50, "the runs reach what they are for: {totals:?}");
+}
