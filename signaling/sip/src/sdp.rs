@@ -305,7 +305,7 @@ fn formats(list: &[String], attributes: &Attributes) -> Vec<Format> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
     #[test]

@@ -165,7 +165,7 @@ fn widen(formats: &[Format], storable: Storable) -> Vec<Format> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
     fn storable(name: &str, _: u32, _: u8) -> bool {

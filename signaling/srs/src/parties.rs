@@ -18,9 +18,6 @@ const MAX_PARTIES: usize = 128;
 pub(crate) fn update(known: &mut Vec<ParticipantInfo>, metadata: &Metadata, streams: &[StreamSpec], unix_ms: u64) -> Option<&'static str> {
     let (lines, mut warning) = lines_of_streams(metadata, streams);
     let tied = metadata.stream_associations.iter().any(|association| !association.sends.is_empty());
-    if !tied && !metadata.participants.is_empty() && !streams.is_empty() {
-        warning = warning.or(Some("the metadata says of no participant what it sends: taken in order"));
-    }
     let mut named = vec![false; known.len()];
     for (position, participant) in metadata.participants.iter().enumerate() {
         let line = if tied { sent_by(metadata, &lines, participant) } else { in_order(position, streams) };
@@ -39,9 +36,13 @@ pub(crate) fn update(known: &mut Vec<ParticipantInfo>, metadata: &Metadata, stre
         }
         party.name = participant.name.clone().or(party.name.take());
         party.aor = participant.aors.first().cloned().or(party.aor.take());
-        // On hold the SRC may leave out what a participant sends: its line stays.
-        if let Some(line) = line {
-            party.stream = Some(line);
+        // On hold the SRC may leave out what a participant sends: its line stays,
+        // and a guess never takes the place of what was once said.
+        if line.is_some() && (tied || party.stream.is_none()) {
+            party.stream = line;
+            if !tied {
+                warning = warning.or(Some("the metadata says of no participant what it sends: taken in order"));
+            }
         }
         party.label = party.stream.and_then(|line| streams.iter().find(|stream| stream.index == line)?.label.clone());
         let mut of_session = metadata.session_associations.iter().filter(|association| association.participant == participant.id);
@@ -142,7 +143,7 @@ pub(crate) fn from_headers(request: &Message, unix_ms: u64) -> Vec<ParticipantIn
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
     use bytes::Bytes;
 
@@ -197,6 +198,15 @@ mod tests {
         let warning = update(&mut known, &metadata(["1", "2"], ""), &streams(&[Some("1"), Some("2")]), 5);
         assert_eq!(lines(&known), [Some(0), Some(1)]);
         assert!(warning.unwrap().contains("what it sends"));
+    }
+
+    #[test]
+    fn a_guess_never_takes_the_place_of_what_was_said() {
+        let streams = streams(&[Some("1"), Some("2")]);
+        let mut known = Vec::new();
+        update(&mut known, &metadata(["1", "2"], CROSSED), &streams, 5);
+        let warning = update(&mut known, &metadata(["1", "2"], ""), &streams, 6);
+        assert_eq!((lines(&known), warning), (vec![Some(1), Some(0)], None), "on hold nobody sends");
     }
 
     #[test]

@@ -84,6 +84,7 @@ pub fn glare(ours: bool, retry_after: u32) -> Reject {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
     #[test]

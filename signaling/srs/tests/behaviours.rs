@@ -465,6 +465,29 @@ fn a_recording_that_dies_in_capture_is_ended_towards_the_client() {
 }
 
 #[test]
+fn an_assignment_without_a_socket_is_a_refusal() {
+    let mut rig = Rig::new();
+    rig.request("INVITE", &[], SDP);
+    let session = rig.session();
+    rig.capture(CaptureEvent::Ready { session, streams: Vec::new() });
+    assert_eq!(rig.answer().status(), Some(503));
+    assert_eq!(rig.released(), [ReleaseCause::CaptureFailed]);
+}
+
+#[test]
+fn a_bye_that_overtakes_the_ack_ends_the_call() {
+    let mut rig = Rig::new();
+    rig.request("INVITE", &[], SDP);
+    rig.ready();
+    let ok = rig.answer();
+    rig.established(&ok);
+    assert_eq!(rig.ask("BYE", &[], "").status(), Some(200));
+    rig.ack("");
+    rig.wait(60 * SECOND);
+    assert_eq!((rig.released(), rig.srs.transactions()), (vec![ReleaseCause::Bye], 0));
+}
+
+#[test]
 fn a_call_may_not_last_for_ever() {
     let mut rig = Rig::with(ferric_srs::SrsConfig { max_call: 3_600 * SECOND, ..config() });
     rig.recorded(&[], SDP);
@@ -542,4 +565,22 @@ fn our_refresh_falls_back_to_a_reinvite_and_acknowledges_every_200() {
     }
     rig.wait(90 * SECOND);
     assert_eq!(rig.srs.sessions(), 1, "refreshed");
+}
+
+#[test]
+fn a_refresh_that_is_refused_is_tried_again_until_the_interval_is_over() {
+    let mut rig = Rig::new();
+    let headers = [("Supported", "timer"), ("Session-Expires", "200;refresher=uas"), ("Allow", "UPDATE")];
+    rig.recorded(&headers, SDP);
+    rig.sent.clear();
+    rig.wait(101 * SECOND);
+    for _ in 0..3 {
+        let update = rig.answer();
+        rig.respond(&update, 500, "");
+        rig.wait(10 * SECOND);
+    }
+    let update = rig.answer();
+    rig.respond(&update, 200, "");
+    rig.wait(90 * SECOND);
+    assert_eq!(rig.srs.sessions(), 1);
 }

@@ -116,7 +116,7 @@ fn label(out: &mut String, label: Option<&str>) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
     const ORIGIN: Origin =

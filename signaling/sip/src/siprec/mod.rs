@@ -117,7 +117,7 @@ fn sort(content_type: &ContentType, body: Bytes, descriptions: &mut Vec<Bytes>, 
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
     use crate::method::Method;
 

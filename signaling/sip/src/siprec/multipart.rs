@@ -130,7 +130,7 @@ pub fn write_multipart(boundary: &str, parts: &[(&str, &str, &[u8])]) -> Vec<u8>
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
     fn read(content_type: &str, body: &str) -> Result<Vec<(String, String)>, MultipartError> {

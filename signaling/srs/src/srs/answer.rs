@@ -42,10 +42,16 @@ impl Srs {
         let settled = self.is_settled(id);
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.assigned = assigned;
-        if settled {
-            session.before = None;
-            self.answer_offer(now, id);
+        if !settled {
+            return;
         }
+        session.before = None;
+        if session.state == State::Assigning && session.assigned.is_empty() {
+            // Nothing to put into an answer: as good as a refusal, but capture holds a recording.
+            self.end(now, id, ReleaseCause::CaptureFailed, true);
+            return;
+        }
+        self.answer_offer(now, id);
     }
 
     pub(super) fn handle_refused(&mut self, now: Instant, id: SessionId, reason: RefuseReason) {

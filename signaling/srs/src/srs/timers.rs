@@ -14,6 +14,8 @@ use crate::event::SrsEvent;
 use crate::port::{ReleaseCause, SessionId};
 use crate::session::State;
 
+/// A refresh that the peer refused is tried again after this.
+const REFUSED_REFRESH_RETRY: Duration = Duration::from_secs(10);
 /// A refresh that had to wait for an offer is tried again after this.
 const REFRESH_RETRY: Duration = Duration::from_secs(2);
 
@@ -148,7 +150,15 @@ impl Srs {
                     self.deadlines.set((id, Due::SessionTimer), next);
                 }
             }
-            (Purpose::Probe | Purpose::Refresh | Purpose::Bye, _) => {}
+            // Alive, but not now: again while the interval lasts.
+            (Purpose::Refresh, _) => {
+                if let Some(timer) = self.sessions.get_mut(&id).and_then(|session| session.timer.as_mut()) {
+                    timer.refresh_again(now + REFUSED_REFRESH_RETRY);
+                    let next = timer.poll_timeout();
+                    self.deadlines.set((id, Due::SessionTimer), next);
+                }
+            }
+            (Purpose::Probe | Purpose::Bye, _) => {}
         }
     }
 
