@@ -14,6 +14,10 @@ pub mod worker;
 pub use scribe::{Ending, ScribeStats};
 pub use shard::ShardStats;
 
+pub mod catalog;
+pub mod catalog_party;
+pub mod catalog_search;
+pub mod catalog_writer;
 pub mod recover;
 pub mod spool;
 pub mod spool_chain;
