@@ -14,7 +14,7 @@ mod sections;
 mod units;
 
 pub use document::{Complaint, Complaints};
-pub use units::{parse_bit_rate, parse_duration, parse_size};
+pub use units::{parse_duration, parse_size};
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -23,6 +23,7 @@ use std::time::Duration;
 use ferric_codecs::opus::OpusSettings;
 use ferric_sip::flow::Transport;
 use ferric_srs::trust::Network;
+use ferric_worker::upload_limit::{Bandwidth, UploadWindow};
 
 /// `[node]`
 #[derive(Debug, Clone)]
@@ -109,6 +110,8 @@ pub struct Tenant {
     pub store: String,
     /// Folder in the store.
     pub prefix: String,
+    /// True: only the times of key presses are kept.
+    pub mask_dtmf: bool,
 }
 
 /// `[upload]`
@@ -118,10 +121,10 @@ pub struct Upload {
     pub concurrency: usize,
     /// Audio is sealed at least this often.
     pub segment: Duration,
-    /// Bits a second; `None` = as fast as it goes.
-    pub bandwidth: Option<u64>,
-    /// Minutes of the day (UTC) between which is uploaded; the whole day when equal.
-    pub window: (u16, u16),
+    /// `None` = as fast as it goes.
+    pub bandwidth: Option<Bandwidth>,
+    /// When uploads may run.
+    pub window: UploadWindow,
     /// Share of the file system, in percent, above which calls are refused.
     pub spool_high_water: u8,
 }
@@ -197,12 +200,13 @@ impl Config {
                 public_keys: vec![data_dir.join("keys/default.public.pem")],
                 store: format!("file://{}", absolute(&data_dir.join("store")).display()),
                 prefix: "default".to_owned(),
+                mask_dtmf: false,
             }],
             upload: Upload {
                 concurrency: 8,
                 segment: Duration::from_secs(1),
                 bandwidth: None,
-                window: (0, 0),
+                window: UploadWindow::default(),
                 spool_high_water: 90,
             },
             console: Console { listen: SocketAddr::new(loopback, 8080) },

@@ -10,8 +10,8 @@ use toml::de::DeTable;
 
 use super::check;
 use super::document::{Collector, Complaints, Section};
-use super::units::{parse_bit_rate, parse_duration, parse_percent, parse_ports, parse_size, parse_window};
-use super::{Capture, Catalog, Config, Console, Node, Recording, Sip, SipListener, SipTls, Tenant, Upload, absolute};
+use super::units::{parse_duration, parse_percent, parse_ports, parse_size};
+use super::{Capture, Catalog, Config, Console, Node, Sip, SipListener, SipTls, Tenant, Upload, absolute};
 
 pub(super) const ROLES: [&str; 4] = ["proxy", "srs", "capture", "console"];
 const DURATION: &str = "a number and a unit, as in \"500ms\", \"60s\", \"10m\", \"2h\" or \"30d\"";
@@ -272,12 +272,16 @@ fn tenants(root: &mut Section<'_, '_>, folder: &Path, errors: &mut Collector<'_>
             fine.then(|| text.to_owned())
         });
         section.parsed("retention", DURATION, errors, parse_duration);
-        section.parsed("dtmf", "\"keep\" or \"mask\"", errors, |text| ["keep", "mask"].contains(&text).then_some(()));
+        let dtmf = section.parsed("dtmf", "\"keep\" or \"mask\"", errors, |text| match text {
+            "keep" => Some(false),
+            "mask" => Some(true),
+            _ => None,
+        });
         section.parsed("srtp", "\"require\" or \"allow\"", errors, |text| ["require", "allow"].contains(&text).then_some(()));
         section.finish(errors);
         if let (Some(name), Some(store)) = (name, store) {
             let prefix = prefix.unwrap_or_else(|| name.clone());
-            found.push(Tenant { name, public_keys, store, prefix });
+            found.push(Tenant { name, public_keys, store, prefix, mask_dtmf: dtmf.unwrap_or(false) });
         }
     }
     found
@@ -292,8 +296,8 @@ fn upload(mut section: Section<'_, '_>, upload: &mut Upload, errors: &mut Collec
         parse_duration(text).filter(|segment| (Duration::from_millis(100)..=Duration::from_secs(10)).contains(segment))
     });
     upload.segment = segment.unwrap_or(upload.segment);
-    upload.bandwidth = section.parsed("bandwidth", "a rate, as in \"50 Mbit/s\"", errors, parse_bit_rate);
-    let window = section.parsed("window", "two times of day in UTC, as in \"22:00-06:00\"", errors, parse_window);
+    upload.bandwidth = section.parsed("bandwidth", "a rate, as in \"50 Mbit/s\"", errors, |text| text.parse().ok());
+    let window = section.parsed("window", "two times of day in UTC, as in \"22:00-06:00\"", errors, |text| text.parse().ok());
     upload.window = window.unwrap_or(upload.window);
     let water = section.parsed("spool_high_water", "a share, as in \"90%\"", errors, parse_percent);
     upload.spool_high_water = water.unwrap_or(upload.spool_high_water);

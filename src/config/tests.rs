@@ -56,7 +56,7 @@ fn the_whole_contract_is_accepted_and_what_is_not_used_is_said() {
     assert_eq!(config.warnings.len(), 3);
     assert!(config.catalog.hashed);
     assert_eq!(config.sip.trust.len(), 1);
-    assert_eq!(config.upload.bandwidth, Some(50_000_000));
+    assert_eq!(config.upload.bandwidth, Some(ferric_worker::upload_limit::Bandwidth(6_250_000)));
 }
 
 #[test]

@@ -151,7 +151,8 @@ pub struct Frame {
 pub enum RecorderEvent {
     /// To one of its streams.
     Stream(StreamEvent),
-    /// No stream that signalling has active got anything for `rtp_timeout`.
+    /// No stream that signalling has active got anything for `rtp_timeout`; told
+    /// again each time that long has passed.
     MediaSilent,
     /// Media came after all.
     MediaBack,
@@ -316,6 +317,16 @@ impl Recorder {
         self.config.id
     }
 
+    /// Whose it is.
+    pub fn tenant(&self) -> &str {
+        &self.config.tenant
+    }
+
+    /// Zero of its timeline.
+    pub fn started_at(&self) -> Timestamp {
+        self.metadata.started_at
+    }
+
     /// Takes a datagram of a stream's RTP port, with the kernel's arrival stamp.
     pub fn handle_rtp(&mut self, arrival: Instant, stream: StreamIndex, source: SocketAddr, bytes: &[u8]) {
         if is_rtcp(bytes) {
@@ -384,8 +395,10 @@ impl Recorder {
             self.outputs.push_back(Output::Event(RecorderEvent::MediaBack));
         }
         let last = heard.map_or(since, |heard| heard.max(since));
-        if !self.silent && now.saturating_duration_since(last) >= self.config.rtp_timeout {
+        if now.saturating_duration_since(last) >= self.config.rtp_timeout {
             self.silent = true;
+            // Told again each time that long passes: signalling asks the peer each time.
+            self.waiting_since = Some(now);
             self.outputs.push_back(Output::Event(RecorderEvent::MediaSilent));
         }
     }

@@ -8,6 +8,7 @@ use ferric_media::metadata::SessionInfo;
 use ferric_media::rtp::StreamIndex;
 use ferric_media::stats::RecordingStats;
 use ferric_media::stream::StreamConfig;
+use ferric_media::timestamp::Timestamp;
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -95,6 +96,10 @@ pub enum ControlError {
 pub struct CallSnapshot {
     /// The recording's id.
     pub id: Uuid,
+    /// Whose.
+    pub tenant: String,
+    /// When its timeline begins.
+    pub started_at: Timestamp,
     /// True between pause and resume.
     pub paused: bool,
     /// What signalling knows.

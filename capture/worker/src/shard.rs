@@ -382,6 +382,8 @@ impl Call {
     fn snapshot(&self) -> CallSnapshot {
         CallSnapshot {
             id: self.recorder.id(),
+            tenant: self.recorder.tenant().to_owned(),
+            started_at: self.recorder.started_at(),
             paused: self.recorder.is_paused(),
             session: (*self.session).clone(),
             tags: self.tags.clone(),

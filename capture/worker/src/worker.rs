@@ -338,6 +338,11 @@ impl Worker {
         answers.into_iter().filter_map(|answer| answer.recv_timeout(PATIENCE).ok()).flatten().collect()
     }
 
+    /// True while the call runs.
+    pub fn is_recording(&self, id: Uuid) -> bool {
+        lock(&self.calls).contains_key(&id)
+    }
+
     /// Calls at the moment.
     pub fn call_count(&self) -> usize {
         lock(&self.calls).len()
@@ -350,6 +355,16 @@ impl Worker {
             ports.give_back(port);
         }
         (ports.free(), ports.total())
+    }
+
+    /// `capture.max_calls`.
+    pub fn max_calls(&self) -> usize {
+        self.config.max_calls
+    }
+
+    /// True once [`Worker::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// Counts.

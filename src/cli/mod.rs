@@ -1,0 +1,103 @@
+//! The command line. Each subcommand has a file; errors say what happened and what to do next.
+
+mod api;
+mod check;
+mod decrypt;
+mod demo;
+mod keys;
+mod load;
+mod logging;
+mod run;
+mod spool;
+mod verify;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Records calls that SBCs send by SIPREC: two-channel Opus, sealed under the
+/// tenant's key while the call runs, staged to object storage.
+#[derive(Debug, Parser)]
+#[command(name = "ferric", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(after_help = "Try `ferric demo` first: it records a call, uploads it, opens it again and shows what it did.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run this node. Without a file: an all-in-one node on loopback.
+    Run {
+        /// Configuration file (TOML).
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Where the node without a file keeps its data.
+        #[arg(long, value_name = "DIR", default_value = "ferric-data", conflicts_with = "config")]
+        data_dir: PathBuf,
+    },
+    /// Record a bundled conversation end to end and compare the result with what was said.
+    Demo(demo::DemoArguments),
+    /// Check a configuration file.
+    Check {
+        /// Configuration file (TOML).
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Make keys.
+    Keys {
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
+    /// Open a sealed file with the tenant's private key.
+    Decrypt(decrypt::DecryptArguments),
+    /// Check a recording's manifest, hashes, signature and chain; needs no private key.
+    Verify(verify::VerifyArguments),
+    /// Look at what waits in the local spool.
+    Spool {
+        #[command(subcommand)]
+        command: spool::SpoolCommand,
+    },
+    /// Send many SIPREC calls with real RTP to a recorder.
+    Load(load::LoadArguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum KeysCommand {
+    /// An RSA-2048 pair for a tenant: NAME.private.pem (mode 0600) and NAME.public.pem.
+    New {
+        /// Folder for both files; made if it is not there.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Name of the tenant.
+        #[arg(long, value_name = "NAME", default_value = "default")]
+        tenant: String,
+    },
+}
+
+pub(crate) use keys::write_pair as write_key_pair;
+
+/// Runs the command line and returns the exit code.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // One provider for all of TLS; a second installation is refused and harmless.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let result = match arguments.command {
+        Command::Run { config, data_dir } => run::run(config.as_deref(), &data_dir),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Check { config } => check::run(&config),
+        Command::Keys { command: KeysCommand::New { out, tenant } } => keys::new(&out, &tenant),
+        Command::Decrypt(arguments) => decrypt::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Spool { command } => spool::run(&command),
+        Command::Load(arguments) => load::run(&arguments),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("ferric: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

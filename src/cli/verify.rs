@@ -1,0 +1,132 @@
+//! `ferric verify`: what can be checked without any private key.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use ferric_media::eopus::Framer;
+use ferric_media::keys::NodePublicKey;
+use ferric_media::manifest::{Digest, SignedManifest, verify_chain};
+use sha2::{Digest as _, Sha256};
+
+/// The exit code that means something is wrong with a recording.
+const DAMAGED: u8 = 3;
+/// Deepest folder below PATH in which recordings are looked for.
+const DEPTH: usize = 8;
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArguments {
+    /// The node's public signing key (PEM): checks signatures and the chain too.
+    #[arg(long, value_name = "NODE.pub")]
+    cert: Option<PathBuf>,
+    /// A recording's folder, its manifest.json, or a folder above many recordings.
+    path: PathBuf,
+}
+
+pub(crate) fn run(arguments: &VerifyArguments) -> anyhow::Result<ExitCode> {
+    let key = match &arguments.cert {
+        Some(file) => {
+            let pem = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+            Some(NodePublicKey::from_pem(&pem).with_context(|| format!("{}", file.display()))?)
+        }
+        None => None,
+    };
+    let start = match arguments.path.file_name() {
+        Some(name) if name == "manifest.json" => arguments.path.parent().unwrap_or(Path::new(".")).to_owned(),
+        _ => arguments.path.clone(),
+    };
+    let mut folders = Vec::new();
+    find(&start, 0, &mut folders)?;
+    folders.sort();
+    if folders.is_empty() {
+        bail!("there is no manifest.json at or below {}: a recording without one was never finished", start.display());
+    }
+    let (mut bad, mut manifests) = (0, Vec::new());
+    for folder in &folders {
+        match check(folder, key.as_ref()) {
+            Ok(manifest) => {
+                let about = &manifest.manifest;
+                println!("ok    {}  {}  {:.1} s  {}", about.id, about.state.as_str(), seconds(about.duration_ms), folder.display());
+                manifests.push(manifest);
+            }
+            Err(error) => {
+                bad += 1;
+                println!("WRONG {}: {error:#}", folder.display());
+            }
+        }
+    }
+    if let Some(key) = &key {
+        match verify_chain(&manifests, key) {
+            Ok(chain) if chain.is_whole() => println!("chain whole: {} manifests", manifests.len()),
+            Ok(_) => println!("chain: links lead to manifests that are not here (other recordings of the node lie elsewhere)"),
+            Err((id, error)) => {
+                bad += 1;
+                println!("WRONG chain at {id}: {error}");
+            }
+        }
+    } else {
+        println!("signatures not checked: give --cert with the node's public key");
+    }
+    println!("{} recordings, {bad} wrong", folders.len());
+    Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::from(DAMAGED) })
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn seconds(milliseconds: u64) -> f64 {
+    milliseconds as f64 / 1000.0
+}
+
+fn find(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    if folder.join("manifest.json").is_file() {
+        found.push(folder.to_owned());
+        return Ok(());
+    }
+    if depth >= DEPTH {
+        return Ok(());
+    }
+    let entries = std::fs::read_dir(folder).with_context(|| format!("{} cannot be read", folder.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() && !path.is_symlink() {
+            find(&path, depth + 1, found)?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks one recording's files against its manifest, and the signature if there is a key.
+pub(crate) fn check(folder: &Path, key: Option<&NodePublicKey>) -> anyhow::Result<SignedManifest> {
+    let manifest = std::fs::read(folder.join("manifest.json")).context("manifest.json cannot be read")?;
+    let manifest = SignedManifest::parse(&manifest)?;
+    if let Some(key) = key {
+        manifest.verify(key)?;
+    }
+    let (bytes, sha256, segments) = measure(&folder.join("audio.eopus"), true)?;
+    manifest.check_audio(bytes, sha256, segments)?;
+    let metadata = folder.join("metadata.ejson");
+    let found = if metadata.exists() { Some(measure(&metadata, false)?) } else { None };
+    manifest.check_metadata(found.map(|(bytes, sha256, _)| (bytes, sha256)))?;
+    Ok(manifest)
+}
+
+fn measure(file: &Path, count: bool) -> anyhow::Result<(u64, Digest, Option<u32>)> {
+    let cannot = || format!("{} cannot be read", file.display());
+    let mut input = File::open(file).with_context(cannot)?;
+    let (mut hasher, mut framer, mut length) = (Sha256::new(), Framer::new(), 0);
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let read = input.read(&mut buffer).with_context(cannot)?;
+        if read == 0 {
+            break;
+        }
+        let mut piece = buffer.get(..read).unwrap_or(&[]);
+        length += read as u64;
+        hasher.update(piece);
+        while count && framer.next(&mut piece).with_context(|| format!("{}", file.display()))?.is_some() {}
+    }
+    let segments = count.then(|| framer.position().segments);
+    Ok((length, Digest(hasher.finalize().into()), segments))
+}

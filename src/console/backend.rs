@@ -1,0 +1,224 @@
+//! What the console asks of a node.
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// A boxed future, as trait objects need it.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackendError>> + Send + 'a>>;
+
+/// What a node cannot do.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum BackendError {
+    /// Nothing of that name.
+    #[error("{0}")]
+    NotFound(String),
+    /// A value that makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// A part of the node, or the store, does not answer.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// One party of a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ParticipantView {
+    /// Name for display.
+    pub name: Option<String>,
+    /// Address of record.
+    pub aor: Option<String>,
+    /// 0 = left, 1 = right.
+    pub channel: Option<u8>,
+}
+
+/// One stream of a call.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct StreamView {
+    /// Label of SDP and metadata.
+    pub label: String,
+    /// 0 = left, 1 = right.
+    pub channel: u8,
+    /// Codec of the last packet.
+    pub codec: Option<String>,
+    /// Packets received.
+    pub packets: u64,
+    /// Packets that never came.
+    pub lost: u64,
+    /// Interarrival jitter.
+    pub jitter_ms: f64,
+    /// Estimated listening quality, 1 to 4.5.
+    pub mos: Option<f64>,
+}
+
+/// A live recording session.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct CallView {
+    /// The recording's id.
+    pub id: Uuid,
+    /// Call-ID of the recording session.
+    pub sip_call_id: String,
+    /// Whose call.
+    pub tenant: String,
+    /// `recording` or `paused`.
+    pub state: &'static str,
+    /// RFC 3339.
+    pub started_at: String,
+    /// Recorded so far.
+    pub duration_ms: u64,
+    /// The parties.
+    pub participants: Vec<ParticipantView>,
+    /// The streams.
+    pub streams: Vec<StreamView>,
+    /// Tags set while it runs.
+    pub tags: std::collections::BTreeMap<String, String>,
+}
+
+/// What a control did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ControlView {
+    /// The recording.
+    pub id: Uuid,
+    /// `recording`, `paused` or `stopped`.
+    pub state: &'static str,
+    /// False when it was so already.
+    pub changed: bool,
+    /// Where on the recording's timeline, in ms.
+    pub at_ms: u64,
+}
+
+/// A recording in the catalogue.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct RecordingView {
+    /// Its id.
+    pub id: Uuid,
+    /// Whose.
+    pub tenant: String,
+    /// `recording`, `complete`, `recovered` or `partial`.
+    pub state: String,
+    /// RFC 3339.
+    pub started_at: String,
+    /// RFC 3339, once ended.
+    pub ended_at: Option<String>,
+    /// Length, once ended.
+    pub duration_ms: Option<u64>,
+    /// Call-ID of the recording session.
+    pub sip_call_id: Option<String>,
+    /// Numbers or addresses, or their hashes.
+    pub parties: Vec<String>,
+    /// `name=value`.
+    pub tags: Vec<String>,
+    /// True when the store has verified all of it.
+    pub stored: bool,
+}
+
+/// A page of the catalogue.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct RecordingsPage {
+    /// Newest first.
+    pub recordings: Vec<RecordingView>,
+    /// For the next page; absent on the last.
+    pub next_cursor: Option<String>,
+}
+
+/// What to look for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordingsQuery {
+    /// Not before, RFC 3339.
+    pub from: Option<String>,
+    /// Before, RFC 3339.
+    pub to: Option<String>,
+    /// A number or address of either party.
+    pub party: Option<String>,
+    /// Whose.
+    pub tenant: Option<String>,
+    /// `name` or `name=value`.
+    pub tag: Option<String>,
+    /// How it ended.
+    pub state: Option<String>,
+    /// At most so many, 1 to 1000.
+    pub limit: Option<u32>,
+    /// Where the page before ended.
+    pub cursor: Option<String>,
+}
+
+/// Which object of a recording.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectKind {
+    /// `audio.eopus`
+    Audio,
+    /// `metadata.ejson`
+    Metadata,
+    /// `manifest.json`
+    Manifest,
+}
+
+/// The uploads.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+pub struct UploadsView {
+    /// Recordings that wait or are under way.
+    pub waiting: u64,
+    /// Bytes in the spool.
+    pub spool_bytes: u64,
+    /// Age of the oldest that waits, in seconds.
+    pub lag_seconds: f64,
+    /// Stored since the start.
+    pub stored: u64,
+    /// Failed attempts since the start.
+    pub failed: u64,
+    /// The last thing a store said.
+    pub last_error: Option<String>,
+}
+
+/// Something a person should know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Alarm {
+    /// Short name.
+    pub name: &'static str,
+    /// What is wrong.
+    pub text: String,
+    /// What to do.
+    pub advice: &'static str,
+}
+
+/// Whether calls can be taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Readiness {
+    /// True when they can.
+    pub ready: bool,
+    /// Why not.
+    pub reasons: Vec<String>,
+}
+
+/// A node as the console sees it.
+pub trait Backend: Send + Sync + 'static {
+    /// Live calls.
+    fn calls(&self) -> Answer<'_, Vec<CallView>>;
+    /// Pause.
+    fn pause(&self, id: Uuid) -> Answer<'_, ControlView>;
+    /// Resume.
+    fn resume(&self, id: Uuid) -> Answer<'_, ControlView>;
+    /// End the recording.
+    fn stop(&self, id: Uuid) -> Answer<'_, ControlView>;
+    /// Set tags.
+    fn tag(&self, id: Uuid, tags: Vec<(String, String)>) -> Answer<'_, ControlView>;
+    /// Search the catalogue.
+    fn recordings(&self, query: RecordingsQuery) -> Answer<'_, RecordingsPage>;
+    /// One recording.
+    fn recording(&self, id: Uuid) -> Answer<'_, RecordingView>;
+    /// A sealed object, from the spool or the store.
+    fn object(&self, id: Uuid, kind: ObjectKind) -> Answer<'_, Bytes>;
+    /// The uploads.
+    fn uploads(&self) -> UploadsView;
+    /// What stands.
+    fn alarms(&self) -> Vec<Alarm>;
+    /// Whether calls can be taken.
+    fn readiness(&self) -> Readiness;
+    /// Prometheus text.
+    fn metrics(&self) -> String;
+}

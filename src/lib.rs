@@ -1,0 +1,16 @@
+//! The `ferric` binary: wires the parts together and talks to people.
+//!
+//! - [`cli`]: a file for each subcommand.
+//! - [`config`]: the configuration file.
+//! - [`console`]: the HTTP API.
+//! - [`node`]: a running node: SIP sockets, the SRS, the capture worker, the uploader.
+//! - [`load`]: a SIPREC load source.
+//! - [`metrics`]: every metric's name, in one place.
+
+pub mod cli;
+pub mod config;
+pub mod console;
+pub mod load;
+pub mod metrics;
+pub mod node;
+pub mod speech;

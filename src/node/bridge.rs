@@ -1,0 +1,141 @@
+//! Between signalling's words and capture's: the only place where both are known.
+
+use std::time::{Duration, SystemTime};
+
+use ferric_codecs::decode::CodecKind;
+use ferric_media::metadata::{Channel as ChannelNote, Correlator, Interval, Participant, SessionInfo, SipIds, SrcMetadata};
+use ferric_media::rtp::StreamIndex;
+use ferric_media::stats::Channel;
+use ferric_media::stream::{PayloadKind, StreamConfig};
+use ferric_media::timestamp::Timestamp;
+use ferric_srs::port::{AssignedStream, RefuseReason, SessionInfo as Signalled, StreamSpec};
+use ferric_worker::call::{Refusal, StreamAddress};
+
+/// What can be stored: the SRS asks this of every codec in an offer.
+pub(super) fn storable(name: &str, clock_rate: u32, channels: u8) -> bool {
+    matches!(CodecKind::from_rtpmap(name, clock_rate, channels), Some(kind) if kind != CodecKind::ComfortNoise)
+}
+
+/// Streams as capture wants them: the first m-line left, all others right.
+pub(super) fn streams(specs: &[StreamSpec]) -> Vec<StreamConfig> {
+    specs
+        .iter()
+        .enumerate()
+        .map(|(order, spec)| StreamConfig {
+            index: StreamIndex(u16::try_from(spec.index).unwrap_or(u16::MAX)),
+            label: spec.label.clone().unwrap_or_default(),
+            channel: if order == 0 { Channel::Left } else { Channel::Right },
+            payloads: spec.formats.iter().filter_map(payload).collect(),
+            active: spec.active,
+            expected_source: spec.remote_rtp,
+        })
+        .collect()
+}
+
+fn payload(format: &ferric_sip::sdp::Format) -> Option<(u8, PayloadKind)> {
+    let kind = if format.name.eq_ignore_ascii_case("telephone-event") {
+        PayloadKind::TelephoneEvent { clock_rate: format.clock_rate }
+    } else {
+        PayloadKind::Audio(CodecKind::from_rtpmap(&format.name, format.clock_rate, format.channels)?)
+    };
+    Some((format.payload_type, kind))
+}
+
+/// Addresses for the answer.
+pub(super) fn addresses(addresses: &[StreamAddress]) -> Vec<AssignedStream> {
+    addresses.iter().map(|have| AssignedStream { index: usize::from(have.stream.0), address: have.address }).collect()
+}
+
+pub(super) fn refusal(refusal: Refusal) -> RefuseReason {
+    match refusal {
+        Refusal::Capacity => RefuseReason::Capacity,
+        Refusal::SpoolFull => RefuseReason::SpoolFull,
+        Refusal::NoPorts => RefuseReason::NoPorts,
+        Refusal::Draining => RefuseReason::Draining,
+        Refusal::Broken => RefuseReason::Broken,
+    }
+}
+
+/// What signalling knows, as the metadata document wants it. `started_unix_ms`
+/// is the beginning of the recording's timeline.
+pub(super) fn session(info: &Signalled, specs: &[StreamSpec], started_unix_ms: u64) -> SessionInfo {
+    let channel_of = |index: usize| specs.iter().position(|spec| spec.index == index).map(|order| u8::from(order > 0));
+    let participants = info
+        .participants
+        .iter()
+        .map(|participant| {
+            let since_start = |unix_ms: u64| unix_ms.saturating_sub(started_unix_ms);
+            let interval = Interval { from_ms: since_start(participant.seen_unix_ms), to_ms: participant.gone_unix_ms.map(since_start) };
+            let throughout = interval.from_ms < 1_000 && interval.to_ms.is_none();
+            Participant {
+                id: participant.id.clone(),
+                name: participant.name.clone(),
+                aor: participant.aor.clone(),
+                channel: participant.stream.and_then(channel_of),
+                intervals: if throughout { Vec::new() } else { vec![interval] },
+            }
+        })
+        .collect();
+    let mixed = specs.len() == 1;
+    let channels = specs
+        .iter()
+        .enumerate()
+        .map(|(order, spec)| ChannelNote {
+            channel: u8::from(order > 0),
+            label: spec.label.clone(),
+            note: if mixed { Some("mixed".to_owned()) } else { None },
+        })
+        .collect();
+    let document = |document: &ferric_srs::port::MetadataDocument| {
+        let received = Timestamp::from(SystemTime::UNIX_EPOCH + Duration::from_millis(document.received_unix_ms));
+        SrcMetadata::new(received, "application/rs-metadata+xml", &document.body)
+    };
+    let tag = |value: &str| value.split(";tag=").nth(1).map(|tag| tag.split(';').next().unwrap_or(tag).to_owned());
+    let correlators = info.correlators.iter().map(|(name, value)| Correlator { name: name.clone(), value: value.clone() });
+    SessionInfo {
+        sip: SipIds {
+            call_id: info.sip_call_id.clone(),
+            remote_tag: tag(&info.from),
+            local_tag: tag(&info.to),
+            correlators: correlators.collect(),
+        },
+        participants,
+        channels,
+        src_metadata: info.documents.iter().map(document).collect(),
+        source: info.user_agent.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferric_sip::sdp::Format;
+
+    fn spec(index: usize, label: &str, name: &str, clock_rate: u32) -> StreamSpec {
+        let format = Format { payload_type: 96, name: name.into(), clock_rate, channels: 1, fmtp: None };
+        StreamSpec {
+            index,
+            label: Some(label.into()),
+            formats: vec![format],
+            remote_rtp: None,
+            remote_rtcp: None,
+            rtcp_mux: false,
+            active: true,
+        }
+    }
+
+    #[test]
+    fn the_first_stream_is_left_and_all_others_are_right() {
+        let configs = streams(&[spec(1, "10", "PCMU", 8_000), spec(3, "20", "telephone-event", 8_000), spec(4, "30", "opus", 48_000)]);
+        assert_eq!(configs.iter().map(|config| config.channel).collect::<Vec<_>>(), [Channel::Left, Channel::Right, Channel::Right]);
+        assert_eq!(configs[0].index, StreamIndex(1));
+        assert_eq!(configs[1].payloads, [(96, PayloadKind::TelephoneEvent { clock_rate: 8_000 })]);
+    }
+
+    #[test]
+    fn what_capture_decodes_is_what_the_srs_accepts() {
+        assert!(storable("pcma", 8_000, 1) && storable("G722", 8_000, 1) && storable("opus", 48_000, 2));
+        assert!(storable("L16", 16_000, 1));
+        assert!(!storable("G729", 8_000, 1) && !storable("CN", 8_000, 1) && !storable("telephone-event", 8_000, 1));
+    }
+}

@@ -1,0 +1,211 @@
+//! The node's books: what happens to recordings, told to the catalogue.
+//!
+//! Telling never waits; the catalogue can be slow, locked or lost without a call
+//! noticing. What it misses can be rebuilt from the manifests.
+
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+use ferric_media::manifest::{Digest, SignedManifest};
+use ferric_media::metadata::{MetadataState, SessionInfo};
+use ferric_media::timestamp::Timestamp;
+use ferric_worker::Ending;
+use ferric_worker::catalog::{Catalog, Party, Quality, RecordingUpdate, UploadState};
+use ferric_worker::catalog_party::{HashKey, PartyPolicy};
+use ferric_worker::catalog_search::{CatalogRecording, Search};
+use ferric_worker::catalog_writer::{CatalogWriter, News};
+use ferric_worker::upload::UploadEvent;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use crate::config::Config;
+use crate::console::{BackendError, RecordingView, RecordingsPage, RecordingsQuery};
+
+/// A handle to the books; clones are cheap.
+#[derive(Debug, Clone)]
+pub(super) struct Bookkeeper {
+    node: String,
+    catalog: Catalog,
+    writer: CatalogWriter,
+    /// Ids of other systems hold numbers at times; a hashed catalogue does not get them.
+    with_correlators: bool,
+}
+
+/// Opens the catalogue and starts its writer.
+pub(super) async fn open(config: &Config, party_key: [u8; 32]) -> anyhow::Result<(Bookkeeper, JoinHandle<()>)> {
+    let file = config.catalog.url.strip_prefix("sqlite:").unwrap_or(&config.catalog.url);
+    let url = format!("sqlite:{}", config.node.data_dir.join(file).display());
+    let policy = if config.catalog.hashed { PartyPolicy::Hashed(HashKey(party_key)) } else { PartyPolicy::Clear };
+    let catalog = Catalog::open(&url, policy).await.with_context(|| format!("the catalogue {url} cannot be opened"))?;
+    let (writer, task) = CatalogWriter::start(catalog.clone());
+    Ok((Bookkeeper { node: config.node.id.clone(), catalog, writer, with_correlators: !config.catalog.hashed }, task))
+}
+
+impl Bookkeeper {
+    fn update(&self, id: Uuid, tenant: &str, state: MetadataState, started_at: Timestamp) -> RecordingUpdate {
+        RecordingUpdate {
+            id,
+            tenant: tenant.to_owned(),
+            node: self.node.clone(),
+            state,
+            started_at,
+            ended_at: None,
+            duration_ms: None,
+            audio_bytes: None,
+            sip_call_id: None,
+            parties: None,
+            tags: None,
+            correlators: None,
+            quality: None,
+            manifest: None,
+            upload: None,
+        }
+    }
+
+    fn tell(&self, update: RecordingUpdate) {
+        self.writer.tell(News::Recording(Box::new(update)));
+    }
+
+    fn with_session(&self, mut update: RecordingUpdate, session: &SessionInfo) -> RecordingUpdate {
+        let party = |participant: &ferric_media::metadata::Participant| Party {
+            name: participant.name.clone(),
+            aor: participant.aor.clone(),
+            channel: participant.channel,
+        };
+        update.sip_call_id = Some(session.sip.call_id.clone());
+        update.parties = Some(session.participants.iter().map(party).collect());
+        update.correlators = self.with_correlators.then(|| session.sip.correlators.clone());
+        update
+    }
+
+    /// A recording has begun, or more is known of a running one.
+    pub(super) fn running(&self, id: Uuid, tenant: &str, started: SystemTime, session: &SessionInfo) {
+        let update = self.update(id, tenant, MetadataState::Recording, Timestamp::from(started));
+        self.tell(self.with_session(update, session));
+    }
+
+    /// A call is over.
+    pub(super) fn finished(&self, id: Uuid, tenant: &str, ending: &Ending) {
+        let totals = &ending.totals;
+        let mut update = self.update(id, tenant, ending.state.into(), totals.started_at);
+        update.ended_at = Some(totals.ended_at);
+        update.duration_ms = Some(totals.duration_ms);
+        update.audio_bytes = Some(totals.audio.bytes);
+        update.tags = Some(ending.tags.clone());
+        let streams = &ending.quality.streams;
+        update.quality = Some(Quality {
+            packets: streams.iter().map(|stream| stream.packets).sum(),
+            lost: streams.iter().map(|stream| stream.lost).sum(),
+            jitter_ms: streams.iter().map(|stream| stream.jitter_ms).reduce(f64::max),
+            mos: streams.iter().filter_map(|stream| stream.mos).reduce(f64::min),
+        });
+        self.tell(self.with_session(update, &ending.session));
+    }
+
+    /// A recording waits for the store.
+    pub(super) fn ready(&self, manifest: &SignedManifest) {
+        self.tell(RecordingUpdate::from_manifest(manifest, UploadState::Waiting));
+    }
+
+    /// Tags of a running recording.
+    pub(super) fn tagged(&self, id: Uuid, tenant: &str, started_at: Timestamp, tags: Vec<(String, String)>) {
+        let mut update = self.update(id, tenant, MetadataState::Recording, started_at);
+        update.tags = Some(tags);
+        self.tell(update);
+    }
+
+    /// Something happened on the way to the store.
+    pub(super) fn upload(&self, event: &UploadEvent) {
+        for news in News::from_upload(event) {
+            self.writer.tell(news);
+        }
+    }
+
+    /// The last manifest of this node that the catalogue knows.
+    pub(super) async fn last_manifest(&self, node: &str) -> Option<Digest> {
+        self.catalog.last_manifest(node).await.ok().flatten()
+    }
+
+    pub(super) async fn search(&self, query: RecordingsQuery) -> Result<RecordingsPage, BackendError> {
+        let page = self.catalog.search(&search(query)?).await.map_err(unavailable)?;
+        Ok(RecordingsPage { recordings: page.recordings.into_iter().map(view).collect(), next_cursor: page.next_cursor })
+    }
+
+    pub(super) async fn find(&self, id: Uuid) -> Result<RecordingView, BackendError> {
+        Ok(view(self.row(id).await?))
+    }
+
+    /// Tenant and key of the folder of a stored recording.
+    pub(super) async fn stored_at(&self, id: Uuid) -> Result<(String, String), BackendError> {
+        let row = self.row(id).await?;
+        let missing = || BackendError::NotFound("the recording is neither in the spool nor in the store yet".into());
+        Ok((row.tenant, row.store_key.ok_or_else(missing)?))
+    }
+
+    async fn row(&self, id: Uuid) -> Result<CatalogRecording, BackendError> {
+        let row = self.catalog.get(id).await.map_err(unavailable)?;
+        row.ok_or_else(|| BackendError::NotFound("no recording has this id".into()))
+    }
+
+    /// Writes what was told and closes the catalogue.
+    pub(super) async fn close(self, task: JoinHandle<()>) {
+        let Bookkeeper { catalog, writer, .. } = self;
+        drop(writer);
+        // Other handles may outlive us for a moment; what is not written by then is in the manifests.
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(5), task).await;
+        catalog.close().await;
+    }
+}
+
+fn unavailable(error: ferric_worker::catalog::CatalogError) -> BackendError {
+    BackendError::Unavailable(format!("the catalogue does not answer: {error}"))
+}
+
+fn search(query: RecordingsQuery) -> Result<Search, BackendError> {
+    let time = |text: Option<String>, name: &str| -> Result<Option<Timestamp>, BackendError> {
+        let wrong = |text: &str| BackendError::Invalid(format!("{name} = \"{text}\" is no time such as 2026-01-31T08:00:00Z"));
+        text.map(|text| text.parse().map_err(|_| wrong(&text))).transpose()
+    };
+    let state = query.state.map(|state| match state.as_str() {
+        "recording" => Ok(MetadataState::Recording),
+        "complete" => Ok(MetadataState::Complete),
+        "recovered" => Ok(MetadataState::Recovered),
+        "partial" => Ok(MetadataState::Partial),
+        _ => Err(BackendError::Invalid("state is recording, complete, recovered or partial".into())),
+    });
+    Ok(Search {
+        from: time(query.from, "from")?,
+        to: time(query.to, "to")?,
+        party: query.party,
+        tenants: query.tenant.into_iter().collect(),
+        tag: query.tag.map(|tag| match tag.split_once('=') {
+            Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+            None => (tag, None),
+        }),
+        state: state.transpose()?,
+        sip_call_id: None,
+        limit: query.limit,
+        cursor: query.cursor,
+    })
+}
+
+fn view(row: CatalogRecording) -> RecordingView {
+    let state = match row.state {
+        MetadataState::Recording => "recording",
+        MetadataState::Complete => "complete",
+        MetadataState::Recovered => "recovered",
+        MetadataState::Partial => "partial",
+    };
+    RecordingView {
+        id: row.id,
+        tenant: row.tenant,
+        state: state.to_owned(),
+        started_at: row.started_at.to_string(),
+        ended_at: row.ended_at.map(|time| time.to_string()),
+        duration_ms: row.duration_ms,
+        sip_call_id: row.sip_call_id,
+        parties: row.participants.into_iter().filter_map(|party| party.aor.or(party.name)).collect(),
+        tags: row.tags.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        stored: row.upload == UploadState::Stored,
+    }
+}

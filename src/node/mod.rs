@@ -1,0 +1,354 @@
+//! A running node: every part started, wired and stopped in the right order.
+//!
+//! ```text
+//! start: keys -> spool (locked) -> catalogue -> recovery -> stores, uploader -> finisher, sync -> worker -> SIP -> console
+//! stop:  no new calls -> running calls -> SIP -> worker (files finished) -> finisher -> uploader -> console
+//! ```
+
+mod backend;
+mod bridge;
+mod catalogue;
+mod keys;
+mod signalling;
+mod watch;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, bail};
+use ferric_media::keys::Recipient;
+use ferric_sip::dialog::SessionTimerConfig;
+use ferric_sip::flow::Transport;
+use ferric_sip::transaction::{Timers, TransactionLimits};
+use ferric_sip_io::{IoLimits, ListenerConfig, SipSockets, client_config, server_config};
+use ferric_srs::port::{CaptureEvent, SessionId};
+use ferric_srs::trust::TrustTable;
+use ferric_srs::{Srs, SrsConfig};
+use ferric_worker::call::WorkerEvent;
+use ferric_worker::recover::recover;
+use ferric_worker::spool::Spool;
+use ferric_worker::spool_commit::Finisher;
+use ferric_worker::spool_gauge::{HighWater, SpoolGauge};
+use ferric_worker::store::open_target;
+use ferric_worker::sync::GroupSync;
+use ferric_worker::upload::{Stores, UploadConfig, UploadHandle, Uploader};
+use ferric_worker::worker::{TenantKeys, Worker, WorkerConfig};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, SipListener};
+use crate::console::Console;
+use crate::metrics;
+use backend::NodeBackend;
+use catalogue::Bookkeeper;
+use signalling::{Ask, Signalling, SignallingStats};
+
+/// Dirty files are synced at least this often.
+const SYNC_INTERVAL: Duration = Duration::from_millis(700);
+/// Dialogs without a session timer are probed this often.
+const PROBE_INTERVAL: Duration = Duration::from_secs(120 * 60);
+/// A stopping node waits this long for its last messages to leave.
+const GOODBYE: Duration = Duration::from_millis(300);
+
+/// What a started node says of itself.
+#[derive(Debug, Clone)]
+pub struct Addresses {
+    /// SIP listeners with their true ports.
+    pub sip: Vec<(Transport, SocketAddr)>,
+    /// The HTTP listener.
+    pub console: SocketAddr,
+    /// Where things are kept.
+    pub data_dir: PathBuf,
+    /// The admin token's file.
+    pub token_file: PathBuf,
+    /// The node's public signing key.
+    pub node_key: PathBuf,
+    /// Recordings that a crash had cut off and that were finished now.
+    pub recovered: usize,
+}
+
+/// A running node.
+pub struct Node {
+    addresses: Addresses,
+    worker: Arc<Worker>,
+    finisher: Arc<Finisher>,
+    sync: GroupSync,
+    uploads: UploadHandle,
+    asks: mpsc::UnboundedSender<Ask>,
+    signalling: Arc<SignallingStats>,
+    books: Bookkeeper,
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+    book_task: JoinHandle<()>,
+    uploader: JoinHandle<()>,
+}
+
+impl Node {
+    /// Starts everything.
+    ///
+    /// # Errors
+    /// Whatever cannot be had: a port, a key, the spool, the catalogue.
+    pub async fn start(config: Config) -> anyhow::Result<Node> {
+        raise_file_limit(config.capture.max_calls);
+        let identity = keys::prepare(&config)?;
+        let spool_root = config.node.data_dir.join("spool");
+        let spool = Spool::open(&spool_root).with_context(|| format!("the spool {} cannot be opened", spool_root.display()))?;
+        let (books, book_task) = catalogue::open(&config, identity.party_key).await?;
+        let hint = books.last_manifest(&config.node.id).await;
+        let (committer, recovery) = recover(&spool, Arc::clone(&identity.node_key), &config.node.id, hint)
+            .context("the spool cannot be read")?;
+        for (folder, reason) in &recovery.aside {
+            tracing::error!(folder, reason, "a damaged recording was set aside");
+        }
+        for manifest in recovery.finished.iter().chain(&recovery.ready) {
+            books.ready(manifest);
+        }
+        for _ in &recovery.finished {
+            metrics::recording("recovered");
+        }
+        let stop = CancellationToken::new();
+        let stores = Stores::default();
+        for tenant in &config.tenants {
+            let target = open_target(&tenant.store, &tenant.prefix).with_context(|| format!("the store of tenant {}", tenant.name))?;
+            stores.set(&tenant.name, target.clone());
+            tokio::spawn(watch::probe_store(tenant.name.clone(), target, stores.clone()));
+        }
+        let upload_config = UploadConfig {
+            concurrency: config.upload.concurrency,
+            bandwidth: config.upload.bandwidth,
+            window: config.upload.window,
+            ..UploadConfig::default()
+        };
+        let upload_books = books.clone();
+        let events = Box::new(move |event| watch::upload_event(&upload_books, event));
+        let (uploads, uploader) = Uploader::start(spool.clone(), stores.clone(), upload_config, events, stop.child_token());
+        let (ready_uploads, ready_books) = (uploads.clone(), books.clone());
+        let finisher = Arc::new(Finisher::start(committer, move |manifest| {
+            ready_books.ready(manifest);
+            ready_uploads.submit(manifest);
+        })?);
+        let sync = GroupSync::start(spool.clone(), SYNC_INTERVAL)?;
+        let gauge = Arc::new(SpoolGauge::new(spool.clone(), HighWater::Percent(config.upload.spool_high_water)));
+        let submit = Arc::clone(&finisher);
+        let (worker, worker_events) = Worker::start(worker_config(&config)?, spool.clone(), move |finished| submit.submit(finished))?;
+
+        let (sockets, inbound) = bind_sip(&config).await?;
+        let sip = sockets.listeners().to_vec();
+        let console_listener = TcpListener::bind(config.console.listen)
+            .await
+            .with_context(|| format!("cannot listen on {} for HTTP: set [console] listen", config.console.listen))?;
+        let console_address = console_listener.local_addr()?;
+
+        let (asks, ask_receiver) = mpsc::unbounded_channel();
+        let signalling = Arc::new(SignallingStats::default());
+        let srs = Srs::new(srs_config(&config, &sip), Instant::now(), SystemTime::now());
+        let task = Signalling::new(srs, sockets.clone(), Arc::clone(&worker), books.clone(), Arc::clone(&signalling));
+        let mut tasks = Vec::new();
+        tasks.push(tokio::spawn(task.run(inbound, ask_receiver)));
+        tasks.push(tokio::spawn(capture_events(worker_events, asks.clone(), books.clone())));
+
+        let watcher = watch::Watcher {
+            worker: Arc::clone(&worker),
+            spool,
+            gauge,
+            uploads: uploads.clone(),
+            finisher: Arc::clone(&finisher),
+            sockets,
+            signalling: Arc::clone(&signalling),
+            state: Arc::new(watch::State::default()),
+        };
+        let backend = NodeBackend {
+            worker: Arc::clone(&worker),
+            asks: asks.clone(),
+            books: books.clone(),
+            stores,
+            spool_root,
+            watcher: watcher.clone(),
+            prometheus: metrics::install().ok(),
+        };
+        tasks.push(tokio::spawn(watcher.run(stop.child_token())));
+        let console_stop = stop.child_token();
+        let console = Console::new(Arc::new(backend), &identity.admin_token);
+        tasks.push(tokio::spawn(async move {
+            if let Err(error) = console.serve(console_listener, async move { console_stop.cancelled().await }).await {
+                tracing::error!(%error, "the HTTP listener failed");
+            }
+        }));
+        let addresses = Addresses {
+            sip,
+            console: console_address,
+            data_dir: config.node.data_dir.clone(),
+            token_file: identity.token_file,
+            node_key: identity.node_public_file,
+            recovered: recovery.finished.len(),
+        };
+        Ok(Node { addresses, worker, finisher, sync, uploads, asks, signalling, books, stop, tasks, book_task, uploader })
+    }
+
+    /// Where it listens and keeps things.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Recordings that wait for the store or are under way.
+    pub fn uploads_waiting(&self) -> usize {
+        self.uploads.stats().waiting
+    }
+
+    /// Calls at the moment.
+    pub fn calls(&self) -> usize {
+        self.signalling.sessions.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Takes no new calls from now on.
+    pub fn drain(&self) {
+        let _ = self.asks.send(Ask::Drain);
+        self.worker.drain();
+    }
+
+    /// Ends what still runs, finishes every file and stops.
+    pub async fn stop(self) {
+        let _ = self.asks.send(Ask::StopAll);
+        tokio::time::sleep(GOODBYE).await;
+        let worker = Arc::clone(&self.worker);
+        let joined = tokio::task::spawn_blocking(move || worker.shut_down()).await;
+        if joined.is_err() {
+            tracing::error!("the capture worker did not stop cleanly");
+        }
+        // The worker's threads are gone, and with them the other handle to the finisher.
+        drop(self.worker);
+        let (finisher, sync) = (self.finisher, self.sync);
+        let _ = tokio::task::spawn_blocking(move || {
+            if let Ok(finisher) = Arc::try_unwrap(finisher).map_err(|_| ()) {
+                finisher.stop();
+            }
+            drop(sync);
+        })
+        .await;
+        self.stop.cancel();
+        let _ = self.uploader.await;
+        for task in self.tasks {
+            task.abort();
+            let _ = task.await;
+        }
+        self.books.close(self.book_task).await;
+    }
+}
+
+/// Many calls need many sockets: asks for all the file handles that the system allows.
+fn raise_file_limit(max_calls: usize) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    if soft < hard {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+    // Two streams with two sockets each, two files, and some for connections.
+    let wanted = u64::try_from(max_calls).unwrap_or(u64::MAX).saturating_mul(7).saturating_add(500);
+    if hard < wanted {
+        tracing::warn!(hard, wanted, "the limit of open files is too low for capture.max_calls; raise LimitNOFILE");
+    }
+}
+
+fn worker_config(config: &Config) -> anyhow::Result<WorkerConfig> {
+    let mut tenants = HashMap::new();
+    for tenant in &config.tenants {
+        let mut recipients = Vec::new();
+        for file in &tenant.public_keys {
+            let pem = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+            recipients.push(Recipient::from_pem(&pem).with_context(|| format!("{}", file.display()))?);
+        }
+        if recipients.is_empty() {
+            bail!("tenant {} has no public key", tenant.name);
+        }
+        tenants.insert(tenant.name.clone(), TenantKeys { recipients, mask_dtmf: tenant.mask_dtmf });
+    }
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Ok(WorkerConfig {
+        node: config.node.id.clone(),
+        rtp_address: config.capture.rtp_address,
+        advertise: config.capture.advertise,
+        rtp_ports: config.capture.rtp_ports,
+        max_calls: config.capture.max_calls,
+        opus: config.opus,
+        segment: config.upload.segment,
+        rtp_timeout: config.recording.rtp_timeout,
+        shards: cores,
+        tenants,
+    })
+}
+
+async fn bind_sip(config: &Config) -> anyhow::Result<(SipSockets, mpsc::Receiver<ferric_sip_io::Inbound>)> {
+    let (mut server_tls, mut client_tls) = (None, None);
+    if let Some(tls) = &config.sip.tls {
+        server_tls = Some(server_config(&tls.certificate, &tls.private_key, tls.client_ca.as_deref())?);
+        if let Some(ca) = &tls.client_ca {
+            client_tls = Some(client_config(ca, Some((&tls.certificate, &tls.private_key)))?);
+        }
+    }
+    let listener = |listener: &SipListener| ListenerConfig {
+        transport: listener.transport,
+        address: listener.address,
+        tls: server_tls.clone().filter(|_| listener.transport == Transport::Tls),
+    };
+    let limits = IoLimits {
+        max_message: config.sip.max_message,
+        messages_per_second: config.sip.requests_per_second_per_source,
+        ..IoLimits::default()
+    };
+    let listeners = config.sip.listeners.iter().map(listener).collect();
+    SipSockets::bind(listeners, limits, client_tls).await.context("SIP: set [[sip.listen]] to another address")
+}
+
+fn srs_config(config: &Config, bound: &[(Transport, SocketAddr)]) -> SrsConfig {
+    let trust = if config.sip.trust.is_empty() {
+        TrustTable::private(config.tenants.first().map_or("", |tenant| &tenant.name))
+    } else {
+        TrustTable::new(config.sip.trust.clone())
+    };
+    let advertise = bound.iter().zip(&config.sip.listeners).filter_map(|((transport, address), listener)| {
+        let host = listener.advertise.clone().or_else(|| {
+            // A wildcard address means nothing to a peer; the media address is at least ours.
+            let ip = config.capture.advertise.unwrap_or(config.capture.rtp_address);
+            address.ip().is_unspecified().then(|| SocketAddr::new(ip, address.port()).to_string())
+        })?;
+        Some((*transport, *address, host))
+    });
+    SrsConfig {
+        timers: Timers::default(),
+        limits: TransactionLimits::default(),
+        trust,
+        storable: bridge::storable,
+        session_timer: SessionTimerConfig::default(),
+        max_call: config.recording.max_call,
+        probe_interval: PROBE_INTERVAL,
+        // Capture refuses with a reason; this bound only keeps the table finite.
+        max_sessions: config.capture.max_calls.saturating_mul(2).max(64),
+        advertise: advertise.collect(),
+        seed: rand::random(),
+    }
+}
+
+/// What capture tells, to whom it concerns.
+async fn capture_events(mut events: mpsc::UnboundedReceiver<WorkerEvent>, asks: mpsc::UnboundedSender<Ask>, books: Bookkeeper) {
+    while let Some(event) = events.recv().await {
+        match event {
+            WorkerEvent::MediaSilent { id } => {
+                let _ = asks.send(Ask::Capture(CaptureEvent::MediaSilent { session: SessionId(id) }));
+            }
+            WorkerEvent::Failed { id } => {
+                let _ = asks.send(Ask::Capture(CaptureEvent::Died { session: SessionId(id) }));
+            }
+            WorkerEvent::Finished { id, tenant, state, ending } => {
+                metrics::recording(state.as_str());
+                books.finished(id, &tenant, &ending);
+                tracing::info!(recording = %id, state = state.as_str(), ms = ending.totals.duration_ms, "recording finished");
+            }
+            WorkerEvent::ShardGone { shard } => tracing::error!(shard, "a capture thread is gone: restart the node"),
+        }
+    }
+}

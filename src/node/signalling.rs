@@ -1,0 +1,247 @@
+//! The signalling task: sockets in, the SRS, sockets out; commands to capture.
+//!
+//! One task owns the [`Srs`]; everything reaches it through channels, so there is
+//! no lock around it. Capture is asked directly: an assignment binds sockets and
+//! creates files, which takes a fraction of a millisecond.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use ferric_sip::flow::{Flow, Transport};
+use ferric_sip::message::Message;
+use ferric_sip_io::{Inbound, InboundKind, SipSockets};
+use ferric_srs::port::{CaptureEvent, Command, ReleaseCause, SessionId, SessionInfo, StreamSpec};
+use ferric_srs::{Srs, SrsEvent, SrsOutput};
+use ferric_worker::call::Assignment;
+use ferric_worker::worker::Worker;
+use std::collections::HashMap;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep_until;
+
+use super::bridge;
+use super::catalogue::Bookkeeper;
+use crate::metrics;
+
+/// The SRS's idea of the wall clock is renewed this often.
+const CLOCK: Duration = Duration::from_secs(10);
+
+/// What others ask of signalling.
+#[derive(Debug)]
+pub(super) enum Ask {
+    /// Capture has something to say.
+    Capture(CaptureEvent),
+    /// End a call.
+    Stop(SessionId, oneshot::Sender<()>),
+    /// Take no calls from now on.
+    Drain,
+    /// End all calls.
+    StopAll,
+}
+
+/// Numbers that others read.
+#[derive(Debug, Default)]
+pub(super) struct SignallingStats {
+    pub(super) sessions: AtomicUsize,
+    pub(super) transactions: AtomicUsize,
+}
+
+struct Known {
+    streams: Vec<StreamSpec>,
+    info: SessionInfo,
+    started: SystemTime,
+    started_unix_ms: u64,
+}
+
+pub(super) struct Signalling {
+    pub(super) srs: Srs,
+    pub(super) sockets: SipSockets,
+    pub(super) worker: Arc<Worker>,
+    pub(super) books: Bookkeeper,
+    pub(super) stats: Arc<SignallingStats>,
+    known: HashMap<SessionId, Known>,
+}
+
+impl Signalling {
+    pub(super) fn new(srs: Srs, sockets: SipSockets, worker: Arc<Worker>, books: Bookkeeper, stats: Arc<SignallingStats>) -> Signalling {
+        Signalling { srs, sockets, worker, books, stats, known: HashMap::new() }
+    }
+
+    /// Runs until nobody can ask anything any more.
+    pub(super) async fn run(mut self, mut inbound: mpsc::Receiver<Inbound>, mut asks: mpsc::UnboundedReceiver<Ask>) {
+        let mut clock = tokio::time::interval(CLOCK);
+        loop {
+            let due = self.srs.poll_timeout();
+            let timer = async move {
+                match due {
+                    Some(due) => sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                received = inbound.recv() => match received {
+                    Some(received) => self.receive(received),
+                    None => break,
+                },
+                ask = asks.recv() => match ask {
+                    Some(ask) => self.answer(ask),
+                    None => break,
+                },
+                () = timer => self.srs.handle_timeout(Instant::now()),
+                _ = clock.tick() => self.srs.set_clock(Instant::now(), SystemTime::now()),
+            }
+            // The timer fires a little late at times; what is due is compared with the clock.
+            while self.srs.poll_timeout().is_some_and(|due| due <= Instant::now()) {
+                self.srs.handle_timeout(Instant::now());
+                self.drain();
+            }
+            self.drain();
+            self.stats.sessions.store(self.srs.sessions(), Ordering::Relaxed);
+            self.stats.transactions.store(self.srs.transactions(), Ordering::Relaxed);
+        }
+    }
+
+    fn receive(&mut self, inbound: Inbound) {
+        let now = Instant::now();
+        match inbound.kind {
+            InboundKind::Message(message) => {
+                let kind = if message.is_request() { "request" } else { "response" };
+                metrics::sip_message(transport(&inbound.flow), kind, &message.method());
+                tracing::trace!(flow = ?inbound.flow, method = %message.method(), "received");
+                self.srs.handle_message(now, message, inbound.flow);
+            }
+            InboundKind::Malformed { error, answered } => {
+                metrics::rejected("malformed");
+                tracing::debug!(source = %inbound.flow.remote.ip(), error, ?answered, "malformed message");
+            }
+            InboundKind::TransportError => self.srs.handle_transport_error(now, &inbound.flow),
+        }
+    }
+
+    fn answer(&mut self, ask: Ask) {
+        let now = Instant::now();
+        match ask {
+            Ask::Capture(event) => self.srs.handle_capture(now, event),
+            Ask::Stop(session, done) => {
+                self.srs.stop(now, session);
+                let _ = done.send(());
+            }
+            Ask::Drain => self.srs.set_draining(true),
+            Ask::StopAll => self.srs.stop_all(now),
+        }
+    }
+
+    /// Does what the SRS wants, until it wants nothing more.
+    fn drain(&mut self) {
+        while let Some(output) = self.srs.poll_output() {
+            match output {
+                SrsOutput::Transmit { flow, bytes } => {
+                    count_sent(&flow, &bytes);
+                    self.sockets.send(&flow, bytes);
+                }
+                SrsOutput::Capture(command) => self.command(command),
+                SrsOutput::Event(event) => log(event),
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        let now = Instant::now();
+        match command {
+            Command::Assign { session, streams, info } => {
+                let started = SystemTime::now();
+                let unix = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                let started_unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
+                let document = bridge::session(&info, &streams, started_unix_ms);
+                let assignment = Assignment {
+                    id: session.0,
+                    tenant: info.tenant.clone(),
+                    started,
+                    session: document.clone(),
+                    streams: bridge::streams(&streams),
+                };
+                match self.worker.assign(assignment) {
+                    Ok(addresses) => {
+                        self.books.running(session.0, &info.tenant, started, &document);
+                        self.known.insert(session, Known { streams, info, started, started_unix_ms });
+                        let streams = bridge::addresses(&addresses);
+                        self.srs.handle_capture(now, CaptureEvent::Ready { session, streams });
+                    }
+                    Err(refusal) => {
+                        metrics::call("refused");
+                        tracing::warn!(%refusal, "a call is refused");
+                        let reason = bridge::refusal(refusal);
+                        self.srs.handle_capture(now, CaptureEvent::Refused { session, reason });
+                    }
+                }
+            }
+            Command::Change { session, streams } => match self.worker.update(session.0, bridge::streams(&streams)) {
+                Ok(addresses) => {
+                    if let Some(known) = self.known.get_mut(&session) {
+                        known.streams = streams;
+                    }
+                    self.tell_capture(session);
+                    let streams = bridge::addresses(&addresses);
+                    self.srs.handle_capture(now, CaptureEvent::Ready { session, streams });
+                }
+                Err(refusal) => {
+                    self.srs.handle_capture(now, CaptureEvent::Refused { session, reason: bridge::refusal(refusal) });
+                }
+            },
+            Command::Info { session, info } => {
+                if let Some(known) = self.known.get_mut(&session) {
+                    known.info = info;
+                }
+                self.tell_capture(session);
+            }
+            Command::Release { session, cause } => {
+                self.known.remove(&session);
+                metrics::call(if cause == ReleaseCause::Cancelled { "cancelled" } else { "recorded" });
+                self.worker.release(session.0, cause.as_str());
+            }
+        }
+    }
+
+    fn tell_capture(&self, session: SessionId) {
+        if let Some(known) = self.known.get(&session) {
+            let document = bridge::session(&known.info, &known.streams, known.started_unix_ms);
+            self.books.running(session.0, &known.info.tenant, known.started, &document);
+            self.worker.set_session(session.0, document);
+        }
+    }
+}
+
+fn transport(flow: &Flow) -> &'static str {
+    match flow.transport {
+        Transport::Udp => "udp",
+        Transport::Tcp => "tcp",
+        Transport::Tls => "tls",
+    }
+}
+
+fn count_sent(flow: &Flow, bytes: &bytes::Bytes) {
+    if let Ok(message) = Message::parse(bytes.clone()) {
+        let kind = if message.is_request() { "request_sent" } else { "response_sent" };
+        metrics::sip_message(transport(flow), kind, &message.method());
+    }
+}
+
+fn log(event: SrsEvent) {
+    match event {
+        SrsEvent::Started { session } => tracing::info!(recording = %session, "call recorded from here"),
+        SrsEvent::Ended { session, cause } => tracing::info!(recording = %session, cause = cause.as_str(), "call ended"),
+        SrsEvent::RequestDone { method, status } => tracing::debug!(method, status, "request answered"),
+        SrsEvent::Rejected { status, reason, detail } => {
+            metrics::rejected(reason);
+            tracing::info!(status, reason, detail, "request refused");
+        }
+        SrsEvent::Untrusted { source } => {
+            metrics::rejected("untrusted");
+            tracing::info!(%source, "request of a source that no [[sip.trust]] names");
+        }
+        SrsEvent::MetadataProblem { session, problem } => {
+            tracing::warn!(recording = %session, problem, "recording metadata is damaged; the call is recorded all the same");
+        }
+        SrsEvent::Probing { session } => tracing::info!(recording = %session, "no RTP: asking the peer whether it is still there"),
+    }
+}

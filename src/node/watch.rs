@@ -1,0 +1,205 @@
+//! Once a second: the spool's level, the gauges, the alarms.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use ferric_sip_io::SipSockets;
+use ferric_worker::spool::{Spool, Stage};
+use ferric_worker::spool_commit::Finisher;
+use ferric_worker::spool_gauge::SpoolGauge;
+use ferric_worker::store::Target;
+use ferric_worker::store_probe::probe;
+use ferric_worker::upload::{Stores, UploadEvent, UploadHandle};
+use ferric_worker::worker::Worker;
+use tokio_util::sync::CancellationToken;
+
+use super::catalogue::Bookkeeper;
+use super::signalling::SignallingStats;
+use crate::console::{Alarm, Readiness};
+use crate::metrics;
+
+const INTERVAL: Duration = Duration::from_secs(1);
+/// An upload backlog older than this is worth an alarm.
+const OLD_BACKLOG: Duration = Duration::from_secs(600);
+/// A store that does not answer a probe is asked again after this.
+const PROBE_AGAIN: Duration = Duration::from_secs(60);
+
+/// What the watcher found last.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    alarms: Mutex<Vec<Alarm>>,
+    not_ready: Mutex<Vec<String>>,
+    watched: AtomicBool,
+}
+
+#[derive(Clone)]
+pub(super) struct Watcher {
+    pub(super) worker: Arc<Worker>,
+    pub(super) spool: Spool,
+    pub(super) gauge: Arc<SpoolGauge>,
+    pub(super) uploads: UploadHandle,
+    pub(super) finisher: Arc<Finisher>,
+    pub(super) sockets: SipSockets,
+    pub(super) signalling: Arc<SignallingStats>,
+    pub(super) state: Arc<State>,
+}
+
+impl Watcher {
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        let mut seconds = 0_u64;
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = stop.cancelled() => return,
+            }
+            self.look(seconds.is_multiple_of(10));
+            seconds += 1;
+        }
+    }
+
+    fn look(&self, rescan: bool) {
+        let level = self.gauge.read();
+        self.worker.set_spool_full(!self.gauge.is_open());
+        if rescan {
+            // Recordings that a person put back from `aside` are found so.
+            self.uploads.rescan();
+        }
+        self.export(level.as_ref().map_or(0, |level| level.spool_bytes));
+        let alarms = self.find_alarms(level.err().map(|error| error.to_string()));
+        metrics::set("ferric_alarms", f64::from(u32::try_from(alarms.len()).unwrap_or(u32::MAX)));
+        let mut not_ready = Vec::new();
+        if !self.gauge.is_open() {
+            not_ready.push("the spool is past its high-water mark".to_owned());
+        }
+        let stats = self.worker.stats();
+        if stats.scribe.disk_refuses.load(Ordering::Relaxed) {
+            not_ready.push("the spool's disk refuses writes".to_owned());
+        }
+        if self.worker.is_draining() {
+            not_ready.push("the node drains".to_owned());
+        }
+        if self.worker.call_count() >= self.worker.max_calls() {
+            not_ready.push("capture.max_calls is reached".to_owned());
+        }
+        *self.state.alarms.lock().unwrap_or_else(PoisonError::into_inner) = alarms;
+        *self.state.not_ready.lock().unwrap_or_else(PoisonError::into_inner) = not_ready;
+        self.state.watched.store(true, Ordering::Relaxed);
+    }
+
+    #[allow(clippy::cast_precision_loss)]
+    fn export(&self, spool_bytes: u64) {
+        let stats = self.worker.stats();
+        let sum = |of: fn(&ferric_worker::ShardStats) -> u64| stats.shards.iter().map(|shard| of(shard)).sum::<u64>();
+        metrics::set("ferric_calls_active", self.worker.call_count() as f64);
+        metrics::set("ferric_sip_transactions_active", self.signalling.transactions.load(Ordering::Relaxed) as f64);
+        metrics::set("ferric_sip_connections", self.sockets.connections() as f64);
+        metrics::set("ferric_spool_bytes", spool_bytes as f64);
+        metrics::set("ferric_spool_recordings", self.spool.usage().recordings() as f64);
+        metrics::set("ferric_spool_open", f64::from(u8::from(self.gauge.is_open())));
+        metrics::set("ferric_upload_lag_seconds", self.uploads.stats().lag(SystemTime::now().into()).as_secs_f64());
+        metrics::set("ferric_rtp_ports_free", self.worker.free_ports().0 as f64);
+        let lag = stats.shards.iter().map(|shard| shard.lag_us.load(Ordering::Relaxed)).max().unwrap_or(0);
+        metrics::set("ferric_shard_lag_seconds", lag as f64 / 1e6);
+        metrics::rtp_packets("received", sum(|shard| shard.packets.load(Ordering::Relaxed)));
+        metrics::rtp_packets("lost", sum(|shard| shard.packets_lost.load(Ordering::Relaxed)));
+        metrics::rtp_packets("dropped", sum(|shard| shard.packets_dropped.load(Ordering::Relaxed)));
+        metrics::total("ferric_audio_lost_ms_total", sum(|shard| shard.lost_ms.load(Ordering::Relaxed)));
+        metrics::total("ferric_encode_seconds_total", sum(|shard| shard.busy_us.load(Ordering::Relaxed)) / 1_000_000);
+    }
+
+    fn find_alarms(&self, level_error: Option<String>) -> Vec<Alarm> {
+        let mut alarms = Vec::new();
+        if let Some(error) = level_error {
+            alarms.push(Alarm { name: "spool-unreadable", text: error, advice: "Check the disk that holds the data folder." });
+        }
+        if !self.gauge.is_open() {
+            let text = format!("{} bytes are left for the spool; new calls are refused with 503", self.gauge.available_bytes());
+            alarms.push(Alarm { name: "spool-full", text, advice: "Free space, or see why the store does not take recordings." });
+        }
+        let stats = self.worker.stats();
+        if stats.scribe.disk_refuses.load(Ordering::Relaxed) {
+            let text = "the disk refuses audio of running calls; it is kept in memory for some seconds".to_owned();
+            alarms.push(Alarm { name: "disk-refuses", text, advice: "Free space at once: running recordings are cut otherwise." });
+        }
+        let cut = stats.scribe.cut_short.load(Ordering::Relaxed);
+        if cut > 0 {
+            let text = format!("{cut} recordings were cut short since the start because the disk refused them");
+            alarms.push(Alarm { name: "recordings-cut", text, advice: "They are marked partial; the log names them." });
+        }
+        let waiting = self.finisher.stats().waiting.load(Ordering::Relaxed);
+        if waiting > 0 {
+            let text = format!("{waiting} finished recordings wait because the disk refuses their manifests");
+            alarms.push(Alarm { name: "finish-waits", text, advice: "Free space; they are finished by themselves then." });
+        }
+        let uploads = self.uploads.stats();
+        for tenant in uploads.tenants.iter().filter(|tenant| tenant.failing) {
+            let said = tenant.last_error.as_deref().unwrap_or("no reason given");
+            let text = format!("the store of tenant {} fails ({} recordings wait): {said}", tenant.tenant, tenant.waiting);
+            alarms.push(Alarm { name: "store-fails", text, advice: "Check the store, its address and its credentials." });
+        }
+        if uploads.lag(SystemTime::now().into()) > OLD_BACKLOG {
+            let text = format!("{} recordings wait for their store, the oldest for over ten minutes", uploads.waiting);
+            alarms.push(Alarm { name: "upload-backlog", text, advice: "Check the store and the bandwidth limit." });
+        }
+        if let Ok(aside) = self.spool.entries(Stage::Aside)
+            && !aside.is_empty()
+        {
+            let text = format!("{} recordings were set aside and wait for a person", aside.len());
+            alarms.push(Alarm { name: "set-aside", text, advice: "`ferric spool ls` names the reasons; `ferric spool retry` puts them back." });
+        }
+        alarms
+    }
+
+    pub(super) fn alarms(&self) -> Vec<Alarm> {
+        self.state.alarms.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn readiness(&self) -> Readiness {
+        let mut reasons = self.state.not_ready.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !self.state.watched.load(Ordering::Relaxed) {
+            reasons.push("the node is starting".to_owned());
+        }
+        Readiness { ready: reasons.is_empty(), reasons }
+    }
+}
+
+/// Learns what a store can do; a store that is away is asked again, and used meanwhile as the weakest kind.
+pub(super) async fn probe_store(tenant: String, mut target: Target, stores: Stores) {
+    loop {
+        match probe(&mut target).await {
+            Ok(found) => {
+                tracing::info!(tenant, put_if_absent = found.put_if_absent, "the store answers");
+                if let Some(refused) = found.delete_refused {
+                    tracing::warn!(tenant, refused, "the store does not let us delete our probe");
+                }
+                stores.set(&tenant, target);
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(tenant, %error, "the store does not answer; recordings wait in the spool");
+                tokio::time::sleep(PROBE_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Counts and notes what became of an upload.
+pub(super) fn upload_event(books: &Bookkeeper, event: UploadEvent) {
+    books.upload(&event);
+    match event {
+        UploadEvent::Stored { manifest, key, bytes } => {
+            metrics::upload("stored");
+            tracing::info!(recording = %manifest.manifest.id, key, bytes, "recording stored");
+        }
+        UploadEvent::Failed { id, tenant, error } => {
+            metrics::upload("failed");
+            tracing::warn!(recording = %id, tenant, error, "upload failed; it is tried again");
+        }
+        UploadEvent::Aside { id, tenant, reason } => {
+            metrics::upload("aside");
+            tracing::error!(recording = %id, tenant, reason, "recording set aside");
+        }
+    }
+}
