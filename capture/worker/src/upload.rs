@@ -481,4 +481,6 @@ impl Uploader {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod faulty;
+#[cfg(test)]
+pub(crate) mod tests;

@@ -178,7 +178,13 @@ impl Transfer<'_> {
             }
             Err(error) => return Err(error),
         }
-        self.verify_put(object).await?;
+        if let Err(error) = self.verify_put(object).await {
+            if matches!(error, TransferError::Verify { .. }) {
+                // What the store spoiled is ours; left there, the next attempt would take it for somebody else's.
+                let _ = tokio::time::timeout(PATIENCE, self.target.store.delete(&object.key)).await;
+            }
+            return Err(error);
+        }
         Ok(object.bytes)
     }
 
