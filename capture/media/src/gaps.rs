@@ -1,8 +1,7 @@
 //! Where a channel holds no audio of its party, and why.
 //!
-//! A bounded list: neighbours of the same cause that lie close together merge,
-//! and when the list is full the distance that counts as close doubles. Totals
-//! stay exact whatever merges.
+//! A bounded list: neighbours of one cause that lie close together merge, and
+//! when the list is full so do the closest two. Totals stay exact whatever merges.
 
 use serde::Serialize;
 
@@ -37,17 +36,10 @@ pub struct Gap {
 }
 
 /// The gaps of one stream, or the pauses of a recording.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct GapList {
     gaps: Vec<Gap>,
-    close_ms: u64,
     total_ms: [u64; 4],
-}
-
-impl Default for GapList {
-    fn default() -> GapList {
-        GapList { gaps: Vec::new(), close_ms: CLOSE_MS, total_ms: [0; 4] }
-    }
 }
 
 impl GapList {
@@ -59,31 +51,27 @@ impl GapList {
         if let Some(total) = self.total_ms.get_mut(cause as usize) {
             *total += end_ms - start_ms;
         }
-        if let Some(last) = self.gaps.last_mut().filter(|last| last.cause == cause && start_ms <= last.end_ms + self.close_ms) {
+        if let Some(last) = self.gaps.last_mut().filter(|last| last.cause == cause && start_ms <= last.end_ms + CLOSE_MS) {
             last.end_ms = last.end_ms.max(end_ms);
             return;
         }
         self.gaps.push(Gap { start_ms, end_ms, cause });
-        while self.gaps.len() > MAX_GAPS {
-            self.close_ms *= 2;
-            self.merge();
+        if self.gaps.len() > MAX_GAPS {
+            self.merge_closest();
         }
     }
 
-    fn merge(&mut self) {
-        let close_ms = self.close_ms;
-        self.gaps.dedup_by(|later, earlier| {
-            let merged = later.cause == earlier.cause && later.start_ms <= earlier.end_ms + close_ms;
-            if merged {
-                earlier.end_ms = earlier.end_ms.max(later.end_ms);
-            }
-            // Causes that alternate must not defeat the limit: the earlier one's cause stands.
-            let forced = close_ms > 60_000;
-            if forced {
-                earlier.end_ms = earlier.end_ms.max(later.end_ms);
-            }
-            merged || forced
-        });
+    /// Makes room: the two neighbours with the least between them become one,
+    /// two of one cause before two that differ.
+    fn merge_closest(&mut self) {
+        let pairs = self.gaps.iter().zip(self.gaps.iter().skip(1)).enumerate();
+        let closest = pairs.min_by_key(|(_, (a, b))| (a.cause != b.cause, b.start_ms.saturating_sub(a.end_ms)));
+        let Some((at, (first, second))) = closest.map(|(at, (a, b))| (at, (*a, *b))) else { return };
+        let longer = if second.end_ms - second.start_ms > first.end_ms - first.start_ms { second } else { first };
+        self.gaps.remove(at + 1);
+        if let Some(merged) = self.gaps.get_mut(at) {
+            *merged = Gap { start_ms: first.start_ms, end_ms: second.end_ms.max(first.end_ms), cause: longer.cause };
+        }
     }
 
     /// In order of time.

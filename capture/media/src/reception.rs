@@ -111,6 +111,13 @@ impl Reception {
         number
     }
 
+    /// The timestamps turned out to count at another rate.
+    pub fn set_clock_rate(&mut self, clock_rate: u32) {
+        self.clock_rate = clock_rate.max(1);
+        self.jitter_ticks = 0.0;
+        self.last = None;
+    }
+
     /// Whose packets these are.
     pub fn ssrc(&self) -> Ssrc {
         self.ssrc
@@ -229,7 +236,7 @@ impl Reception {
             fraction_lost: u8::try_from(fraction).unwrap_or(255),
             cumulative_lost: i32::try_from(cumulative.clamp(-0x80_0000, 0x7f_ffff)).unwrap_or(0),
             highest_sequence: u32::try_from(self.highest.saturating_sub(0x1_0000) & 0xffff_ffff).unwrap_or(0),
-            jitter: self.jitter_ticks.max(0.0) as u32,
+            jitter: whole(self.jitter_ticks),
             last_sender_report,
             delay_since_last,
         }
@@ -258,6 +265,12 @@ impl Reception {
         let (word, bit) = Reception::slot(number);
         self.seen.get(word).is_some_and(|word| word & bit != 0)
     }
+}
+
+/// A jitter in whole ticks; a deviation is at most a second, so it fits.
+#[allow(clippy::cast_possible_truncation)]
+fn whole(ticks: f64) -> u32 {
+    ticks.max(0.0) as u32
 }
 
 impl Default for Reception {

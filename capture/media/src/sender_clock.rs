@@ -36,7 +36,7 @@ impl SenderClock {
     /// Takes a report; its timestamp is extended.
     pub(crate) fn report(&mut self, ntp: u64, timestamp: i64, map: &ClockMap) {
         let seconds = i64::try_from(ntp >> 32).unwrap_or(0);
-        let micros = i64::try_from((ntp & 0xffff_ffff) * 1_000_000 >> 32).unwrap_or(0);
+        let micros = i64::try_from(((ntp & 0xffff_ffff) * 1_000_000) >> 32).unwrap_or(0);
         let sent_us = seconds * 1_000_000 + micros;
         let position_us = map.arrival_position_us(timestamp);
         let agrees = self.last.is_some_and(|(sent, position)| {
@@ -73,11 +73,11 @@ impl SenderClock {
     }
 }
 
-/// Ticks of `clock_rate` in a span of NTP time, for senders of reports in tests and tools.
+/// Microseconds since 1900 as an NTP time, for whoever sends reports.
 pub fn ntp_from_us(us: i64) -> u64 {
     let seconds = us.div_euclid(1_000_000).cast_unsigned();
     let fraction = us_to_ticks(us.rem_euclid(1_000_000), 1 << 32).cast_unsigned();
-    seconds << 32 | fraction & 0xffff_ffff
+    (seconds << 32) | (fraction & 0xffff_ffff)
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// Packets after which a source holds its lock.
 const PROBATION: u32 = 2;
+/// How often a source with fewer can be pushed aside: two that alternate must not do so for ever.
+const MAX_PUSHED: u32 = 3;
 
 /// What becomes of a packet, by its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,13 +45,14 @@ pub struct SourceLock {
     expected: Option<IpAddr>,
     /// Signalling announced that the source changes.
     open: bool,
+    pushed: u32,
     takeover: Duration,
 }
 
 impl SourceLock {
     /// A stream whose SDP named `expected`; another source takes over after `takeover` of silence.
     pub fn new(expected: Option<IpAddr>, takeover: Duration) -> SourceLock {
-        SourceLock { holder: None, expected, open: false, takeover }
+        SourceLock { holder: None, expected, open: false, pushed: 0, takeover }
     }
 
     /// SDP names a new address: the next stranger may take over at once.
@@ -77,8 +80,11 @@ impl SourceLock {
             return Verdict::Known;
         }
         let silent = arrival.saturating_duration_since(holder.last) >= self.takeover;
-        let preferred = self.expected == Some(from.ip()) && self.expected != Some(holder.address.ip());
-        if silent || preferred || self.open || holder.packets < PROBATION {
+        let named = |address: SocketAddr| self.expected == Some(address.ip());
+        let preferred = named(from) && !named(holder.address);
+        let weak = holder.packets < PROBATION && self.pushed < MAX_PUSHED;
+        if silent || preferred || self.open || weak {
+            self.pushed += u32::from(weak);
             let before = holder.address;
             self.take(arrival, from);
             return Verdict::Moved { from: before };
@@ -128,6 +134,14 @@ mod tests {
     }
 
     #[test]
+    fn two_that_alternate_settle() {
+        let now = Instant::now();
+        let mut lock = SourceLock::new(None, Duration::from_secs(1));
+        let moved = (0..100).filter(|n| matches!(lock.check(now, at(n % 2)), Verdict::Moved { .. })).count();
+        assert_eq!(moved, 3);
+    }
+
+    #[test]
     fn signalling_opens_the_lock_once() {
         let now = Instant::now();
         let mut lock = locked(now);
@@ -145,6 +159,7 @@ mod tests {
         lock.check(now, at(1));
         let named = SocketAddr::from(([10, 0, 0, 7], 4_000));
         assert_eq!(lock.check(now, named), Verdict::Moved { from: at(1) });
+        assert_eq!(lock.check(now, named), Verdict::Known);
         assert_eq!(lock.check(now, at(1)), Verdict::Stranger);
     }
 }

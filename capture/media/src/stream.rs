@@ -30,6 +30,8 @@ use crate::voice::{Placed, Voice};
 
 /// A timestamp that falls back by more than this began anew, in ms.
 const BACK_MS: i64 = 200;
+/// So many packets in a row prove a clock of twice the rate.
+const DOUBLE_CLOCK: u32 = 4;
 /// Sources listed.
 const MAX_SSRCS: usize = 16;
 /// The second packet of a newcomer may be this far from its first.
@@ -157,6 +159,8 @@ pub(crate) struct Stream {
     next: Option<u64>,
     /// The next packet begins a stretch of timestamps.
     fresh: bool,
+    /// Packets in a row whose timestamps count twice what they should.
+    double_clock: u32,
     /// Numbers below belong to an earlier stretch.
     oldest: u64,
     held: Option<Held>,
@@ -183,6 +187,7 @@ impl Stream {
             newest: 0,
             next: None,
             fresh: true,
+            double_clock: 0,
             oldest: 0,
             held: None,
             held_payload: Vec::new(),
@@ -352,6 +357,7 @@ impl Stream {
         let number = self.reception.restart(ssrc, sequence, clock_rate);
         self.reception.observe(us, timestamp, false);
         self.events.restart();
+        self.double_clock = 0;
         if self.ssrcs.len() < MAX_SSRCS && !self.ssrcs.contains(&ssrc.0) {
             self.ssrcs.push(ssrc.0);
         }
@@ -374,7 +380,7 @@ impl Stream {
     /// Takes a packet of the segment.
     fn accept(&mut self, number: u64, order: Order, us: i64, packet: &RtpPacket<'_>, kind: PayloadKind) {
         self.count.bytes += packet.payload.len() as u64;
-        let Some(map) = self.map.as_mut() else { return };
+        let Some(map) = self.map.as_ref() else { return };
         let codec = match kind {
             PayloadKind::Audio(codec) => codec,
             // Its timestamp is that of the press: it only keeps the sequence whole.
@@ -385,12 +391,18 @@ impl Stream {
                 self.count.late += 1;
                 return;
             }
-            self.count.reordered += 1;
             let timestamp = extend(self.newest, packet.timestamp);
+            if timestamp > self.newest {
+                // It would wait for a time that is far off, and all packets behind it.
+                self.count.undecodable += 1;
+                return;
+            }
+            self.count.reordered += 1;
             return self.store(number, timestamp, packet.payload_type, packet.payload);
         }
-        let clock_rate = codec.rtp_clock_rate();
         let rate = map.clock_rate();
+        let clock_rate = self.true_clock_rate(codec, order, packet);
+        let Some(map) = self.map.as_mut() else { return };
         if codec == CodecKind::ComfortNoise && rate != clock_rate {
             return self.store(number, self.newest, packet.payload_type, &[]);
         }
@@ -405,6 +417,9 @@ impl Stream {
             }
             Fit::Jumped => {
                 self.drain(i64::MAX, us);
+                if rate != clock_rate {
+                    self.reception.set_clock_rate(clock_rate);
+                }
                 self.anchor(number, packet.timestamp, clock_rate, us);
                 self.store(number, self.newest, packet.payload_type, packet.payload);
             }
@@ -414,6 +429,20 @@ impl Stream {
                 self.shift(since, us);
             }
         }
+    }
+
+    /// The codec's clock rate, save for senders of G.722 that count its 16 kHz
+    /// samples: RFC 3551 4.5.2 has 8 kHz for historical reasons, and not all know.
+    fn true_clock_rate(&mut self, codec: CodecKind, order: Order, packet: &RtpPacket<'_>) -> u32 {
+        if codec != CodecKind::G722 {
+            return codec.rtp_clock_rate();
+        }
+        let samples = i64::try_from(packet.payload.len() * 2).unwrap_or(0);
+        if order == Order::Next && self.double_clock < DOUBLE_CLOCK {
+            let doubled = samples > 0 && extend(self.newest, packet.timestamp) - self.newest == samples;
+            self.double_clock = if doubled { self.double_clock + 1 } else { 0 };
+        }
+        if self.double_clock >= DOUBLE_CLOCK { 16_000 } else { codec.rtp_clock_rate() }
     }
 
     fn store(&mut self, number: u64, timestamp: i64, payload_type: u8, payload: &[u8]) {

@@ -208,7 +208,7 @@ fn controls_leave_their_marks_in_the_metadata() {
 }
 
 #[test]
-fn silence_of_all_streams_is_told_once_and_its_end_too() {
+fn silence_of_all_streams_is_told_each_time_out_and_its_end_once() {
     let (_, packets) = conversation(4);
     let mut run = Run::new(RecorderConfig { rtp_timeout: Duration::from_secs(5), ..config() });
     run.until(4_000, &packets);
@@ -218,7 +218,7 @@ fn silence_of_all_streams_is_told_once_and_its_end_too() {
     let more = Sender::new(0, PCMU, 1).say(20_020_000, &syllables(8_000, 8_000, 1), 0.0);
     run.until(21_000, &more);
     let told: Vec<_> = run.events.iter().filter(|event| !matches!(event, RecorderEvent::Stream(_))).map(|event| format!("{event:?}")).collect();
-    assert_eq!(told, ["MediaSilent", "MediaBack"]);
+    assert_eq!(told, ["MediaSilent", "MediaSilent", "MediaSilent", "MediaBack"]);
 }
 
 #[test]

@@ -6,6 +6,9 @@ mod common;
 use common::{Call, Datagram, G722, L16, OPUS, PCMA, PCMU, Path, Sender, stream};
 use ferric_codecs::testing::syllables;
 use ferric_media::gaps::GapCause;
+use ferric_media::rtcp::{SenderReport, write_sender_report};
+use ferric_media::rtp::{Ssrc, StreamIndex};
+use ferric_media::sender_clock::ntp_from_us;
 
 fn two(first: u8, second: u8) -> Call {
     Call::new(vec![stream(0, &[first]), stream(1, &[second])])
@@ -244,4 +247,74 @@ fn packets_before_the_beginning_and_after_the_end_do_no_harm() {
     call.add(Sender::new(0, PCMU, 1).say(-500_000, &ann, 0.0));
     let recorded = call.record(8_000, 8_000);
     recorded.assert_same(0, 0, &ann[4_000..68_000], 8.0, 0.93);
+}
+
+#[test]
+fn a_reordered_packet_from_the_future_holds_nobody_up() {
+    let ann = syllables(8_000, 80_000, 3);
+    let mut packets = Sender::new(0, PCMU, 1).say(0, &ann, 0.0);
+    // It comes after its successor, its timestamp damaged.
+    packets[100].arrival_us += 25_000;
+    packets[100].bytes[4] ^= 0x20;
+    let mut call = two(PCMU, PCMU);
+    call.add(packets);
+    let recorded = call.record(10_000, 8_000);
+    recorded.assert_same(0, 0, &ann, 8.0, 0.9);
+    let stats = &recorded.stats.streams[0];
+    assert_eq!((stats.lost, stats.late, stats.undecodable, stats.overflow), (0, 0, 1, 0));
+}
+
+#[test]
+fn a_g722_sender_that_counts_16_khz_is_understood() {
+    let ann = syllables(16_000, 160_000, 3);
+    let mut packets = Sender::new(0, G722, 1).say(0, &ann, 0.0);
+    for (n, packet) in packets.iter_mut().enumerate() {
+        packet.bytes[4..8].copy_from_slice(&(n as u32 * 320).to_be_bytes());
+    }
+    let mut call = two(G722, PCMU);
+    call.add(packets);
+    let recorded = call.record(10_000, 16_000);
+    recorded.assert_same(0, 1_000, &ann[16_000..], 8.0, 0.93);
+    let stats = &recorded.stats.streams[0];
+    assert_eq!((stats.lost, stats.segments), (0, 2));
+    assert!(stats.late <= 5 && stats.jitter_ms < 1.0);
+}
+
+#[test]
+fn two_streams_of_one_sender_are_aligned_by_its_reports() {
+    let (ann, bob) = (syllables(8_000, 320_000, 1), syllables(8_000, 320_000, 2));
+    for reported in [false, true] {
+        let mut call = two(PCMU, PCMU);
+        for (index, voice, delay_us) in [(0_u16, &ann, 0_i64), (1, &bob, 60_000)] {
+            let mut sender = Sender::new(index, PCMU, 1);
+            sender.source = common::address(1);
+            let (ssrc, first) = (Ssrc(sender.ssrc), sender.timestamp);
+            call.add(sender.say(delay_us, voice, 0.0));
+            for n in 1..8_i64 {
+                let sent_us = n * 1_500_000 + i64::from(index) * 400_000;
+                let report = SenderReport {
+                    ssrc,
+                    ntp: ntp_from_us(3_900_000_000_000_000 + sent_us),
+                    rtp_timestamp: first.wrapping_add((sent_us * 8 / 1_000) as u32),
+                    packets: 0,
+                    octets: 0,
+                };
+                let mut bytes = Vec::new();
+                write_sender_report(&report, "sbc", &mut bytes);
+                if reported {
+                    call.at((sent_us + delay_us) / 1_000, move |pipeline, now| {
+                        assert!(pipeline.handle_rtcp(now, StreamIndex(index), common::address(1), &bytes));
+                        assert!(!pipeline.handle_rtcp(now, StreamIndex(index), common::address(5), &bytes));
+                    });
+                }
+            }
+        }
+        let recorded = call.record(40_100, 8_000);
+        // Well after the reports, the two lie side by side as they were spoken.
+        let (early, late) = (recorded.compare(0, 30_060, &ann[240_000..300_000]).0, recorded.compare(1, 30_060, &bob[240_000..300_000]).0);
+        println!("reported {reported}: {early} {late}");
+        let apart = late - early;
+        assert!(if reported { apart.abs() < 5.0 } else { (apart - 60.0).abs() < 5.0 }, "reported {reported}: {early} {late}");
+        assert!(recorded.stats.streams.iter().all(|stream| (stream.late, stream.lost_ms) == (0, 0)));
+    }
 }

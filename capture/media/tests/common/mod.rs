@@ -293,13 +293,16 @@ impl Recorded {
         let heard = &self.channels[channel];
         let reach = rate * 60 / 1_000;
         let base = start_ms * rate / 1_000;
-        let coarse = |shift: i64| {
-            let from = (base + shift).max(0) as usize;
-            let skip = (from as i64 - base - shift) as usize;
-            if from >= heard.len() || skip >= said.len() { 0.0 } else { correlation(&said[skip..], &heard[from..]) }
+        // The last seconds tell where it lies, all of it how alike it is.
+        let searched = said.len().saturating_sub(self.rate as usize * 4);
+        let alike = |shift: i64, skip: usize| {
+            let at = base + shift + skip as i64;
+            let skip = skip + usize::try_from(-at).unwrap_or(0);
+            let at = at.max(0) as usize;
+            if at >= heard.len() || skip >= said.len() { 0.0 } else { correlation(&said[skip..], &heard[at..]) }
         };
-        let best = (-reach..=reach).max_by(|&a, &b| coarse(a).total_cmp(&coarse(b))).unwrap();
-        (best as f64 * 1_000.0 / rate as f64, coarse(best))
+        let best = (-reach..=reach).max_by(|&a, &b| alike(a, searched).total_cmp(&alike(b, searched))).unwrap();
+        (best as f64 * 1_000.0 / rate as f64, alike(best, 0))
     }
 
     /// Root mean square of a part of a channel.
