@@ -8,6 +8,7 @@ pub mod open;
 pub mod seal;
 pub mod timestamp;
 
+mod audio_file;
 pub mod clock_map;
 pub mod gaps;
 pub mod jitter;
@@ -21,6 +22,7 @@ pub mod sender_clock;
 pub mod source;
 pub mod stats;
 pub mod stream;
+mod stream_config;
 mod telephone_event;
 pub mod track;
 mod voice;

@@ -21,13 +21,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use ferric_codecs::ogg::OpusWriter;
 use ferric_codecs::opus::OpusSettings;
-use ferric_codecs::opus_packet::{self_delimit, silence};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use uuid::Uuid;
 
+use crate::audio_file::AudioFile;
 use crate::eopus::Content;
 use crate::keys::Recipient;
 use crate::manifest::{AudioEntry, Digest, MetadataEntry, RecordingState};
@@ -36,7 +35,7 @@ use crate::pipeline::{EncodedFrame, MediaPipeline, PipelineConfig};
 use crate::report;
 use crate::rtcp::write_report;
 use crate::rtp::{Ssrc, StreamIndex, is_rtcp};
-use crate::seal::{SealError, SealHeader, SealSummary, Sealer, seal_document};
+use crate::seal::{SealError, SealHeader, SealSummary, seal_document};
 use crate::stats::RecordingStats;
 use crate::stream::{StreamConfig, StreamEvent};
 use crate::timestamp::Timestamp;
@@ -182,63 +181,13 @@ struct RtcpPeer {
     muxed: bool,
 }
 
-/// Everything between frames and sealed bytes.
-#[derive(Debug)]
-struct File {
-    writer: OpusWriter,
-    sealer: Sealer,
-    frame_ms: u32,
-    segment_frames: u64,
-    packet: Vec<u8>,
-    plain: Vec<u8>,
-    failed: Option<RecorderError>,
-}
-
-impl File {
-    fn push(&mut self, frame: &EncodedFrame<'_>, outputs: &mut VecDeque<Output>) {
-        let [left, right] = frame.packets;
-        self.packet.clear();
-        if self_delimit(left, &mut self.packet).is_err() {
-            self.packet.clear();
-            // Cannot happen to a packet of libopus; the frame must be there all the same.
-            let _ = self_delimit(silence(self.frame_ms), &mut self.packet);
-        }
-        self.packet.extend_from_slice(right);
-        self.writer.push(&self.packet, self.frame_ms * 48, &mut self.plain);
-        if (frame.number + 1).is_multiple_of(self.segment_frames) {
-            self.writer.flush(&mut self.plain);
-            self.seal(outputs);
-        }
-    }
-
-    fn seal(&mut self, outputs: &mut VecDeque<Output>) {
-        let mut sealed = Vec::with_capacity(self.plain.len() + 64);
-        match self.sealer.seal(&self.plain, &mut sealed) {
-            Ok(()) => outputs.push_back(Output::Audio(sealed)),
-            Err(error) => self.failed = self.failed.take().or(Some(error.into())),
-        }
-        self.plain.clear();
-    }
-
-    fn finish(&mut self, length_48k: u64, outputs: &mut VecDeque<Output>) -> SealSummary {
-        self.writer.finish(length_48k, &mut self.plain);
-        let mut sealed = Vec::with_capacity(self.plain.len() + 64);
-        if let Err(error) = self.sealer.finish(&self.plain, &mut sealed) {
-            self.failed = self.failed.take().or(Some(error.into()));
-        }
-        self.plain.clear();
-        outputs.push_back(Output::Audio(sealed));
-        self.sealer.summary()
-    }
-}
-
 /// One recording.
 #[derive(Debug)]
 pub struct Recorder {
     config: RecorderConfig,
     rng: StdRng,
     pipeline: MediaPipeline,
-    file: File,
+    file: AudioFile,
     metadata: RecordingMetadata,
     metadata_summary: SealSummary,
     metadata_dirty: bool,
@@ -253,6 +202,7 @@ pub struct Recorder {
     last_media: Option<Instant>,
     silent: bool,
     totals: Option<RecordingTotals>,
+    failed: Option<RecorderError>,
     reported_failure: bool,
 }
 
@@ -265,23 +215,8 @@ impl Recorder {
         let mut rng = StdRng::from_seed(config.seed);
         let started_at = Timestamp::from(wall);
         let header = SealHeader { id: config.id, tenant: config.tenant.clone(), content: Content::OggOpus, created: started_at };
-        let (sealer, mut first) = Sealer::new(&header, &config.recipients, &mut rng)?;
-        let frame_ms = config.opus.frame_ms.max(1);
-        let segment_ms = u64::try_from(config.segment.as_millis()).unwrap_or(1_000);
-        let mut file = File {
-            writer: OpusWriter::new(rng.random()),
-            sealer,
-            frame_ms,
-            segment_frames: (segment_ms / u64::from(frame_ms)).max(1),
-            packet: Vec::new(),
-            plain: Vec::new(),
-            failed: None,
-        };
-        let wideband = streams.iter().any(StreamConfig::is_wideband);
-        let id = config.id.to_string();
-        file.writer.headers(if wideband { 16_000 } else { 8_000 }, &[("RECORDING_ID", &id)], &mut file.plain);
-        file.sealer.seal(&file.plain, &mut first)?;
-        file.plain.clear();
+        let rate = if streams.iter().any(StreamConfig::is_wideband) { 16_000 } else { 8_000 };
+        let (file, first) = AudioFile::new(&header, &config.recipients, config.opus.frame_ms, config.segment, rate, &mut rng)?;
         let mut metadata = RecordingMetadata::new(config.id, &config.tenant, &config.node, started_at, config.session.clone());
         let pipeline_config = PipelineConfig { opus: config.opus, jitter_delay: config.jitter_delay, takeover: config.takeover };
         let pipeline = MediaPipeline::new(now, pipeline_config, streams);
@@ -305,6 +240,7 @@ impl Recorder {
             last_media: None,
             silent: false,
             totals: None,
+            failed: None,
             reported_failure: false,
             config,
         };
@@ -501,7 +437,8 @@ impl Recorder {
         self.send_reports(now, true);
         let (file, outputs, tap) = (&mut self.file, &mut self.outputs, self.tap);
         let length_48k = self.pipeline.finish(now, &mut |frame| emit(file, outputs, tap, &frame));
-        let audio = self.file.finish(length_48k, &mut self.outputs);
+        let (sealed, audio) = self.file.finish(length_48k);
+        self.outputs.push_back(Output::Audio(sealed));
         let duration_ms = length_48k / 48;
         let started_at = self.metadata.started_at;
         let ended_at = started_at.plus(Duration::from_millis(duration_ms));
@@ -529,12 +466,13 @@ impl Recorder {
                 self.metadata_summary = summary;
                 self.outputs.push_back(Output::Metadata(sealed));
             }
-            Err(error) => self.file.failed = self.file.failed.take().or(Some(error)),
+            Err(error) => self.failed = self.failed.take().or(Some(error)),
         }
     }
 
     fn tell_failure(&mut self) {
-        if let Some(error) = self.file.failed.take()
+        let failed = self.failed.take().or_else(|| self.file.take_failure().map(RecorderError::from));
+        if let Some(error) = failed
             && !std::mem::replace(&mut self.reported_failure, true)
         {
             self.outputs.push_back(Output::Event(RecorderEvent::Failed(error)));
@@ -555,9 +493,8 @@ impl Recorder {
 
     /// Segments of audio that have come out, and how much audio they hold.
     pub fn sealed(&self) -> (u32, Duration) {
-        let frames = u64::from(self.file.sealer.segments().saturating_sub(1)) * self.file.segment_frames;
-        let whole = Duration::from_millis(frames * u64::from(self.file.frame_ms));
-        (self.file.sealer.segments(), whole.min(self.pipeline.encoded()))
+        let (segments, audio) = self.file.sealed();
+        (segments, audio.min(self.pipeline.encoded()))
     }
 
     /// Everything up to now.
@@ -571,8 +508,10 @@ impl Recorder {
     }
 }
 
-fn emit(file: &mut File, outputs: &mut VecDeque<Output>, tap: bool, frame: &EncodedFrame<'_>) {
-    file.push(frame, outputs);
+fn emit(file: &mut AudioFile, outputs: &mut VecDeque<Output>, tap: bool, frame: &EncodedFrame<'_>) {
+    if let Some(sealed) = file.push(frame) {
+        outputs.push_back(Output::Audio(sealed));
+    }
     if tap {
         let packets = frame.packets.map(Bytes::copy_from_slice);
         outputs.push_back(Output::Frame(Frame { position_48k: frame.position_48k, packets }));

@@ -12,7 +12,7 @@
 //! A new SSRC, or a sequence that jumps, is believed when a second packet
 //! follows with none of the old in between: the first is held, not lost.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ferric_codecs::decode::CodecKind;
@@ -21,12 +21,14 @@ use crate::clock_map::{ClockMap, Fit, ticks_to_us};
 use crate::jitter::{JitterBuffer, Waiting};
 use crate::reception::{Place, Reception};
 use crate::rtcp::{ReportBlock, RtcpItem};
-use crate::rtp::{RtpPacket, Ssrc, StreamIndex};
+use crate::rtp::{RtpPacket, Ssrc};
 use crate::sender_clock::SenderClock;
 use crate::source::{SourceLock, Verdict};
-use crate::stats::{Channel, StreamStats, mos};
+use crate::stats::{StreamStats, mos};
 use crate::telephone_event::TelephoneEvents;
 use crate::voice::{Placed, Voice};
+
+pub use crate::stream_config::{PayloadKind, StreamConfig, StreamEvent};
 
 /// A timestamp that falls back by more than this began anew, in ms.
 const BACK_MS: i64 = 200;
@@ -36,70 +38,6 @@ const DOUBLE_CLOCK: u32 = 4;
 const MAX_SSRCS: usize = 16;
 /// The second packet of a newcomer may be this far from its first.
 const FOLLOWS: u16 = 10;
-
-/// What a payload type stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PayloadKind {
-    /// Audio, or comfort noise.
-    Audio(CodecKind),
-    /// Digits (RFC 4733).
-    TelephoneEvent {
-        /// Ticks per second of its durations.
-        clock_rate: u32,
-    },
-}
-
-/// What signalling knows of a stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StreamConfig {
-    /// Stays the same for the stream's life.
-    pub index: StreamIndex,
-    /// Label of SDP and metadata.
-    pub label: String,
-    /// Where its audio goes; fixed at its first appearance.
-    pub channel: Channel,
-    /// Negotiated payload types. Static comfort noise (13, 19) is understood without.
-    pub payloads: Vec<(u8, PayloadKind)>,
-    /// False on hold (`a=inactive`, port 0 or address 0.0.0.0).
-    pub active: bool,
-    /// Address of the SDP, a hint: media may come from elsewhere.
-    pub expected_source: Option<IpAddr>,
-}
-
-impl StreamConfig {
-    /// True when wideband audio may come.
-    pub fn is_wideband(&self) -> bool {
-        self.payloads.iter().any(|(_, kind)| matches!(kind, PayloadKind::Audio(codec) if codec.is_wideband()))
-    }
-}
-
-/// Something that happened to a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StreamEvent {
-    /// The first packet of the stream.
-    FirstMedia {
-        /// Which stream.
-        stream: StreamIndex,
-        /// Where it comes from.
-        from: SocketAddr,
-    },
-    /// Media comes from another address now.
-    SourceMoved {
-        /// Which stream.
-        stream: StreamIndex,
-        /// Where it came from.
-        from: SocketAddr,
-        /// Where it comes from.
-        to: SocketAddr,
-    },
-    /// The first packet of a stranger since the source was locked; all are counted.
-    StrangerDropped {
-        /// Which stream.
-        stream: StreamIndex,
-        /// The stranger.
-        from: SocketAddr,
-    },
-}
 
 /// Arrival of a datagram, on both clocks.
 #[derive(Debug, Clone, Copy)]
