@@ -308,4 +308,38 @@ mod tests {
         b.seal(&[0; 64], &mut out_b).unwrap();
         assert_ne!(out_a, out_b);
     }
+
+    /// The vector of docs/eopus.md, section 1.
+    #[test]
+    fn the_published_vector_holds() {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let json = concat!(
+            r#"{"v":1,"id":"0199c1f0-7c1e-7d3a-b0f1-3c5d9a1e2b4c","tenant":"acme","content":"audio/ogg; codecs=opus","#,
+            r#""created":"2026-03-01T08:09:10.250Z","aead":"A128GCM-STREAM-BE32","nonce_prefix":"AAECAwQFBg","#,
+            r#""recipients":[{"kid":"AAAA","alg":"RSA-OAEP-256","key":"AAAA"}]}"#
+        );
+        let header: Header = serde_json::from_str(json).unwrap();
+        assert_eq!(serde_json::to_string(&header).unwrap(), json, "the header is written in this order");
+        let first = [&MAGIC[..], &(json.len() as u32).to_be_bytes(), json.as_bytes()].concat();
+        let file_key: [u8; 16] = std::array::from_fn(|at| at as u8);
+        let hash = Sha256::new_with_prefix(&first);
+        let mut sealer = Sealer {
+            cipher: Aes128Gcm::new((&file_key).into()),
+            nonce_prefix: std::array::from_fn(|at| at as u8),
+            aad: hash.clone().finalize().into(),
+            segments: 0,
+            finished: false,
+            bytes: first.len() as u64,
+            hash,
+        };
+        assert_eq!(hex(&sealer.aad), "5e5a2cb22edccf3ae57597af62d1f80cd5a22a276b3ff00bc7cc644264b74b4a");
+        let mut out = Vec::new();
+        sealer.seal(b"Ogg", &mut out).unwrap();
+        assert_eq!(hex(&out), "000000135c7e5a8017007b278adb834e6256a628ec7c38");
+        out.clear();
+        sealer.finish(b"S", &mut out).unwrap();
+        assert_eq!(hex(&out), "0000001140ebd4c509b7e094b7ee36c92554908f86");
+        let document = include_str!("../../../docs/eopus.md");
+        assert!(document.contains(json) && document.contains(&hex(&out)), "the document and this test agree");
+    }
 }

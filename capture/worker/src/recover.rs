@@ -24,8 +24,6 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use uuid::Uuid;
-
 use ferric_media::eopus::{Frame, Framer, Header};
 use ferric_media::keys::NodeKey;
 use ferric_media::manifest::{Digest, RecordingState, SignedManifest};
@@ -47,8 +45,9 @@ pub struct Recovery {
     pub ready: Vec<SignedManifest>,
     /// What was set aside, with the reason.
     pub aside: Vec<(String, String)>,
-    /// Recordings that the disk refuses to finish now; the next start tries again.
-    pub failed: Vec<(Uuid, String)>,
+    /// Recordings that the disk refuses to finish now; hand them to the [`crate::spool_commit::Finisher`],
+    /// which tries until it can.
+    pub failed: Vec<(FinishedRecording, SpoolError)>,
 }
 
 /// Recovers a spool and returns the committer for what comes. Run it before anything is recorded.
@@ -92,7 +91,7 @@ pub fn recover(
         let rest = batch.split_off(batch.len().min(64));
         let result = committer.commit(std::mem::replace(&mut batch, rest));
         recovery.finished.extend(result.ready);
-        recovery.failed.extend(result.failed.into_iter().map(|(finished, error)| (finished.start.id, error.to_string())));
+        recovery.failed.extend(result.failed);
     }
     Ok((committer, recovery))
 }

@@ -208,8 +208,8 @@ impl Spool {
                 _lock: lock,
             }),
         };
-        for stage in [Stage::Recording, Stage::Ready, Stage::Sent] {
-            for entry in spool.entries(stage)? {
+        for stage in [Stage::Recording, Stage::Ready] {
+            for entry in spool.entries(stage)?.into_iter().filter(|entry| counts(entry)) {
                 spool.usage().add_recording();
                 spool.usage().add_bytes(folder_bytes(&entry));
             }
@@ -285,7 +285,7 @@ impl Spool {
     /// It cannot be moved. A reason that cannot be written (the disk is full) is no error.
     pub fn set_aside(&self, folder: &Path, reason: &str) -> Result<PathBuf, SpoolError> {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let bytes = folder_bytes(folder);
+        let counted = counts(folder).then(|| folder_bytes(folder));
         let to = (0..1000)
             .map(|n| if n == 0 { name.clone() } else { format!("{name}.{n}") })
             .map(|name| self.stage(Stage::Aside).join(name))
@@ -297,7 +297,9 @@ impl Spool {
             make_dir(&to)?;
             fs::rename(folder, to.join(&name)).map_err(at("set aside", folder))?;
         }
-        self.usage().remove(bytes);
+        if let Some(bytes) = counted {
+            self.usage().remove(bytes);
+        }
         self.dirty().raise();
         tracing::error!(recording = %name, reason, "recording set aside");
         if let Err(error) = write_whole(&to.join(REASON), format!("{reason}\n").as_bytes()) {
@@ -341,6 +343,11 @@ impl Spool {
 /// The recording a folder belongs to, if its name is one.
 pub fn recording_id(folder: &Path) -> Option<Uuid> {
     folder.file_name()?.to_str()?.parse().ok()
+}
+
+/// Whether a folder is counted as a recording.
+fn counts(folder: &Path) -> bool {
+    recording_id(folder).is_some() && folder.is_dir()
 }
 
 /// Bytes of the files in a folder; 0 if it cannot be read.

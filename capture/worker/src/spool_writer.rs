@@ -8,6 +8,9 @@
 //! ([`AppendError::Ended`]): segments are numbered, and one that is missing in
 //! the middle would make everything after it unreadable.
 //!
+//! A writer that is dropped without [`SpoolWriter::finish`] leaves a recording as
+//! a crash does: whole up to its last append, finished at the next start.
+//!
 //! Nothing is flushed to the disk here; [`crate::sync::GroupSync`] does that for
 //! all calls together.
 

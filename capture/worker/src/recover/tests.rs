@@ -14,6 +14,7 @@ use ferric_media::open::{OpenError, Opener, open_all};
 use ferric_media::seal::{SealHeader, Sealer, seal_document};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
+use uuid::Uuid;
 
 use crate::spool::{make_dir, write_whole};
 use crate::spool_chain::{CHAIN, stored_head};
@@ -329,6 +330,8 @@ fn one_bad_folder_holds_up_nobody() {
     assert_eq!(open_ready(&spool, 5).0.len(), 80);
     assert!(spool.entries(Stage::Sent).unwrap().is_empty());
     assert_eq!(spool.ready().unwrap().len(), 2);
+    let bytes: u64 = spool.ready().unwrap().iter().map(|(_, bytes)| bytes).sum();
+    assert_eq!((spool.usage().recordings(), spool.usage().bytes()), (2, bytes));
 }
 
 #[test]
