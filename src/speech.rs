@@ -8,9 +8,9 @@ pub const RATE: u32 = 16_000;
 const AGENT: &[u8] = include_bytes!("../testdata/speech/agent.wav");
 const CALLER: &[u8] = include_bytes!("../testdata/speech/caller.wav");
 
-/// Agent and caller, mono at [`RATE`], of the same length.
+/// Caller and agent, mono at [`RATE`], of the same length.
 pub fn conversation() -> [Vec<i16>; 2] {
-    let mut parties = [AGENT, CALLER].map(|wav| {
+    let mut parties = [CALLER, AGENT].map(|wav| {
         let reader = hound::WavReader::new(Cursor::new(wav));
         reader.map(|reader| reader.into_samples::<i16>().flatten().collect::<Vec<i16>>()).unwrap_or_default()
     });

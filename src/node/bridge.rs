@@ -27,7 +27,7 @@ pub(super) fn streams(specs: &[StreamSpec]) -> Vec<StreamConfig> {
             channel: if order == 0 { Channel::Left } else { Channel::Right },
             payloads: spec.formats.iter().filter_map(payload).collect(),
             active: spec.active,
-            expected_source: spec.remote_rtp,
+            expected_source: spec.remote_rtp.map(|address| address.ip()),
         })
         .collect()
 }
