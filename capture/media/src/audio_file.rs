@@ -52,8 +52,11 @@ impl AudioFile {
         Ok((AudioFile { writer, sealer, frame_ms, segment_frames, packet: Vec::new(), plain, failure: None }, first))
     }
 
-    /// Takes a frame; gives sealed bytes when it ends a segment.
+    /// Takes a frame; gives the sealed bytes of the segment that it ends by beginning the next.
     pub(crate) fn push(&mut self, frame: &EncodedFrame<'_>) -> Option<Vec<u8>> {
+        // Not sooner: the last page must hold a packet, for its position is where players cut.
+        let begins = frame.number > 0 && frame.number.is_multiple_of(self.segment_frames);
+        let sealed = if begins { self.seal() } else { None };
         let [left, right] = frame.packets;
         self.packet.clear();
         if self_delimit(left, &mut self.packet).is_err() {
@@ -63,9 +66,10 @@ impl AudioFile {
         }
         self.packet.extend_from_slice(right);
         self.writer.push(&self.packet, self.frame_ms * 48, &mut self.plain);
-        if !(frame.number + 1).is_multiple_of(self.segment_frames) {
-            return None;
-        }
+        sealed
+    }
+
+    fn seal(&mut self) -> Option<Vec<u8>> {
         self.writer.flush(&mut self.plain);
         let mut sealed = Vec::with_capacity(self.plain.len() + 64);
         let done = self.sealer.seal(&self.plain, &mut sealed);

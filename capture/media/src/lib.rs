@@ -1,4 +1,13 @@
 //! From RTP to sealed segments, sans-IO.
+//!
+//! ```text
+//! datagram -> rtp, rtcp -> source (address lock) -> stream (SSRC, segments) -> reception (loss, jitter)
+//!          -> clock_map (timestamp to call time) -> jitter (reorder) -> voice (decode, conceal) -> track (one
+//!          sample for every moment) -> pipeline (two encoders, a frame each 20 ms) -> recorder (Ogg, seal, metadata)
+//! ```
+//!
+//! [`recorder::Recorder`] is the whole of it: datagrams in, bytes of two sealed
+//! files out. [`pipeline::MediaPipeline`] is the part that knows no files.
 
 pub mod eopus;
 pub mod keys;

@@ -440,6 +440,7 @@ impl Stream {
             Some(PayloadKind::Audio(codec)) if codec != CodecKind::ComfortNoise => {
                 match self.voice.place(codec, &packet.payload, packet.timestamp, missing, self.fresh, map) {
                     Placed::Audio => self.fresh = false,
+                    Placed::Early => {}
                     Placed::Late => self.count.late += 1,
                     Placed::Undecodable => self.count.undecodable += 1,
                 }

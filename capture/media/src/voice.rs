@@ -29,6 +29,8 @@ pub(crate) enum Placed {
     Audio,
     /// Its place is recorded already.
     Late,
+    /// Its place lies before the recording, or before the stream joined it.
+    Early,
     /// Its codec refused it.
     Undecodable,
 }
@@ -129,6 +131,9 @@ impl Voice {
         let position = self.aim(timestamp, native, clock, map);
         let end = self.track.end();
         if position + samples <= end {
+            if !self.started {
+                return Placed::Early;
+            }
             self.late_hole = true;
             return Placed::Late;
         }

@@ -165,6 +165,17 @@ fn a_call_is_sealed_as_it_runs_and_opens_whole() {
 }
 
 #[test]
+fn every_length_has_its_end_on_a_page_with_audio() {
+    for ms in [0, 1, 20, 980, 993, 994, 1_000, 1_980, 1_993, 2_000] {
+        let mut run = Run::new(config());
+        run.until(ms, &[]);
+        run.stop();
+        let channels = decode(&open_all(key(), &run.audio).unwrap());
+        assert_eq!(channels.map(|channel| channel.len() as u64), [ms * 8; 2], "{ms} ms");
+    }
+}
+
+#[test]
 fn a_crash_costs_a_second_and_the_delay() {
     let (_, packets) = conversation(10);
     let mut run = Run::new(config());
@@ -287,4 +298,32 @@ fn the_tap_hands_out_every_frame_while_it_is_open() {
 fn without_a_recipient_there_is_no_recording() {
     let refused = Recorder::new(Instant::now(), UNIX_EPOCH, RecorderConfig { recipients: Vec::new(), ..config() }, Vec::new());
     assert!(refused.unwrap_err().to_string().contains("public key"));
+}
+
+#[test]
+fn no_datagram_makes_it_panic_or_grow() {
+    let mut run = Run::new(config());
+    let mut state = 99_u32;
+    let mut random = move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state >> 16
+    };
+    for ms in (0..20_000).step_by(60) {
+        run.until(ms, &[]);
+        for _ in 0..40 {
+            let mut bytes: Vec<u8> = (0..random() % 200).map(|_| random() as u8).collect();
+            if let [first, second, ..] = bytes.as_mut_slice() {
+                (*first, *second) = (0x80 | *first & 0x3f, [0, 200, 201, 202, 203, 204][random() as usize % 6]);
+            }
+            let (stream, source) = (StreamIndex((random() % 3) as u16), address((random() % 3) as u8));
+            if random() % 2 == 0 {
+                run.recorder.handle_rtp(run.now(), stream, source, &bytes);
+            } else {
+                run.recorder.handle_rtcp(run.now(), stream, source, &bytes);
+            }
+        }
+    }
+    run.stop();
+    assert_eq!(decode(&open_all(key(), &run.audio).unwrap())[0].len() / 8, run.now_ms as usize);
+    assert!(run.metadata.last().unwrap().len() < 64 * 1024);
 }

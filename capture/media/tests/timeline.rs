@@ -247,6 +247,7 @@ fn packets_before_the_beginning_and_after_the_end_do_no_harm() {
     call.add(Sender::new(0, PCMU, 1).say(-500_000, &ann, 0.0));
     let recorded = call.record(8_000, 8_000);
     recorded.assert_same(0, 0, &ann[4_000..68_000], 8.0, 0.93);
+    assert_eq!((recorded.stats.streams[0].late, recorded.stats.streams[0].lost_ms), (0, 0));
 }
 
 #[test]
