@@ -353,7 +353,12 @@ pub(crate) fn nonce(prefix: &[u8; 7], counter: u32, last: bool) -> [u8; 12] {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::wildcard_enum_match_arm
+    )]
     use super::*;
 
     fn preamble(json: &str) -> Vec<u8> {

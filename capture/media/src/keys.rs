@@ -343,7 +343,12 @@ fn expect_label(pem: &str, label: &'static str, needed: &'static str) -> Result<
 
 #[cfg(test)]
 pub(crate) mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::wildcard_enum_match_arm
+    )]
     use super::*;
     use rand::SeedableRng as _;
     use rand::rngs::StdRng;

@@ -401,7 +401,12 @@ pub fn verify_chain(manifests: &[SignedManifest], key: &NodePublicKey) -> Result
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::wildcard_enum_match_arm
+    )]
     use super::*;
     use rand::SeedableRng as _;
     use rand::rngs::StdRng;

@@ -303,7 +303,12 @@ pub fn open_all(key: &PrivateKey, file: &[u8]) -> Result<Vec<u8>, OpenError> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::wildcard_enum_match_arm
+    )]
     use super::*;
     use crate::eopus::Content;
     use crate::keys::tests::test_key;

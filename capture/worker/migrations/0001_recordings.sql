@@ -21,6 +21,7 @@ CREATE TABLE recordings (
 
 CREATE INDEX recordings_by_time ON recordings (started_at, id);
 CREATE INDEX recordings_by_tenant ON recordings (tenant, started_at, id);
+CREATE INDEX recordings_by_state ON recordings (state, started_at, id);
 CREATE INDEX recordings_by_call_id ON recordings (sip_call_id) WHERE sip_call_id IS NOT NULL;
 CREATE INDEX recordings_by_previous ON recordings (previous) WHERE previous IS NOT NULL;
 

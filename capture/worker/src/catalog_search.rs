@@ -171,15 +171,17 @@ impl Catalog {
             if tokens.is_empty() {
                 return Ok(None);
             }
-            query.push(" AND id IN (SELECT recording_id FROM parties WHERE 1 = 0");
-            for token in tokens {
+            query.push(" AND id IN (");
+            for (number, token) in tokens.into_iter().enumerate() {
                 let stored = self.parties.stored(&token);
+                // A union and not an OR: each branch is a range of the index.
+                query.push(if number == 0 { "" } else { " UNION " }).push("SELECT recording_id FROM parties WHERE token ");
                 if self.parties.is_clear() {
                     // A prefix as a range: LIKE would not use the index for bound values.
-                    query.push(" OR (token >= ").push_bind(stored.clone());
-                    query.push(" AND token < ").push_bind(format!("{stored}\u{10ffff}")).push(")");
+                    query.push(">= ").push_bind(stored.clone());
+                    query.push(" AND token < ").push_bind(format!("{stored}\u{10ffff}"));
                 } else {
-                    query.push(" OR token = ").push_bind(stored);
+                    query.push("= ").push_bind(stored);
                 }
             }
             query.push(")");

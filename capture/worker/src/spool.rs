@@ -195,9 +195,11 @@ impl Spool {
         }
         let path = root.join("lock");
         let file = create(&path, true)?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-            nix::errno::Errno::EWOULDBLOCK => SpoolError::Locked(root.to_owned()),
-            errno => SpoolError::Io { action: "lock", path, source: errno.into() },
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+            if errno == nix::errno::Errno::EWOULDBLOCK {
+                return SpoolError::Locked(root.to_owned());
+            }
+            SpoolError::Io { action: "lock", path, source: errno.into() }
         })?;
         let spool = Spool {
             inner: Arc::new(Inner {
@@ -384,7 +386,12 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), SpoolError> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::wildcard_enum_match_arm
+    )]
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
 

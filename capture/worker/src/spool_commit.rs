@@ -316,8 +316,8 @@ impl Finisher {
 
     /// Hands a finished recording over; never blocks.
     pub fn submit(&self, finished: FinishedRecording) {
-        let sent = self.sender.as_ref().map(|sender| sender.try_send(finished));
-        if let Some(Err(TrySendError::Full(finished) | TrySendError::Disconnected(finished))) = sent {
+        let Some(sender) = &self.sender else { return };
+        if let Err(TrySendError::Full(finished) | TrySendError::Disconnected(finished)) = sender.try_send(finished) {
             self.stats.left.fetch_add(1, Ordering::Relaxed);
             tracing::error!(recording = %finished.start.id, "too many finished recordings wait; the next start finishes this one");
         }

@@ -144,7 +144,12 @@ impl SpoolGauge {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::wildcard_enum_match_arm
+    )]
     use super::*;
 
     fn gauge(mark: &str) -> (tempfile::TempDir, SpoolGauge) {

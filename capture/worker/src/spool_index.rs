@@ -133,7 +133,12 @@ fn mark(segments: &str, duration_ms: &str) -> Option<Mark> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::wildcard_enum_match_arm
+    )]
     use super::*;
 
     fn start() -> RecordingStart {

@@ -321,7 +321,12 @@ impl SpoolWriter {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::wildcard_enum_match_arm
+    )]
     use super::*;
     use crate::spool_index::Index;
     use std::sync::atomic::{AtomicU64, Ordering};

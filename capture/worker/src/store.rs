@@ -261,7 +261,12 @@ fn retries() -> RetryConfig {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::wildcard_enum_match_arm
+    )]
     use super::*;
 
     fn refused(url: &str) -> String {

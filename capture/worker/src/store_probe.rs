@@ -94,7 +94,12 @@ async fn run(target: &Target) -> Result<Probe, ProbeError> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::wildcard_enum_match_arm
+    )]
     use super::*;
     use futures::TryStreamExt as _;
     use object_store::memory::InMemory;

@@ -141,7 +141,12 @@ impl Drop for GroupSync {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::wildcard_enum_match_arm
+    )]
     use super::*;
     use crossbeam_channel::{Receiver, unbounded};
 

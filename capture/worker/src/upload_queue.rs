@@ -239,7 +239,12 @@ fn jittered<R: Rng + ?Sized>((first, longest): (Duration, Duration), attempt: u3
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::wildcard_enum_match_arm
+    )]
     use super::*;
     use rand::SeedableRng as _;
     use rand::rngs::SmallRng;

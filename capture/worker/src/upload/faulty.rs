@@ -1,6 +1,11 @@
 //! An object store in memory that fails on command.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::wildcard_enum_match_arm
+)]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;

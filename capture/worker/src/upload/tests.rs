@@ -1,6 +1,11 @@
 //! Whole uploads against a store that fails on command, under a clock that the runtime moves.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::wildcard_enum_match_arm
+)]
 
 use super::faulty::{Fault, Faulty};
 use super::*;

@@ -1,6 +1,11 @@
 //! Single steps of a transfer; whole uploads are tested in `upload`.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::wildcard_enum_match_arm
+)]
 
 use super::*;
 use crate::spool::{Spool, Stage};
