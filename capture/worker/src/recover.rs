@@ -31,7 +31,7 @@ use ferric_media::seal::SealSummary;
 use ferric_media::timestamp::Timestamp;
 
 use crate::spool::{AUDIO, INDEX, MANIFEST, METADATA, Spool, SpoolError, Stage, at, recording_id};
-use crate::spool_chain::settle;
+use crate::spool_chain::{settle, store_head, stored_head};
 use crate::spool_commit::{Committer, measure};
 use crate::spool_index::{Index, RecordingStart};
 use crate::spool_writer::FinishedRecording;
@@ -71,6 +71,11 @@ pub fn recover(
     }
     tidy(spool, &mut recovery)?;
     let settled = settle(spool, hint)?;
+    if let Some(head) = settled.head.filter(|head| stored_head(spool) != Some(*head)) {
+        // Before the uploader may take away the manifests that it was read from.
+        store_head(spool, head)?;
+        spool.sync()?;
+    }
     for folder in spool.entries(Stage::Ready)? {
         match check_ready(&folder, &key) {
             Ok(manifest) => recovery.ready.push(manifest),

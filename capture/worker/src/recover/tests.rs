@@ -302,6 +302,21 @@ fn a_lost_chain_file_is_read_out_of_the_manifests() {
 }
 
 #[test]
+fn a_head_that_was_read_out_of_manifests_outlives_them() {
+    let mut files = stopped_after(11).unwrap();
+    files.insert(CHAIN.into(), stopped_after(0).unwrap()[Path::new(CHAIN)].clone());
+    let (_dir, spool) = restore(&files);
+    recovered(&spool);
+    let last = manifests(&spool).into_iter().find(|signed| signed.manifest.id == Uuid::from_u128(4)).unwrap().digest();
+    for (id, _) in spool.ready().unwrap() {
+        spool.remove_sent(id).unwrap();
+    }
+    let (mut committer, _) = recover(&spool, node(), "edge-a1", None).unwrap();
+    let next = record(&spool, 5, 1, true).unwrap();
+    assert_eq!(committer.commit(vec![next]).ready[0].manifest.previous, Some(last));
+}
+
+#[test]
 fn one_bad_folder_holds_up_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let spool = Spool::open(dir.path()).unwrap();
