@@ -42,11 +42,29 @@ pub fn samples_48k(packet: &[u8]) -> Result<u32, PacketError> {
     if frames == 0 || samples > 5_760 { Err(PacketError::TooLong) } else { Ok(samples) }
 }
 
-/// A mono packet of digital silence: a CELT frame whose silence flag is set.
+/// A mono packet of silence: a speech frame of the lowest gain, as libopus codes
+/// digital silence at 8 or 16 kHz, for a frame of `frame_ms`.
 ///
-/// A decoder that gets it after speech cross-fades to exact zeros, and starts
-/// its speech layer afresh with the next speech packet.
-pub fn silence(frame_ms: u32) -> &'static [u8] {
+/// It stays in the speech coder (SILK) on purpose. A CELT frame would be shorter
+/// by half and exactly zero, but ffmpeg's own decoder loses half a millisecond
+/// at every change between the two coders, and a conversation has hundreds.
+pub fn silence(frame_ms: u32, rate: u32) -> &'static [u8] {
+    let wide = rate > 8_000;
+    match frame_ms {
+        10 if wide => &[0x40, 0x07, 0xc9, 0x81, 0xff, 0x80],
+        10 => &[0x00, 0x07, 0xc0, 0xa8, 0x80],
+        40 if wide => &[0x50, 0x03, 0xe4, 0xbc, 0xe0, 0x94, 0x35, 0x62, 0x0c, 0xc9, 0x34, 0x40],
+        40 => &[0x10, 0x03, 0xe3, 0x59, 0x87, 0x5e, 0x8e, 0x18, 0x10, 0x80],
+        60 if wide => &[0x58, 0x01, 0xf2, 0x5c, 0x89, 0x7d, 0x04, 0xb0, 0xf8, 0x37, 0x35, 0x1a, 0x05, 0x1e, 0xad, 0xf7, 0xc0],
+        60 => &[0x18, 0x01, 0xf1, 0xac, 0x59, 0x63, 0x45, 0x0b, 0x6b, 0xb3, 0x36, 0xbd, 0x10, 0xd2],
+        _ if wide => &[0x48, 0x07, 0xc9, 0x7d, 0x8e, 0xc8, 0x58],
+        _ => &[0x08, 0x07, 0xc6, 0xb3, 0xe3, 0x1a],
+    }
+}
+
+/// A mono packet of exact digital silence: a CELT frame whose silence flag is
+/// set. For pauses, in which nothing may be heard; a decoder cross-fades to zeros.
+pub fn true_silence(frame_ms: u32) -> &'static [u8] {
     match frame_ms {
         10 => &[0xf0, 0xff, 0xfe],
         40 => &[0xf9, 0xff, 0xfe, 0xff, 0xfe],
@@ -240,8 +258,11 @@ mod tests {
     #[test]
     fn silence_lasts_one_frame() {
         for (frame_ms, samples) in [(10, 480), (20, 960), (40, 1_920), (60, 2_880)] {
-            assert_eq!(samples_48k(silence(frame_ms)), Ok(samples));
-            round_trip(silence(frame_ms));
+            assert_eq!(samples_48k(true_silence(frame_ms)), Ok(samples));
+            for rate in [8_000, 16_000] {
+                assert_eq!(samples_48k(silence(frame_ms, rate)), Ok(samples));
+                round_trip(silence(frame_ms, rate));
+            }
         }
     }
 

@@ -62,7 +62,7 @@ impl AudioFile {
         if self_delimit(left, &mut self.packet).is_err() {
             self.packet.clear();
             // Cannot happen to a packet of libopus; the frame must be there all the same.
-            let _ = self_delimit(silence(self.frame_ms), &mut self.packet);
+            let _ = self_delimit(silence(self.frame_ms, 8_000), &mut self.packet);
         }
         self.packet.extend_from_slice(right);
         self.writer.push(&self.packet, self.frame_ms * 48, &mut self.plain);

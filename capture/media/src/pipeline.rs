@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ferric_codecs::opus::{OpusSettings, PRE_SKIP_48K};
-use ferric_codecs::opus_packet::silence;
+use ferric_codecs::opus_packet::{silence, true_silence};
 use ferric_codecs::party::PartyEncoder;
 
 use crate::gaps::{GapCause, GapList};
@@ -263,7 +263,7 @@ impl MediaPipeline {
 
     fn encode(&mut self, sink: &mut impl FnMut(EncodedFrame<'_>)) {
         let number = self.next;
-        let frame_ms = self.config.opus.frame_ms;
+        let (frame_ms, rate) = (self.config.opus.frame_ms, self.rate);
         let samples = (self.rate * frame_ms / 1_000) as usize;
         self.next += 1;
         let position_48k = number * u64::from(frame_ms) * 48;
@@ -274,14 +274,14 @@ impl MediaPipeline {
                 self.encoders = [PartyEncoder::new(self.rate, self.config.opus), PartyEncoder::new(self.rate, self.config.opus)];
                 self.encoders_fresh = true;
             }
-            sink(EncodedFrame { number, position_48k, packets: [silence(frame_ms); 2] });
+            sink(EncodedFrame { number, position_48k, packets: [true_silence(frame_ms); 2] });
         } else {
             self.encoders_fresh = false;
             let [left, right] = &mut self.encoders;
             let frame = gather(&self.streams, Channel::Left, samples, &mut self.mix);
-            let left = left.encode(frame).unwrap_or_else(|_| silence(frame_ms));
+            let left = left.encode(frame).unwrap_or_else(|_| silence(frame_ms, rate));
             let frame = gather(&self.streams, Channel::Right, samples, &mut self.mix);
-            let right = right.encode(frame).unwrap_or_else(|_| silence(frame_ms));
+            let right = right.encode(frame).unwrap_or_else(|_| silence(frame_ms, rate));
             sink(EncodedFrame { number, position_48k, packets: [left, right] });
         }
         self.streams.iter_mut().for_each(|stream| stream.voice_mut().track_mut().consume(samples));

@@ -269,7 +269,7 @@ fn a_stream_that_joins_and_leaves_disturbs_nobody() {
 fn a_party_speaking_leaves_the_other_channel_clean() {
     let recorded = with_ann(10).record(10_000, 8_000);
     assert!(recorded.level(0, 0, 10_000) > 300.0);
-    assert!(recorded.channels[1].iter().all(|&sample| sample == 0));
+    assert!(recorded.channels[1].iter().all(|&sample| sample.abs() <= 1));
 }
 
 #[test]
