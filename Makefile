@@ -16,7 +16,7 @@ test:
 	.ci/test
 
 bench: build
-	cargo bench --bench capacity
+	cargo bench --profile release --bench capacity
 
 lint:
 	.ci/layers
