@@ -14,6 +14,8 @@ use ferric_media::keys::PrivateKey;
 use ferric_media::open::Opener;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::output::complain;
+
 /// The exit code that means damage.
 const DAMAGED: u8 = 3;
 /// Samples a second of a WAV.
@@ -69,8 +71,8 @@ pub(crate) fn run(arguments: &DecryptArguments) -> anyhow::Result<ExitCode> {
     match damage {
         None => Ok(ExitCode::SUCCESS),
         Some(damage) => {
-            eprintln!("ferric: {}: {damage}", arguments.file.display());
-            eprintln!("ferric: everything before the damage was written to {}", output.display());
+            complain!("ferric: {}: {damage}", arguments.file.display());
+            complain!("ferric: everything before the damage was written to {}", output.display());
             Ok(ExitCode::from(DAMAGED))
         }
     }

@@ -9,10 +9,12 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use ferric_media::keys::PrivateKey;
 
+use super::output::say;
+
 pub(crate) fn new(folder: &Path, tenant: &str) -> anyhow::Result<ExitCode> {
     let (private, public) = write_pair(folder, tenant)?;
-    println!("private key: {} (keep it with the tenant, not on the recording node)", private.display());
-    println!("public key:  {} (name it in [[tenant]] public_keys)", public.display());
+    say!("private key: {} (keep it with the tenant, not on the recording node)", private.display());
+    say!("public key:  {} (name it in [[tenant]] public_keys)", public.display());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -13,6 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::api::Api;
 use super::decrypt::decode_recording;
+use super::output::say;
 use crate::config::parse_duration;
 use crate::load::{self, LoadCodec, LoadConfig, LoadReport, LoadTransport, TlsClient, Trouble};
 use crate::speech;
@@ -85,7 +86,7 @@ pub(crate) fn run(arguments: &LoadArguments) -> anyhow::Result<ExitCode> {
     config.trouble = Trouble { loss: arguments.loss, ..Trouble::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let report = runtime.block_on(send(config))?;
-    println!("{report}");
+    say!("{report}");
     let mut clean = report.is_clean();
     if let (Some(api), Some(key)) = (&arguments.api, &arguments.key) {
         clean &= check(api, key, &report)?;
@@ -130,10 +131,10 @@ fn check(api: &str, key: &PathBuf, report: &LoadReport) -> anyhow::Result<bool> 
         let sealed = api.object(id, "audio")?;
         match decode_recording(&key, &sealed) {
             Ok([left, _]) if !left.is_empty() => whole += 1,
-            Ok(_) => println!("recording {id} is empty"),
-            Err(error) => println!("recording {id}: {error:#}"),
+            Ok(_) => say!("recording {id} is empty"),
+            Err(error) => say!("recording {id}: {error:#}"),
         }
     }
-    println!("{whole} of {} recordings came out whole", wanted.len());
+    say!("{whole} of {} recordings came out whole", wanted.len());
     Ok(whole == wanted.len())
 }

@@ -7,6 +7,7 @@ mod demo;
 mod keys;
 mod load;
 mod logging;
+mod output;
 mod run;
 mod spool;
 mod verify;
@@ -83,6 +84,8 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // One provider for all of TLS; a second installation is refused and harmless.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    // A node's output is a courtesy, a command's output is its result.
+    let is_node = matches!(arguments.command, Command::Run { .. });
     let result = match arguments.command {
         Command::Run { config, data_dir } => run::run(config.as_deref(), &data_dir),
         Command::Demo(arguments) => demo::run(&arguments),
@@ -94,9 +97,13 @@ pub fn main() -> ExitCode {
         Command::Load(arguments) => load::run(&arguments),
     };
     match result {
+        Ok(_) if output::is_lost() && !is_node => {
+            output::complain!("ferric: standard output could not be written: the result above is not complete");
+            ExitCode::FAILURE
+        }
         Ok(code) => code,
         Err(error) => {
-            eprintln!("ferric: {error:#}");
+            output::complain!("ferric: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::logging;
+use super::output::{complain, say};
 use crate::config::Config;
 use crate::node::Node;
 
@@ -17,7 +18,7 @@ pub(crate) fn run(file: Option<&Path>, data_dir: &Path) -> anyhow::Result<ExitCo
         Some(file) => match Config::load(file) {
             Ok(config) => config,
             Err(complaints) => {
-                eprintln!("{complaints}");
+                complain!("{complaints}");
                 return Ok(ExitCode::from(2));
             }
         },
@@ -47,7 +48,7 @@ async fn serve(config: Config, file: Option<&Path>) -> anyhow::Result<ExitCode> 
     node.drain();
     let calls = node.calls();
     if calls > 0 {
-        println!("draining: no new calls; waiting up to {} s for {calls} running ones (once more ends them now)", drain_timeout.as_secs());
+        say!("draining: no new calls; waiting up to {} s for {calls} running ones (once more ends them now)", drain_timeout.as_secs());
     }
     let deadline = Instant::now() + drain_timeout;
     let mut look = tokio::time::interval(Duration::from_millis(100));
@@ -59,7 +60,7 @@ async fn serve(config: Config, file: Option<&Path>) -> anyhow::Result<ExitCode> 
         }
     }
     node.stop().await;
-    println!("stopped");
+    say!("stopped");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -78,13 +79,13 @@ fn reload(file: Option<&Path>) {
 fn announce(node: &Node) {
     let addresses = node.addresses();
     for (transport, address) in &addresses.sip {
-        println!("sip   {} {address}", transport.as_str().to_ascii_lowercase());
+        say!("sip   {} {address}", transport.as_str().to_ascii_lowercase());
     }
-    println!("web   http://{}/", addresses.console);
-    println!("data  {}", addresses.data_dir.display());
-    println!("token {} (for the API)", addresses.token_file.display());
+    say!("web   http://{}/", addresses.console);
+    say!("data  {}", addresses.data_dir.display());
+    say!("token {} (for the API)", addresses.token_file.display());
     if addresses.recovered > 0 {
-        println!("{} recordings that had been cut off were finished as recovered", addresses.recovered);
+        say!("{} recordings that had been cut off were finished as recovered", addresses.recovered);
     }
-    println!("ready: point your SBC's SIPREC at this node; Ctrl-C drains and stops");
+    say!("ready: point your SBC's SIPREC at this node; Ctrl-C drains and stops");
 }

@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use ferric_worker::spool::{REASON, Stage, recording_id};
 
+use super::output::say;
 use super::verify;
 use crate::config::Config;
 
@@ -77,7 +78,7 @@ fn list(spool: &Path) -> anyhow::Result<ExitCode> {
                 .unwrap_or(0);
             let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let reason = std::fs::read_to_string(folder.join(REASON)).unwrap_or_default();
-            println!("{:<10} {name}  {:>10} bytes  {}", stage.folder(), size, reason.trim());
+            say!("{:<10} {name}  {:>10} bytes  {}", stage.folder(), size, reason.trim());
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -91,19 +92,19 @@ fn retry(spool: &Path, wanted: Option<&str>) -> anyhow::Result<ExitCode> {
             continue;
         }
         if let Err(error) = verify::check(&folder, None) {
-            println!("{id} stays aside: {error:#}");
+            say!("{id} stays aside: {error:#}");
             continue;
         }
         let _ = std::fs::remove_file(folder.join(REASON));
         let to = spool.join(Stage::Ready.folder()).join(id.to_string());
         std::fs::rename(&folder, &to).with_context(|| format!("{} cannot be moved", folder.display()))?;
-        println!("{id} waits for the store again");
+        say!("{id} waits for the store again");
         moved += 1;
     }
     if let (Some(wanted), 0) = (wanted, moved) {
         bail!("no recording {wanted} was put back; `ferric spool ls` shows what is there");
     }
-    println!("{moved} put back; a running node looks for them by itself");
+    say!("{moved} put back; a running node looks for them by itself");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -114,10 +115,10 @@ fn verify_ready(spool: &Path) -> anyhow::Result<ExitCode> {
             Ok(_) => good += 1,
             Err(error) => {
                 bad += 1;
-                println!("WRONG {}: {error:#}", folder.display());
+                say!("WRONG {}: {error:#}", folder.display());
             }
         }
     }
-    println!("{good} whole, {bad} wrong");
+    say!("{good} whole, {bad} wrong");
     Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }

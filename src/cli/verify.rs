@@ -12,6 +12,8 @@ use ferric_media::keys::NodePublicKey;
 use ferric_media::manifest::{Digest, SignedManifest, verify_chain};
 use sha2::{Digest as _, Sha256};
 
+use super::output::say;
+
 /// The exit code that means something is wrong with a recording.
 const DAMAGED: u8 = 3;
 /// Deepest folder below PATH in which recordings are looked for.
@@ -49,28 +51,28 @@ pub(crate) fn run(arguments: &VerifyArguments) -> anyhow::Result<ExitCode> {
         match check(folder, key.as_ref()) {
             Ok(manifest) => {
                 let about = &manifest.manifest;
-                println!("ok    {}  {}  {:.1} s  {}", about.id, about.state.as_str(), seconds(about.duration_ms), folder.display());
+                say!("ok    {}  {}  {:.1} s  {}", about.id, about.state.as_str(), seconds(about.duration_ms), folder.display());
                 manifests.push(manifest);
             }
             Err(error) => {
                 bad += 1;
-                println!("WRONG {}: {error:#}", folder.display());
+                say!("WRONG {}: {error:#}", folder.display());
             }
         }
     }
     if let Some(key) = &key {
         match verify_chain(&manifests, key) {
-            Ok(chain) if chain.is_whole() => println!("chain whole: {} manifests", manifests.len()),
-            Ok(_) => println!("chain: links lead to manifests that are not here (other recordings of the node lie elsewhere)"),
+            Ok(chain) if chain.is_whole() => say!("chain whole: {} manifests", manifests.len()),
+            Ok(_) => say!("chain: links lead to manifests that are not here (other recordings of the node lie elsewhere)"),
             Err((id, error)) => {
                 bad += 1;
-                println!("WRONG chain at {id}: {error}");
+                say!("WRONG chain at {id}: {error}");
             }
         }
     } else {
-        println!("signatures not checked: give --cert with the node's public key");
+        say!("signatures not checked: give --cert with the node's public key");
     }
-    println!("{} recordings, {bad} wrong", folders.len());
+    say!("{} recordings, {bad} wrong", folders.len());
     Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::from(DAMAGED) })
 }
 
