@@ -45,7 +45,23 @@ CODECS = {
     "pcma": (8, "PCMA/8000", 8000, 8000, ["-c:a", "pcm_alaw", "-f", "alaw"]),
     "g722": (9, "G722/8000", 8000, 16000, ["-c:a", "g722", "-f", "g722"]),
     "l16": (97, "L16/16000", 16000, 16000, ["-c:a", "pcm_s16be", "-f", "s16be"]),
+    "opus": (98, "opus/48000/2", 48000, 16000, ["-c:a", "libopus", "-b:a", "32k", "-application", "voip", "-f", "ogg"]),
 }
+
+
+def ogg_packets(data):
+    """The audio packets of an Ogg Opus file (RFC 3533), its two headers left out."""
+    packets, packet, at = [], b"", 0
+    while at < len(data):
+        table = data[at + 27 : at + 27 + data[at + 26]]
+        at += 27 + len(table)
+        for size in table:
+            packet += data[at : at + size]
+            at += size
+            if size < 255:
+                packets.append(packet)
+                packet = b""
+    return packets[2:]
 
 
 def payloads(samples, codec, rate=16000):
@@ -54,7 +70,8 @@ def payloads(samples, codec, rate=16000):
     pcm = np.clip(np.round(samples), -32768, 32767).astype("<i2").tobytes()
     command = ["ffmpeg", "-v", "error", "-f", "s16le", "-ar", str(rate), "-ac", "1", "-i", "-", "-ar", str(audio_rate), *arguments, "-"]
     coded = subprocess.run(command, input=pcm, capture_output=True, check=True).stdout
-    size = len(coded) * rate // (len(samples) * 50) or 1
+    if codec == "opus":
+        return ogg_packets(coded)
     size = {"pcmu": 160, "pcma": 160, "g722": 160, "l16": 640}[codec]
     return [coded[at : at + size] for at in range(0, len(coded) - size + 1, size)]
 
