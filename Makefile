@@ -5,7 +5,7 @@ FERRIC := target/release/ferric
 
 run: build
 	$(FERRIC) demo
-	$(FERRIC) run
+	exec $(FERRIC) run
 
 build:
 	.ci/setup build
@@ -19,8 +19,9 @@ bench: build
 	cargo bench --profile release --bench capacity
 
 lint:
-	.ci/layers
+	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets
+	.ci/layers
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo "cargo-deny is not installed: licences and advisories not checked"; fi
 
 clean:
