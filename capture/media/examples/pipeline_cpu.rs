@@ -7,7 +7,7 @@
 //! encoder settings and silence gate. "Pipeline" is datagrams to encoded
 //! frames, "recorder" adds Ogg, sealing, metadata and RTCP. The calls run side
 //! by side and are visited every 60 ms, so caches are as cold as in a worker.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};

@@ -1,5 +1,5 @@
 //! What happens to calls: holds, transfers, strangers, codecs that change, pauses, many streams.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 mod common;
 

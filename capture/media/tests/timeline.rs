@@ -1,5 +1,5 @@
 //! What was said at second 61.0 is at second 61.0 of the recording, whatever the path did.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 mod common;
 

@@ -1,7 +1,7 @@
 //! What the server does for each thing that a recording client, capture or an
 //! operator can do to a call, and each way to refuse one.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::wildcard_enum_match_arm, missing_docs)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing, clippy::wildcard_enum_match_arm, missing_docs)]
 
 mod rig;
 

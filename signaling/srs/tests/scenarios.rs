@@ -2,7 +2,7 @@
 //! delays and reorders: whatever happens, both sides come to the same end and
 //! nothing is left open.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::wildcard_enum_match_arm, missing_docs)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing, clippy::wildcard_enum_match_arm, missing_docs)]
 
 #[path = "scenarios/client.rs"]
 mod client;

@@ -1,7 +1,7 @@
 //! Offers in the shapes of the field (`testdata/siprec`), what capture is asked
 //! for them, and what they are answered.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::wildcard_enum_match_arm, missing_docs)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing, clippy::wildcard_enum_match_arm, missing_docs)]
 
 mod rig;
 
