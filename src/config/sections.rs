@@ -32,8 +32,8 @@ pub(super) fn read(file: &Path, folder: &Path, text: &str) -> Result<Config, Com
     let node = node(root.section("node", errors_ref), folder, errors_ref);
     let mut config = Config { is_embedded: false, ..Config::embedded(&node.data_dir) };
     config.node = node;
-    let mut warnings = Vec::new();
-    let tenants = tenants(&mut root, folder, errors_ref);
+    let mut warnings: Vec<String> = Vec::new();
+    let tenants = tenants(&mut root, folder, &mut warnings, errors_ref);
     if !tenants.is_empty() {
         config.tenants = tenants;
     }
@@ -227,7 +227,7 @@ fn opus(mut section: Section<'_, '_>, opus: &mut OpusSettings, errors: &mut Coll
     section.finish(errors);
 }
 
-fn tenants(root: &mut Section<'_, '_>, folder: &Path, errors: &mut Collector<'_>) -> Vec<Tenant> {
+fn tenants(root: &mut Section<'_, '_>, folder: &Path, warnings: &mut Vec<String>, errors: &mut Collector<'_>) -> Vec<Tenant> {
     let mut found: Vec<Tenant> = Vec::new();
     let sections = root.sections("tenant", errors);
     if sections.is_empty() {
@@ -271,13 +271,16 @@ fn tenants(root: &mut Section<'_, '_>, folder: &Path, errors: &mut Collector<'_>
             let fine = !text.starts_with('/') && !text.ends_with('/') && !text.contains("..");
             fine.then(|| text.to_owned())
         });
-        section.parsed("retention", DURATION, errors, parse_duration);
+        if section.parsed("retention", DURATION, errors, parse_duration).is_some() {
+            warnings.push("tenant.retention is accepted; this version deletes nothing from a store".to_owned());
+        }
         let dtmf = section.parsed("dtmf", "\"keep\" or \"mask\"", errors, |text| match text {
             "keep" => Some(false),
             "mask" => Some(true),
             _ => None,
         });
-        section.parsed("srtp", "\"require\" or \"allow\"", errors, |text| ["require", "allow"].contains(&text).then_some(()));
+        let srtp = "\"allow\" (SRTP is not recorded by this version, so it cannot be required)";
+        section.parsed("srtp", srtp, errors, |text| (text == "allow").then_some(()));
         section.finish(errors);
         if let (Some(name), Some(store)) = (name, store) {
             let prefix = prefix.unwrap_or_else(|| name.clone());

@@ -53,7 +53,7 @@ fn the_whole_contract_is_accepted_and_what_is_not_used_is_said() {
          [catalog]\nurl = \"sqlite:catalog.db\"\nparties = \"hashed\"\n[homer]\nhep = \"10.0.0.9:9060\"\n"
     );
     let config = parse(&folder, &text).unwrap();
-    assert_eq!(config.warnings.len(), 3);
+    assert_eq!(config.warnings.len(), 4);
     assert!(config.catalog.hashed);
     assert_eq!(config.sip.trust.len(), 1);
     assert_eq!(config.upload.bandwidth, Some(ferric_worker::upload_limit::Bandwidth(6_250_000)));

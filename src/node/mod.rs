@@ -54,6 +54,8 @@ const SYNC_INTERVAL: Duration = Duration::from_millis(700);
 const PROBE_INTERVAL: Duration = Duration::from_secs(120 * 60);
 /// A stopping node waits this long for its last messages to leave.
 const GOODBYE: Duration = Duration::from_millis(300);
+/// A stopping node gives its last uploads this long; what is left goes on at the next start.
+const LAST_UPLOADS: Duration = Duration::from_secs(5);
 
 /// What a started node says of itself.
 #[derive(Debug, Clone)]
@@ -220,22 +222,27 @@ impl Node {
         if joined.is_err() {
             tracing::error!("the capture worker did not stop cleanly");
         }
-        // The worker's threads are gone, and with them the other handle to the finisher.
-        drop(self.worker);
-        let (finisher, sync) = (self.finisher, self.sync);
-        let _ = tokio::task::spawn_blocking(move || {
-            if let Ok(finisher) = Arc::try_unwrap(finisher).map_err(|_| ()) {
-                finisher.stop();
-            }
-            drop(sync);
-        })
-        .await;
-        self.stop.cancel();
-        let _ = self.uploader.await;
+        // What the worker told last still reaches the books.
+        tokio::time::sleep(GOODBYE).await;
         for task in self.tasks {
             task.abort();
             let _ = task.await;
         }
+        // The worker's threads and our tasks are gone, and with them the other handles to the finisher.
+        drop(self.worker);
+        let (finisher, sync) = (self.finisher, self.sync);
+        let _ = tokio::task::spawn_blocking(move || {
+            drop(finisher);
+            drop(sync);
+        })
+        .await;
+        // What a store takes now need not wait for the next start.
+        let deadline = Instant::now() + LAST_UPLOADS;
+        while self.uploads.stats().waiting > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.stop.cancel();
+        let _ = self.uploader.await;
         self.books.close(self.book_task).await;
     }
 }
