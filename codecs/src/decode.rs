@@ -2,10 +2,11 @@
 
 use thiserror::Error;
 
+use crate::comfort_noise::Noise;
+pub use crate::kind::CodecKind;
 use crate::opus::{OpusDecoder, OpusError};
-use crate::opus_packet;
 use crate::plc::Plc;
-use crate::{g711, g722};
+use crate::{g711, g722, l16, opus_packet};
 
 /// A payload that is not what its payload type says.
 #[derive(Debug, Error)]
@@ -26,97 +27,8 @@ pub enum CodecError {
     TooLong(usize),
 }
 
-/// The audio codecs that we store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum CodecKind {
-    /// G.711 mu-law.
-    Pcmu,
-    /// G.711 A-law.
-    Pcma,
-    /// G.722 at 64 kbit/s.
-    G722,
-    /// Linear 16-bit PCM in network order.
-    L16 {
-        /// Sampling rate in Hz.
-        rate: u32,
-        /// 1 or 2.
-        channels: u8,
-    },
-    /// Opus.
-    Opus,
-    /// Comfort noise (RFC 3389).
-    ComfortNoise,
-}
-
 /// The longest packet accepted, in ms.
 const MAX_PACKET_MS: usize = 200;
-
-impl CodecKind {
-    /// From the fields of `a=rtpmap`; `None` for what we cannot decode.
-    pub fn from_rtpmap(name: &str, clock_rate: u32, channels: u8) -> Option<CodecKind> {
-        let name = name.to_ascii_uppercase();
-        match (name.as_str(), clock_rate, channels.max(1)) {
-            ("PCMU", 8_000, 1) => Some(CodecKind::Pcmu),
-            ("PCMA", 8_000, 1) => Some(CodecKind::Pcma),
-            // Some write the true 16000; both mean the same bytes.
-            ("G722", 8_000 | 16_000, 1) => Some(CodecKind::G722),
-            ("L16", 8_000 | 11_025 | 16_000 | 22_050 | 24_000 | 32_000 | 44_100 | 48_000, channels @ 1..=2) => {
-                Some(CodecKind::L16 { rate: clock_rate, channels })
-            }
-            ("OPUS", 48_000, 1..=2) => Some(CodecKind::Opus),
-            ("CN", _, 1) => Some(CodecKind::ComfortNoise),
-            _ => None,
-        }
-    }
-
-    /// A payload type with a fixed meaning (RFC 3551 6; 19 is an old comfort noise).
-    pub fn static_payload_type(payload_type: u8) -> Option<CodecKind> {
-        match payload_type {
-            0 => Some(CodecKind::Pcmu),
-            8 => Some(CodecKind::Pcma),
-            9 => Some(CodecKind::G722),
-            10 => Some(CodecKind::L16 { rate: 44_100, channels: 2 }),
-            11 => Some(CodecKind::L16 { rate: 44_100, channels: 1 }),
-            13 | 19 => Some(CodecKind::ComfortNoise),
-            _ => None,
-        }
-    }
-
-    /// The encoding name of the registry.
-    pub fn name(self) -> &'static str {
-        match self {
-            CodecKind::Pcmu => "PCMU",
-            CodecKind::Pcma => "PCMA",
-            CodecKind::G722 => "G722",
-            CodecKind::L16 { .. } => "L16",
-            CodecKind::Opus => "opus",
-            CodecKind::ComfortNoise => "CN",
-        }
-    }
-
-    /// Ticks of the RTP timestamp per second.
-    pub fn rtp_clock_rate(self) -> u32 {
-        match self {
-            CodecKind::Pcmu | CodecKind::Pcma | CodecKind::G722 | CodecKind::ComfortNoise => 8_000,
-            CodecKind::L16 { rate, .. } => rate,
-            CodecKind::Opus => 48_000,
-        }
-    }
-
-    /// Samples per second that its decoder gives, in Hz.
-    pub fn audio_rate(self) -> u32 {
-        match self {
-            CodecKind::Pcmu | CodecKind::Pcma | CodecKind::ComfortNoise => 8_000,
-            CodecKind::G722 | CodecKind::Opus => 16_000,
-            CodecKind::L16 { rate, .. } => rate,
-        }
-    }
-
-    /// True when it carries more than the telephone band.
-    pub fn is_wideband(self) -> bool {
-        self.audio_rate() > 8_000
-    }
-}
 
 /// The decoder of one source.
 #[derive(Debug)]
@@ -129,7 +41,7 @@ pub struct AudioDecoder {
 enum State {
     Plain(Plc),
     G722(Box<g722::Decoder>, Plc),
-    Opus(Box<OpusDecoder>),
+    Opus(Box<OpusSource>),
     Noise(Noise),
 }
 
@@ -142,8 +54,8 @@ impl AudioDecoder {
         let plc = Plc::new(kind.audio_rate());
         let state = match kind {
             CodecKind::Pcmu | CodecKind::Pcma | CodecKind::L16 { .. } => State::Plain(plc),
-            CodecKind::G722 => State::G722(Box::new(g722::Decoder::new()), plc),
-            CodecKind::Opus => State::Opus(Box::new(OpusDecoder::new(kind.audio_rate())?)),
+            CodecKind::G722 => State::G722(Box::default(), plc),
+            CodecKind::Opus => State::Opus(Box::new(OpusSource::new(kind.audio_rate())?)),
             CodecKind::ComfortNoise => State::Noise(Noise::default()),
         };
         Ok(AudioDecoder { kind, state })
@@ -163,15 +75,13 @@ impl AudioDecoder {
             CodecKind::Pcmu | CodecKind::Pcma => payload.len(),
             CodecKind::G722 => payload.len() * 2,
             CodecKind::L16 { channels, .. } => {
-                let frame = 2 * usize::from(channels.max(1));
-                if !payload.len().is_multiple_of(frame) {
-                    return Err(CodecError::Length { codec: "L16", length: payload.len() });
-                }
-                payload.len() / frame
+                l16::samples(payload, channels).ok_or(CodecError::Length { codec: "L16", length: payload.len() })?
             }
-            CodecKind::Opus => opus_packet::samples_48k(payload)
-                .map_err(|_| CodecError::Length { codec: "opus", length: payload.len() })? as usize
-                / 3,
+            CodecKind::Opus => {
+                opus_packet::samples_48k(payload)
+                    .map_err(|_| CodecError::Length { codec: "opus", length: payload.len() })? as usize
+                    / 3
+            }
             CodecKind::ComfortNoise => 0,
         };
         let milliseconds = samples / (self.kind.audio_rate() / 1000).max(1) as usize;
@@ -179,7 +89,7 @@ impl AudioDecoder {
     }
 
     /// Appends the payload's samples at [`CodecKind::audio_rate`] and returns
-    /// their number. A comfort-noise payload gives none: it sets the level of [`AudioDecoder::noise`].
+    /// their number. A comfort-noise payload gives none: it sets the level that [`AudioDecoder::conceal`] fills with.
     ///
     /// # Errors
     /// When the payload cannot be of this codec; nothing is appended then.
@@ -190,7 +100,7 @@ impl AudioDecoder {
             State::Plain(plc) => {
                 match self.kind {
                     CodecKind::Pcma => g711::decode_alaw(payload, out),
-                    CodecKind::L16 { channels, .. } => decode_l16(payload, channels, out),
+                    CodecKind::L16 { channels, .. } => l16::decode(payload, channels, out),
                     CodecKind::Pcmu | CodecKind::G722 | CodecKind::Opus | CodecKind::ComfortNoise => {
                         g711::decode_ulaw(payload, out);
                     }
@@ -201,9 +111,7 @@ impl AudioDecoder {
                 decoder.decode(payload, out);
                 plc.good(&mut out[start..]);
             }
-            State::Opus(decoder) => {
-                decoder.decode(payload, out)?;
-            }
+            State::Opus(source) => source.decode(payload, out)?,
             State::Noise(noise) => noise.set(payload),
         }
         Ok(out.len() - start)
@@ -211,65 +119,79 @@ impl AudioDecoder {
 
     /// Appends `samples` samples in place of lost packets: concealed, then faded to silence.
     pub fn conceal(&mut self, samples: usize, out: &mut Vec<i16>) {
-        let wanted = out.len() + samples;
         match &mut self.state {
             State::Plain(plc) | State::G722(_, plc) => plc.conceal(samples, out),
-            State::Opus(decoder) => {
-                // libopus takes multiples of 2.5 ms, 120 ms at most; its own fade ends in silence.
-                while out.len() < wanted {
-                    let part = (wanted - out.len()).min(320).next_multiple_of(40);
-                    if decoder.conceal(part, None, out).is_err() {
-                        break;
-                    }
-                }
-                out.resize(wanted, 0);
-            }
+            State::Opus(source) => source.conceal(samples, out),
             State::Noise(noise) => noise.fill(samples, out),
+        }
+    }
+
+    /// As [`AudioDecoder::conceal`], when the payload that follows the gap is at
+    /// hand: the end of the gap comes from its forward error correction, if it
+    /// carries any (Opus). The payload itself is decoded afterwards as ever.
+    pub fn decode_fec(&mut self, samples: usize, following: &[u8], out: &mut Vec<i16>) {
+        match &mut self.state {
+            State::Opus(source) => source.decode_fec(samples, following, out),
+            State::Plain(_) | State::G722(..) | State::Noise(_) => self.conceal(samples, out),
         }
     }
 }
 
-fn decode_l16(payload: &[u8], channels: u8, out: &mut Vec<i16>) {
-    let sample = |bytes: &[u8]| i16::from_be_bytes([bytes[0], bytes[1]]);
-    if channels == 2 {
-        out.extend(payload.chunks_exact(4).map(|frame| {
-            let sum = i32::from(sample(&frame[..2])) + i32::from(sample(&frame[2..]));
-            (sum / 2) as i16
-        }));
-    } else {
-        out.extend(payload.chunks_exact(2).map(sample));
-    }
+/// An Opus decoder whose own concealment is brought to silence: libopus alone
+/// goes on with a noise of about -60 dBFS.
+#[derive(Debug)]
+struct OpusSource {
+    decoder: OpusDecoder,
+    per_ms: usize,
+    /// Samples concealed since the last good packet.
+    lost: usize,
 }
 
-/// Comfort noise at the level that a CN payload told (RFC 3389; its spectrum is not followed).
-#[derive(Debug, Clone)]
-pub struct Noise {
-    amplitude: f64,
-    state: u32,
-}
+/// libopus' own fade is left alone for this long.
+const OPUS_HOLD_MS: usize = 60;
+/// Silent from here on.
+const OPUS_SILENT_MS: usize = 120;
 
-impl Default for Noise {
-    fn default() -> Noise {
-        Noise { amplitude: 0.0, state: 0x2545_f491 }
-    }
-}
-
-impl Noise {
-    /// Takes a CN payload: its first byte is the level in -dBov.
-    pub fn set(&mut self, payload: &[u8]) {
-        let level = payload.first().map_or(127, |byte| byte & 0x7f);
-        // Uniform noise of amplitude A has a power of A*A/3.
-        self.amplitude = 32_768.0 * 3.0_f64.sqrt() * 10.0_f64.powf(-f64::from(level) / 20.0);
+impl OpusSource {
+    fn new(rate: u32) -> Result<OpusSource, OpusError> {
+        Ok(OpusSource { decoder: OpusDecoder::new(rate)?, per_ms: (rate / 1000) as usize, lost: 0 })
     }
 
-    /// Appends `samples` samples.
-    pub fn fill(&mut self, samples: usize, out: &mut Vec<i16>) {
-        for _ in 0..samples {
-            self.state ^= self.state << 13;
-            self.state ^= self.state >> 17;
-            self.state ^= self.state << 5;
-            let unit = f64::from(self.state) / f64::from(u32::MAX) * 2.0 - 1.0;
-            out.push((unit * self.amplitude).clamp(-32_768.0, 32_767.0) as i16);
+    fn decode(&mut self, payload: &[u8], out: &mut Vec<i16>) -> Result<(), OpusError> {
+        self.decoder.decode(payload, out)?;
+        self.lost = 0;
+        Ok(())
+    }
+
+    fn conceal(&mut self, samples: usize, out: &mut Vec<i16>) {
+        let start = out.len();
+        let (hold, silent) = (OPUS_HOLD_MS * self.per_ms, OPUS_SILENT_MS * self.per_ms);
+        let audible = silent.saturating_sub(self.lost).min(samples);
+        while out.len() < start + audible {
+            // libopus takes multiples of 2.5 ms.
+            let part = (start + audible - out.len()).min(20 * self.per_ms).next_multiple_of(self.per_ms * 5 / 2);
+            if self.decoder.conceal(part, None, out).is_err() {
+                break;
+            }
+        }
+        out.resize(start + audible, 0);
+        for (sample, at) in out[start..].iter_mut().zip(self.lost..).skip_while(|&(_, at)| at < hold) {
+            *sample = (i64::from(*sample) * (silent - at) as i64 / (silent - hold) as i64) as i16;
+        }
+        out.resize(start + samples, 0);
+        self.lost = self.lost.saturating_add(samples);
+    }
+
+    fn decode_fec(&mut self, samples: usize, following: &[u8], out: &mut Vec<i16>) {
+        let covered = opus_packet::fec_samples_48k(following).map_or(0, |covered| covered as usize * self.per_ms / 48);
+        if covered == 0 || covered > samples {
+            return self.conceal(samples, out);
+        }
+        self.conceal(samples - covered, out);
+        if self.decoder.conceal(covered, Some(following), out).is_ok() {
+            self.lost = 0;
+        } else {
+            self.conceal(covered, out);
         }
     }
 }
@@ -281,17 +203,6 @@ mod tests {
     use crate::opus::{OpusEncoder, OpusSettings};
     use crate::testing::{align, correlation, syllables};
     use proptest::prelude::*;
-
-    #[test]
-    fn names_match_in_any_case_and_unknown_ones_do_not() {
-        assert_eq!(CodecKind::from_rtpmap("pcmu", 8_000, 1), Some(CodecKind::Pcmu));
-        assert_eq!(CodecKind::from_rtpmap("Opus", 48_000, 2), Some(CodecKind::Opus));
-        assert_eq!(CodecKind::from_rtpmap("G722", 8_000, 1).map(CodecKind::audio_rate), Some(16_000));
-        assert_eq!(CodecKind::from_rtpmap("L16", 16_000, 1), Some(CodecKind::L16 { rate: 16_000, channels: 1 }));
-        assert_eq!(CodecKind::from_rtpmap("EVS", 16_000, 1), None);
-        assert_eq!(CodecKind::from_rtpmap("PCMU", 16_000, 1), None);
-        assert_eq!(CodecKind::static_payload_type(18), None);
-    }
 
     #[test]
     fn opus_from_the_wire_comes_out_at_16_khz() {
@@ -317,23 +228,80 @@ mod tests {
         assert_eq!(out.len(), 1);
     }
 
+    /// A decoder that has heard speech up to the middle of a loud syllable.
+    fn in_speech(kind: CodecKind) -> (AudioDecoder, Vec<i16>) {
+        let rate = kind.audio_rate();
+        let speech = syllables(rate, rate as usize * 84 / 100, 2);
+        let (mut decoder, mut out) = (AudioDecoder::new(kind).unwrap(), Vec::new());
+        let mut wideband = g722::Encoder::new();
+        let mut opus = OpusEncoder::new(16_000, OpusSettings::default()).unwrap();
+        for frame in speech.chunks_exact(rate as usize / 50) {
+            let mut payload = Vec::new();
+            match kind {
+                CodecKind::G722 => wideband.encode(frame, &mut payload),
+                CodecKind::L16 { .. } => l16::encode(frame, &mut payload),
+                CodecKind::Opus => payload.extend_from_slice(opus.encode(frame).unwrap()),
+                CodecKind::Pcmu | CodecKind::Pcma | CodecKind::ComfortNoise => g711::encode_ulaw(frame, &mut payload),
+            }
+            decoder.decode(&payload, &mut out).unwrap();
+        }
+        (decoder, out)
+    }
+
     #[test]
     fn every_codec_fades_to_silence_when_nothing_comes() {
-        for kind in [CodecKind::Pcmu, CodecKind::G722, CodecKind::Opus] {
-            let mut decoder = AudioDecoder::new(kind).unwrap();
-            let mut out = Vec::new();
-            if kind != CodecKind::Opus {
-                for byte in 0..20_u8 {
-                    decoder.decode(&[byte.wrapping_mul(97); 160], &mut out).unwrap();
-                }
+        for kind in [CodecKind::Pcmu, CodecKind::G722, CodecKind::L16 { rate: 44_100, channels: 1 }, CodecKind::Opus] {
+            let (mut decoder, mut out) = in_speech(kind);
+            let packet = kind.audio_rate() as usize / 50;
+            let (start, before) = (out.len(), dbfs(&out[out.len() - packet..]));
+            // Gaps come in odd pieces.
+            for piece in [packet, packet / 2 + 7, packet / 2 - 7, packet, packet, packet, packet, 4 * packet] {
+                decoder.conceal(piece, &mut out);
             }
-            let start = out.len();
-            for _ in 0..20 {
-                decoder.conceal(kind.audio_rate() as usize / 50, &mut out);
-            }
-            assert_eq!(out.len() - start, kind.audio_rate() as usize * 2 / 5);
-            assert!(out[out.len() - 1_000..].iter().all(|s| s.abs() < 2), "{kind:?}");
+            let gap = &out[start..];
+            assert_eq!(gap.len(), 10 * packet);
+            assert!(dbfs(&gap[..packet]) > before - 6.0, "{kind:?} is not concealed");
+            assert!(dbfs(&gap[4 * packet..5 * packet]) < before - 20.0, "{kind:?} is not faded");
+            assert!(dbfs(&gap[23 * packet / 4..6 * packet]) < before - 60.0, "{kind:?} stops instead of fading");
+            assert!(gap[6 * packet..].iter().all(|&s| s == 0), "{kind:?} is not silent");
         }
+    }
+
+    #[test]
+    fn the_packet_after_a_gap_repairs_its_end() {
+        let speech = syllables(16_000, 32_000, 5);
+        let mut encoder = ::opus::Encoder::new(16_000, ::opus::Channels::Mono, ::opus::Application::Voip).unwrap();
+        encoder.set_bitrate(::opus::Bitrate::Bits(32_000)).unwrap();
+        encoder.set_inband_fec(true).unwrap();
+        encoder.set_packet_loss_perc(25).unwrap();
+        let packets: Vec<Vec<u8>> =
+            speech.chunks_exact(320).map(|frame| encoder.encode_vec(frame, 1_275).unwrap()).collect();
+        let hear = |fec: bool| {
+            let (mut decoder, mut out) = (AudioDecoder::new(CodecKind::Opus).unwrap(), Vec::new());
+            let mut lost = false;
+            for (number, packet) in packets.iter().enumerate() {
+                if number % 5 == 3 {
+                    lost = true;
+                    continue;
+                }
+                if std::mem::take(&mut lost) {
+                    if fec { decoder.decode_fec(320, packet, &mut out) } else { decoder.conceal(320, &mut out) }
+                }
+                decoder.decode(packet, &mut out).unwrap();
+            }
+            assert_eq!(out.len(), speech.len());
+            let delay = align(&speech[..8_000], &out, 250);
+            correlation(&speech[..31_000], &out[delay..])
+        };
+        let (with, without) = (hear(true), hear(false));
+        assert!(with > 0.9 && with > without + 0.05, "{with:.3} with, {without:.3} without");
+    }
+
+    #[test]
+    fn a_long_gap_before_a_packet_without_fec_stays_silent() {
+        let (mut decoder, mut out) = in_speech(CodecKind::Opus);
+        decoder.decode_fec(16_000, &[0x48, 0x07, 0xc9], &mut out);
+        assert!(out[out.len() - 14_000..].iter().all(|&s| s == 0));
     }
 
     #[test]
@@ -352,8 +320,17 @@ mod tests {
                 CodecKind::Opus, CodecKind::ComfortNoise][pick];
             let mut decoder = AudioDecoder::new(kind).unwrap();
             let mut out = Vec::new();
-            let _ = decoder.decode(&bytes, &mut out);
-            decoder.conceal(160, &mut out);
+            let said = decoder.samples(&bytes).ok();
+            if let Ok(given) = decoder.decode(&bytes, &mut out) {
+                prop_assert_eq!(Some(given), said);
+                prop_assert_eq!(given, out.len());
+            } else {
+                prop_assert!(out.is_empty());
+            }
+            decoder.decode_fec(700, &bytes, &mut out);
+            let before = out.len();
+            decoder.conceal(161, &mut out);
+            prop_assert_eq!(out.len(), before + 161);
         }
     }
 }

@@ -1,10 +1,9 @@
 //! Levels, and the gate that tells a silent party from a speaking one.
 
-/// Mean power below which a frame is silence: -65 dBFS. Quiet speech lies
-/// 20 dB and more above; comfort noise and line noise below.
+/// Mean power below which a frame is silence: -65 dBFS, 18 steps of 16 bits.
+/// Quiet speech lies 20 dB and more above; comfort noise and the idle noise of
+/// a G.711 line (8 steps) below.
 const SILENCE_POWER: f64 = 32_768.0 * 32_768.0 * 3.162_277_66e-7;
-/// A frame that never leaves this range is the idle noise of a G.711 line.
-const IDLE_PEAK: u16 = 16;
 
 /// Mean square of the samples.
 pub fn power(samples: &[i16]) -> f64 {
@@ -52,14 +51,16 @@ impl Gate {
     }
 }
 
+/// Power about the mean: the offset that some gateways add is no speech.
 fn is_speech(frame: &[i16]) -> bool {
-    let peak = frame.iter().map(|s| s.unsigned_abs()).max().unwrap_or(0);
-    peak > IDLE_PEAK && power(frame) > SILENCE_POWER
+    let mean = frame.iter().map(|&s| i64::from(s)).sum::<i64>() as f64 / frame.len().max(1) as f64;
+    power(frame) - mean * mean > SILENCE_POWER
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::comfort_noise::Noise;
     use crate::testing::chirp;
 
     #[test]
@@ -74,9 +75,26 @@ mod tests {
         let mut gate = Gate::new(15);
         assert!(!gate.is_open(&[0; 160]));
         assert!(!gate.is_open(&[8; 160]), "A-law idle value");
+        let idle: Vec<i16> = (0..160).map(|n| if n * 7 % 11 < 5 { 8 } else { -8 }).collect();
+        assert!(!gate.is_open(&idle), "idle line noise");
+        assert!(!gate.is_open(&[-120; 160]), "an offset without a signal");
         let faint = chirp(8_000, 160, 300.0, 900.0, 40.0);
         assert!(dbfs(&faint) < -60.0);
         assert!(gate.is_open(&faint));
+    }
+
+    #[test]
+    fn comfort_noise_below_65_dbfs_is_silence_and_louder_noise_is_not() {
+        for (level, open) in [(70_u8, false), (67, false), (63, true), (50, true)] {
+            let (mut noise, mut frame) = (Noise::default(), Vec::new());
+            noise.set(&[level]);
+            let mut gate = Gate::new(0);
+            for _ in 0..100 {
+                frame.clear();
+                noise.fill(160, &mut frame);
+                assert_eq!(gate.is_open(&frame), open, "-{level} dBFS");
+            }
+        }
     }
 
     #[test]

@@ -42,6 +42,32 @@ pub fn samples_48k(packet: &[u8]) -> Result<u32, PacketError> {
     if frames == 0 || samples > 5_760 { Err(PacketError::TooLong) } else { Ok(samples) }
 }
 
+/// Samples at 48 kHz before this packet that its forward error correction
+/// (LBRR, RFC 6716 4.2.4) restores: those of one frame, or 0 when it carries none.
+///
+/// # Errors
+/// [`PacketError`] when the packet is not well formed.
+pub fn fec_samples_48k(packet: &[u8]) -> Result<u32, PacketError> {
+    let toc = *packet.first().ok_or(PacketError::Empty)?;
+    let body = &packet[1..];
+    samples_48k(packet)?;
+    if toc >> 3 >= 16 {
+        return Ok(0); // CELT has no such thing.
+    }
+    let first_frame = match toc & 3 {
+        0 | 1 => body,
+        2 => body.get(read_length(body)?.1..).unwrap_or(&[]),
+        _ => body.get(MultiFrame::read(body)?.header..).unwrap_or(&[]),
+    };
+    let Some(&flags) = first_frame.first() else { return Ok(0) };
+    let frame = frame_samples_48k(toc);
+    // One activity bit for each SILK frame of 20 ms (or the one of 10), then the LBRR bit; the side channel likewise.
+    let silk_frames = (frame / 960).max(1);
+    let mono = flags >> (7 - silk_frames) & 1 != 0;
+    let side = toc & 4 != 0 && flags >> (6 - 2 * silk_frames) & 1 != 0;
+    Ok(if mono || side { frame } else { 0 })
+}
+
 /// A mono packet of silence: a speech frame of the lowest gain, as libopus codes
 /// digital silence at 8 or 16 kHz, for a frame of `frame_ms`.
 ///
@@ -55,7 +81,9 @@ pub fn silence(frame_ms: u32, rate: u32) -> &'static [u8] {
         10 => &[0x00, 0x07, 0xc0, 0xa8, 0x80],
         40 if wide => &[0x50, 0x03, 0xe4, 0xbc, 0xe0, 0x94, 0x35, 0x62, 0x0c, 0xc9, 0x34, 0x40],
         40 => &[0x10, 0x03, 0xe3, 0x59, 0x87, 0x5e, 0x8e, 0x18, 0x10, 0x80],
-        60 if wide => &[0x58, 0x01, 0xf2, 0x5c, 0x89, 0x7d, 0x04, 0xb0, 0xf8, 0x37, 0x35, 0x1a, 0x05, 0x1e, 0xad, 0xf7, 0xc0],
+        60 if wide => {
+            &[0x58, 0x01, 0xf2, 0x5c, 0x89, 0x7d, 0x04, 0xb0, 0xf8, 0x37, 0x35, 0x1a, 0x05, 0x1e, 0xad, 0xf7, 0xc0]
+        }
         60 => &[0x18, 0x01, 0xf1, 0xac, 0x59, 0x63, 0x45, 0x0b, 0x6b, 0xb3, 0x36, 0xbd, 0x10, 0xd2],
         _ if wide => &[0x48, 0x07, 0xc9, 0x7d, 0x8e, 0xc8, 0x58],
         _ => &[0x08, 0x07, 0xc6, 0xb3, 0xe3, 0x1a],
@@ -267,6 +295,19 @@ mod tests {
     }
 
     #[test]
+    fn error_correction_is_seen_in_the_flags_of_the_first_frame() {
+        assert_eq!(fec_samples_48k(&[0x48, 0b1100_0000]), Ok(960));
+        assert_eq!(fec_samples_48k(&[0x48, 0b1011_1111]), Ok(0));
+        assert_eq!(fec_samples_48k(&[0x58, 0b1111_0000]), Ok(2_880));
+        assert_eq!(fec_samples_48k(&[0x58, 0b1110_1111]), Ok(0));
+        assert_eq!(fec_samples_48k(&[0x4c, 0b0001_0000]), Ok(960), "of the side channel");
+        assert_eq!(fec_samples_48k(&[0x4a, 1, 0b0100_0000, 9]), Ok(960));
+        assert_eq!(fec_samples_48k(&[0x4b, 0x83, 1, 1, 0b0100_0000, 0, 0]), Ok(960));
+        assert_eq!(fec_samples_48k(&[0xf8, 0xff, 0xfe]), Ok(0));
+        assert_eq!(fec_samples_48k(&[0x48]), Ok(0));
+    }
+
+    #[test]
     fn cut_packets_are_named() {
         assert_eq!(samples_48k(&[]), Err(PacketError::Empty));
         assert_eq!(samples_48k(&[0x0b]), Err(PacketError::Cut));
@@ -279,6 +320,7 @@ mod tests {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let _ = samples_48k(&bytes);
+            let _ = fec_samples_48k(&bytes);
             let _ = split_two(&bytes);
             let mut out = Vec::new();
             if self_delimit(&bytes, &mut out).is_ok() {

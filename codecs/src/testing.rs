@@ -39,7 +39,7 @@ pub fn syllables(rate: u32, length: usize, seed: u32) -> Vec<i16> {
                 .sum::<f64>();
             smooth += 0.3 * (voiced + 0.1 * white - smooth);
             let envelope = (within * std::f64::consts::PI).sin().max(0.0);
-            let pause = if pick % 5 == 0 { 0.0 } else { 1.0 };
+            let pause = if pick.is_multiple_of(5) { 0.0 } else { 1.0 };
             (smooth * envelope * pause * 9_000.0) as i16
         })
         .collect()
@@ -48,7 +48,10 @@ pub fn syllables(rate: u32, length: usize, seed: u32) -> Vec<i16> {
 /// The shift of `output` against `input` (0 to `most` samples) with the highest correlation.
 pub fn align(input: &[i16], output: &[i16], most: usize) -> usize {
     (0..=most)
-        .max_by(|&a, &b| correlation(input, &output[a.min(output.len())..]).total_cmp(&correlation(input, &output[b.min(output.len())..])))
+        .max_by(|&a, &b| {
+            correlation(input, &output[a.min(output.len())..])
+                .total_cmp(&correlation(input, &output[b.min(output.len())..]))
+        })
         .unwrap_or(0)
 }
 

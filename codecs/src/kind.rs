@@ -1,0 +1,125 @@
+//! The codecs of a call: their names in SDP, their fixed payload types, their clocks
+//! (RFC 3551 6, RFC 3389, RFC 7587).
+
+/// The audio codecs that we store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CodecKind {
+    /// G.711 mu-law.
+    Pcmu,
+    /// G.711 A-law.
+    Pcma,
+    /// G.722 at 64 kbit/s.
+    G722,
+    /// Linear 16-bit PCM in network order.
+    L16 {
+        /// Sampling rate in Hz.
+        rate: u32,
+        /// 1 or 2.
+        channels: u8,
+    },
+    /// Opus.
+    Opus,
+    /// Comfort noise (RFC 3389).
+    ComfortNoise,
+}
+
+impl CodecKind {
+    /// From the fields of `a=rtpmap`; `None` for what we cannot decode.
+    pub fn from_rtpmap(name: &str, clock_rate: u32, channels: u8) -> Option<CodecKind> {
+        let name = name.to_ascii_uppercase();
+        match (name.as_str(), clock_rate, channels.max(1)) {
+            ("PCMU", 8_000, 1) => Some(CodecKind::Pcmu),
+            ("PCMA", 8_000, 1) => Some(CodecKind::Pcma),
+            // Some write the true 16000; both mean the same bytes.
+            ("G722", 8_000 | 16_000, 1) => Some(CodecKind::G722),
+            ("L16", 8_000 | 11_025 | 16_000 | 22_050 | 24_000 | 32_000 | 44_100 | 48_000, channels @ 1..=2) => {
+                Some(CodecKind::L16 { rate: clock_rate, channels })
+            }
+            ("OPUS", 48_000, 1..=2) => Some(CodecKind::Opus),
+            ("CN", _, 1) => Some(CodecKind::ComfortNoise),
+            _ => None,
+        }
+    }
+
+    /// A payload type with a fixed meaning (RFC 3551 6; 19 is an old comfort noise).
+    pub fn static_payload_type(payload_type: u8) -> Option<CodecKind> {
+        match payload_type {
+            0 => Some(CodecKind::Pcmu),
+            8 => Some(CodecKind::Pcma),
+            9 => Some(CodecKind::G722),
+            10 => Some(CodecKind::L16 { rate: 44_100, channels: 2 }),
+            11 => Some(CodecKind::L16 { rate: 44_100, channels: 1 }),
+            13 | 19 => Some(CodecKind::ComfortNoise),
+            _ => None,
+        }
+    }
+
+    /// The encoding name of the registry.
+    pub fn name(self) -> &'static str {
+        match self {
+            CodecKind::Pcmu => "PCMU",
+            CodecKind::Pcma => "PCMA",
+            CodecKind::G722 => "G722",
+            CodecKind::L16 { .. } => "L16",
+            CodecKind::Opus => "opus",
+            CodecKind::ComfortNoise => "CN",
+        }
+    }
+
+    /// Ticks of the RTP timestamp per second.
+    pub fn rtp_clock_rate(self) -> u32 {
+        match self {
+            CodecKind::Pcmu | CodecKind::Pcma | CodecKind::G722 | CodecKind::ComfortNoise => 8_000,
+            CodecKind::L16 { rate, .. } => rate,
+            CodecKind::Opus => 48_000,
+        }
+    }
+
+    /// Samples per second that its decoder gives, in Hz.
+    pub fn audio_rate(self) -> u32 {
+        match self {
+            CodecKind::Pcmu | CodecKind::Pcma | CodecKind::ComfortNoise => 8_000,
+            CodecKind::G722 | CodecKind::Opus => 16_000,
+            CodecKind::L16 { rate, .. } => rate,
+        }
+    }
+
+    /// True when it carries more than the telephone band.
+    pub fn is_wideband(self) -> bool {
+        self.audio_rate() > 8_000
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_match_in_any_case_and_unknown_ones_do_not() {
+        assert_eq!(CodecKind::from_rtpmap("pcmu", 8_000, 1), Some(CodecKind::Pcmu));
+        assert_eq!(CodecKind::from_rtpmap("Opus", 48_000, 2), Some(CodecKind::Opus));
+        assert_eq!(CodecKind::from_rtpmap("G722", 8_000, 1).map(CodecKind::audio_rate), Some(16_000));
+        assert_eq!(CodecKind::from_rtpmap("L16", 16_000, 1), Some(CodecKind::L16 { rate: 16_000, channels: 1 }));
+        assert_eq!(CodecKind::from_rtpmap("EVS", 16_000, 1), None);
+        assert_eq!(CodecKind::from_rtpmap("PCMU", 16_000, 1), None);
+        assert_eq!(CodecKind::static_payload_type(18), None);
+    }
+
+    #[test]
+    fn fixed_payload_types_and_clocks_are_those_of_the_registry() {
+        let of = |payload_type| {
+            CodecKind::static_payload_type(payload_type)
+                .map(|kind| (kind.name(), kind.rtp_clock_rate(), kind.audio_rate()))
+        };
+        assert_eq!(of(0), Some(("PCMU", 8_000, 8_000)));
+        assert_eq!(of(8), Some(("PCMA", 8_000, 8_000)));
+        assert_eq!(of(9), Some(("G722", 8_000, 16_000)));
+        assert_eq!(CodecKind::static_payload_type(10), Some(CodecKind::L16 { rate: 44_100, channels: 2 }));
+        assert_eq!(CodecKind::static_payload_type(11), Some(CodecKind::L16 { rate: 44_100, channels: 1 }));
+        assert_eq!(of(13), Some(("CN", 8_000, 8_000)));
+        for payload_type in [18, 34, 96, 127] {
+            assert_eq!(of(payload_type), None);
+        }
+        assert!(CodecKind::Opus.is_wideband() && !CodecKind::Pcma.is_wideband());
+    }
+}
