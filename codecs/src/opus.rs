@@ -111,7 +111,12 @@ impl OpusDecoder {
     ///
     /// # Errors
     /// What libopus says of the number.
-    pub fn conceal(&mut self, samples: usize, following: Option<&[u8]>, out: &mut Vec<i16>) -> Result<usize, OpusError> {
+    pub fn conceal(
+        &mut self,
+        samples: usize,
+        following: Option<&[u8]>,
+        out: &mut Vec<i16>,
+    ) -> Result<usize, OpusError> {
         match following {
             Some(packet) => self.run(packet, samples, true, out),
             None => self.run(&[], samples, false, out),

@@ -110,7 +110,7 @@ impl Plc {
 mod tests {
     use super::*;
     use crate::level::dbfs;
-    use crate::testing::{chirp, correlation};
+    use crate::testing::{chirp, correlation, syllables};
 
     #[test]
     fn a_lost_packet_of_a_steady_tone_is_hardly_noticed() {
@@ -147,6 +147,33 @@ mod tests {
         all.extend(next);
         let step = all.windows(2).map(|w| (i32::from(w[1]) - i32::from(w[0])).abs()).max();
         assert!(step < Some(2_600), "{step:?}");
+    }
+
+    #[test]
+    fn no_join_of_a_gap_in_speech_clicks() {
+        let curvature = |samples: &[i16]| {
+            samples
+                .windows(3)
+                .map(|w| (i32::from(w[0]) - 2 * i32::from(w[1]) + i32::from(w[2])).abs())
+                .max()
+                .unwrap_or(0)
+        };
+        for seed in 1..6 {
+            let speech = syllables(8_000, 24_000, seed);
+            for at in (800..22_000).step_by(487) {
+                let mut plc = Plc::new(8_000);
+                let mut all = speech[at - 800..at].to_vec();
+                plc.good(&mut all);
+                plc.conceal(160, &mut all);
+                let mut next = speech[at + 160..at + 320].to_vec();
+                plc.good(&mut next);
+                all.extend(next);
+                // What speech does by itself around there, with room for a hiss.
+                let natural = curvature(&speech[at - 800..at + 320]);
+                let heard = curvature(&all[700..]);
+                assert!(heard <= natural * 2 + 200, "seed {seed} at {at}: {heard}, natural {natural}");
+            }
+        }
     }
 
     #[test]
