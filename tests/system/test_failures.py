@@ -98,7 +98,7 @@ class Weed:
         command = [str(binary), "server", f"-dir={home}/weed", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-master.port={master}",
                    f"-master.port.grpc={grpc1}", f"-volume.port={volume}", f"-volume.port.grpc={grpc2}", "-filer", f"-filer.port={filer}",
                    f"-filer.port.grpc={grpc3}", "-s3", f"-s3.port={s3}", f"-s3.port.grpc={grpc4}", f"-s3.config={config}",
-                   "-master.telemetry=false", "-volume.max=20", "-master.volumeSizeLimitMB=64"]
+                   "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=20", "-master.volumeSizeLimitMB=64"]
         self.log = open(home / "weed.log", "wb")
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, cwd=home)
         self.s3 = self.ports[3]
