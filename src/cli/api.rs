@@ -5,10 +5,21 @@ use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use ferric_media::timestamp::Timestamp;
+use serde::Deserialize;
 use serde_json::Value;
 
 /// Longest wait for a node on the loopback or in the next rack.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A catalogue that goes on for longer than this is not read to its end.
+const MAX_PAGES: usize = 1_000;
+
+#[derive(Deserialize)]
+struct Page {
+    recordings: Vec<Value>,
+    next_cursor: Option<String>,
+}
 
 /// A node's API. Plain HTTP: the console listens on loopback or behind a proxy.
 pub(crate) struct Api {
@@ -27,10 +38,24 @@ impl Api {
         Ok(Api { host: format!("{host}:{port}"), token: token.to_owned() })
     }
 
-    /// The newest thousand recordings.
-    pub(crate) fn recordings(&self) -> anyhow::Result<Vec<Value>> {
-        let page: Value = serde_json::from_slice(&self.get("/api/v1/recordings?limit=1000")?)?;
-        Ok(page["recordings"].as_array().cloned().unwrap_or_default())
+    /// All recordings that began at `from` or later, newest first.
+    pub(crate) fn recordings(&self, from: Timestamp) -> anyhow::Result<Vec<Value>> {
+        let mut found = Vec::new();
+        let mut cursor: Option<String> = None;
+        for _ in 0..MAX_PAGES {
+            let mut query = url::form_urlencoded::Serializer::new(String::new());
+            query.append_pair("limit", "1000").append_pair("from", &from.to_string());
+            if let Some(cursor) = &cursor {
+                query.append_pair("cursor", cursor);
+            }
+            let page: Page = serde_json::from_slice(&self.get(&format!("/api/v1/recordings?{}", query.finish()))?)?;
+            found.extend(page.recordings);
+            cursor = page.next_cursor;
+            if cursor.is_none() {
+                return Ok(found);
+            }
+        }
+        bail!("more than {MAX_PAGES} pages of recordings since {from}");
     }
 
     /// A sealed object.

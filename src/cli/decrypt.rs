@@ -1,7 +1,8 @@
 //! `ferric decrypt`: opens `.eopus` and `.ejson`, whole or up to the damage.
 
-use std::fs::File;
-use std::io::{self, IsTerminal as _, Read, Seek, SeekFrom, Write};
+use std::fs::{File, Metadata};
+use std::io::{self, IsTerminal as _, Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -10,6 +11,7 @@ use clap::Args;
 use ferric_codecs::ogg::{OggReader, OpusHead};
 use ferric_codecs::opus::OpusDecoder;
 use ferric_codecs::opus_packet::split_two;
+use ferric_media::eopus::Content;
 use ferric_media::keys::PrivateKey;
 use ferric_media::open::Opener;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -41,55 +43,90 @@ pub(crate) fn run(arguments: &DecryptArguments) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("the key {} cannot be read", arguments.key.display()))?;
     let key = PrivateKey::from_pem(&pem).with_context(|| format!("{}", arguments.key.display()))?;
     let stdin = arguments.file.as_os_str() == "-";
-    let (mut input, length): (Box<dyn Read>, u64) = if stdin {
-        (Box::new(io::stdin().lock()), 0)
-    } else {
-        let file = File::open(&arguments.file).with_context(|| format!("{} cannot be opened", arguments.file.display()))?;
-        let length = file.metadata().map_or(0, |metadata| metadata.len());
-        (Box::new(file), length)
-    };
     let output = match &arguments.output {
         Some(output) => output.clone(),
         None if stdin => PathBuf::from("-"),
         None => beside(&arguments.file, arguments.wav)?,
     };
-    let progress = progress(length);
-    let damage = if output.as_os_str() == "-" {
-        if arguments.wav {
-            let mut buffer = io::Cursor::new(Vec::new());
-            let damage = open_wav(&key, &mut input, &mut buffer, &progress)?;
-            io::stdout().lock().write_all(buffer.get_ref()).context("standard output cannot be written")?;
-            damage
-        } else {
-            open(&key, &mut input, &mut io::stdout().lock(), &progress)?
-        }
+    let (mut input, length): (Box<dyn Read>, u64) = if stdin {
+        (Box::new(io::stdin().lock()), 0)
     } else {
-        let file = create(&output)?;
-        if arguments.wav { open_wav(&key, &mut input, file, &progress)? } else { open(&key, &mut input, &mut io::BufWriter::new(file), &progress)? }
+        let file = File::open(&arguments.file).with_context(|| format!("{} cannot be opened", arguments.file.display()))?;
+        let metadata = file.metadata().with_context(|| format!("{} cannot be read", arguments.file.display()))?;
+        if is_same_file(&metadata, &output) {
+            bail!("{} is the sealed recording itself: it is not overwritten, name another -o", output.display());
+        }
+        (Box::new(file), metadata.len())
+    };
+    let progress = progress(length);
+    let damage = if output.as_os_str() != "-" {
+        to_file(&key, &mut input, &output, arguments.wav, &progress)?
+    } else if arguments.wav {
+        let mut buffer = io::Cursor::new(Vec::new());
+        let damage = open_wav(&key, &mut input, &mut buffer, &progress)?;
+        io::stdout().lock().write_all(buffer.get_ref()).context("standard output cannot be written")?;
+        damage
+    } else {
+        open(&key, &mut input, &mut io::stdout().lock(), &progress)?
     };
     progress.finish_and_clear();
-    match damage {
-        None => Ok(ExitCode::SUCCESS),
-        Some(damage) => {
-            complain!("ferric: {}: {damage}", arguments.file.display());
-            complain!("ferric: everything before the damage was written to {}", output.display());
-            Ok(ExitCode::from(DAMAGED))
+    let Some(damage) = damage else { return Ok(ExitCode::SUCCESS) };
+    complain!("ferric: {}: {}", arguments.file.display(), damage.text);
+    if damage.opened_bytes > 0 {
+        complain!("ferric: everything before the damage was written to {}", output.display());
+    } else {
+        complain!("ferric: nothing could be opened, so nothing was written");
+    }
+    Ok(ExitCode::from(DAMAGED))
+}
+
+/// Why a file was not opened to its end.
+struct Damage {
+    text: String,
+    /// Plaintext before it.
+    opened_bytes: u64,
+}
+
+fn is_same_file(input: &Metadata, output: &Path) -> bool {
+    std::fs::metadata(output).is_ok_and(|output| (output.dev(), output.ino()) == (input.dev(), input.ino()))
+}
+
+/// Opens into a new file that takes the output's name when it is whole, or holds
+/// what lies before the damage. What stood under that name stays if nothing opens.
+fn to_file(key: &PrivateKey, input: &mut dyn Read, output: &Path, wav: bool, progress: &ProgressBar) -> anyhow::Result<Option<Damage>> {
+    let failed = || format!("{} cannot be written", output.display());
+    let is_special = std::fs::metadata(output).is_ok_and(|metadata| !metadata.is_file());
+    if is_special {
+        // A device or a pipe cannot be replaced.
+        let file = File::options().write(true).open(output).with_context(failed)?;
+        return if wav { open_wav(key, input, file, progress) } else { open(key, input, &mut io::BufWriter::new(file), progress) };
+    }
+    let name = output.file_name().with_context(|| format!("{} is no file name", output.display()))?;
+    let part = output.with_file_name(format!(".{}.{}.part", name.to_string_lossy(), std::process::id()));
+    let file = create(&part).with_context(failed)?;
+    let opened = if wav { open_wav(key, input, file, progress) } else { open(key, input, &mut io::BufWriter::new(file), progress) };
+    match opened {
+        Ok(damage) if damage.as_ref().is_none_or(|damage| damage.opened_bytes > 0) => {
+            std::fs::rename(&part, output).with_context(failed)?;
+            Ok(damage)
+        }
+        nothing => {
+            let _ = std::fs::remove_file(&part);
+            nothing
         }
     }
 }
 
 /// Opened recordings are readable: only their owner may read them.
-fn create(path: &Path) -> anyhow::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(path).with_context(|| format!("{} cannot be written", path.display()))
+fn create(path: &Path) -> io::Result<File> {
+    File::options().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
 fn beside(file: &Path, wav: bool) -> anyhow::Result<PathBuf> {
     let extension = match file.extension().and_then(|extension| extension.to_str()) {
         Some("eopus") if wav => "wav",
         Some("eopus") => "opus",
+        Some("ejson") if wav => bail!("{} holds metadata, no sound: leave out --wav", file.display()),
         Some("ejson") => "json",
         _ => bail!("{} ends neither in .eopus nor in .ejson: say where to write with -o", file.display()),
     };
@@ -109,8 +146,8 @@ fn each_piece(
     key: &PrivateKey,
     input: &mut dyn Read,
     progress: &ProgressBar,
-    mut take: impl FnMut(&[u8]) -> anyhow::Result<Option<String>>,
-) -> anyhow::Result<Option<String>> {
+    mut take: impl FnMut(&Opener<'_>, &[u8]) -> anyhow::Result<Option<String>>,
+) -> anyhow::Result<Option<Damage>> {
     let mut opener = Opener::new(key);
     let mut buffer = vec![0; 64 * 1024];
     let mut plain = Vec::new();
@@ -122,18 +159,19 @@ fn each_piece(
             0 => opener.finish().map(|_| ()),
             _ => opener.push(buffer.get(..length).unwrap_or(&[]), &mut plain),
         };
-        let inner = take(&plain)?;
-        if let Err(damage) = result {
-            return Ok(Some(damage.to_string()));
+        let inner = take(&opener, &plain)?;
+        let sealing = result.err().map(|damage| damage.to_string());
+        if let Some(text) = inner.or(sealing) {
+            return Ok(Some(Damage { text, opened_bytes: opener.plaintext_bytes() }));
         }
-        if inner.is_some() || length == 0 {
-            return Ok(inner);
+        if length == 0 {
+            return Ok(None);
         }
     }
 }
 
-fn open(key: &PrivateKey, input: &mut dyn Read, output: &mut dyn Write, progress: &ProgressBar) -> anyhow::Result<Option<String>> {
-    let damage = each_piece(key, input, progress, |plain| {
+fn open(key: &PrivateKey, input: &mut dyn Read, output: &mut dyn Write, progress: &ProgressBar) -> anyhow::Result<Option<Damage>> {
+    let damage = each_piece(key, input, progress, |_, plain| {
         output.write_all(plain).context("the opened file cannot be written")?;
         Ok(None)
     })?;
@@ -141,11 +179,14 @@ fn open(key: &PrivateKey, input: &mut dyn Read, output: &mut dyn Write, progress
     Ok(damage)
 }
 
-fn open_wav<W: Write + Seek>(key: &PrivateKey, input: &mut dyn Read, output: W, progress: &ProgressBar) -> anyhow::Result<Option<String>> {
+fn open_wav<W: Write + Seek>(key: &PrivateKey, input: &mut dyn Read, output: W, progress: &ProgressBar) -> anyhow::Result<Option<Damage>> {
     let spec = hound::WavSpec { channels: 2, sample_rate: WAV_RATE, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
     let mut writer = hound::WavWriter::new(io::BufWriter::new(output), spec)?;
     let mut decoder = Stereo::new()?;
-    let damage = each_piece(key, input, progress, |plain| {
+    let damage = each_piece(key, input, progress, |opener, plain| {
+        if opener.header().is_some_and(|header| header.content != Content::OggOpus) {
+            bail!("the file holds metadata, no sound: leave out --wav");
+        }
         let inner = decoder.push(plain)?;
         for sample in decoder.take() {
             writer.write_sample(sample)?;
@@ -161,6 +202,8 @@ pub(crate) struct Stereo {
     reader: OggReader,
     parties: [OpusDecoder; 2],
     headers: usize,
+    /// Samples a channel that the encoder put before the beginning: in all at 48 kHz, and those left to skip.
+    pre_skip: u64,
     skip: usize,
     /// Samples a channel given out so far, and allowed by the last granule.
     given: u64,
@@ -173,6 +216,7 @@ impl Stereo {
             reader: OggReader::new(),
             parties: [OpusDecoder::new(WAV_RATE)?, OpusDecoder::new(WAV_RATE)?],
             headers: 0,
+            pre_skip: 0,
             skip: 0,
             given: 0,
             samples: Vec::new(),
@@ -192,6 +236,7 @@ impl Stereo {
             if self.headers == 1 {
                 let head = OpusHead::read(&packet.data).filter(|head| head.streams == 2 && head.coupled == 0);
                 let Some(head) = head else { return Ok(Some("this is no two-channel recording of ours".to_owned())) };
+                self.pre_skip = u64::from(head.pre_skip);
                 self.skip = usize::from(head.pre_skip) / 3;
                 continue;
             }
@@ -203,11 +248,13 @@ impl Stereo {
             };
             let (mut left, mut right) = (Vec::new(), Vec::new());
             let [left_decoder, right_decoder] = &mut self.parties;
-            left_decoder.decode(&first, &mut left)?;
-            right_decoder.decode(second, &mut right)?;
+            let decoded = left_decoder.decode(&first, &mut left).and_then(|_| right_decoder.decode(second, &mut right));
+            if let Err(error) = decoded {
+                return Ok(Some(format!("an Opus packet cannot be decoded: {error}")));
+            }
             let skip = self.skip.min(left.len());
             self.skip -= skip;
-            let end = packet.granule.filter(|_| packet.last).map(|granule| granule.saturating_sub(312) / 3);
+            let end = packet.granule.filter(|_| packet.last).map(|granule| granule.saturating_sub(self.pre_skip) / 3);
             for (l, r) in left.iter().zip(&right).skip(skip) {
                 if end.is_some_and(|end| self.given >= end) {
                     break;
@@ -228,10 +275,9 @@ impl Stereo {
 pub(crate) fn decode_recording(key: &PrivateKey, sealed: &[u8]) -> anyhow::Result<[Vec<i16>; 2]> {
     let mut decoder = Stereo::new()?;
     let mut input = io::Cursor::new(sealed);
-    input.seek(SeekFrom::Start(0))?;
-    let damage = each_piece(key, &mut input, &ProgressBar::hidden(), |plain| decoder.push(plain))?;
+    let damage = each_piece(key, &mut input, &ProgressBar::hidden(), |_, plain| decoder.push(plain))?;
     if let Some(damage) = damage {
-        bail!("{damage}");
+        bail!("{}", damage.text);
     }
     let samples = decoder.take();
     let channel = |which: usize| samples.iter().skip(which).step_by(2).copied().collect();

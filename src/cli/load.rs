@@ -1,15 +1,18 @@
 //! `ferric load`
 
+use std::collections::{HashMap, HashSet};
 use std::io::IsTerminal as _;
 use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use ferric_media::keys::PrivateKey;
+use ferric_media::timestamp::Timestamp;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
 
 use super::api::Api;
 use super::decrypt::decode_recording;
@@ -20,6 +23,8 @@ use crate::speech;
 
 /// How long the recordings may take to appear.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// The node's clock may be this far from ours.
+const CLOCKS_APART: Duration = Duration::from_secs(3_600);
 
 #[derive(Debug, Args)]
 pub(crate) struct LoadArguments {
@@ -85,11 +90,12 @@ pub(crate) fn run(arguments: &LoadArguments) -> anyhow::Result<ExitCode> {
     config.codec = arguments.codec;
     config.trouble = Trouble { loss: arguments.loss, ..Trouble::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let started = SystemTime::now();
     let report = runtime.block_on(send(config))?;
     say!("{report}");
     let mut clean = report.is_clean();
     if let (Some(api), Some(key)) = (&arguments.api, &arguments.key) {
-        clean &= check(api, key, &report)?;
+        clean &= check(api, key, &report, started)?;
     }
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -109,31 +115,39 @@ async fn send(config: LoadConfig) -> anyhow::Result<LoadReport> {
 }
 
 /// Waits for the recordings of a run and opens each.
-fn check(api: &str, key: &PathBuf, report: &LoadReport) -> anyhow::Result<bool> {
+fn check(api: &str, key: &Path, report: &LoadReport, started: SystemTime) -> anyhow::Result<bool> {
     let token = std::env::var("FERRIC_TOKEN").context("set FERRIC_TOKEN to the node's token (ferric-data/admin.token)")?;
     let api = Api::new(api, token.trim())?;
     let key = PrivateKey::from_pem(&std::fs::read_to_string(key).with_context(|| format!("{} cannot be read", key.display()))?)?;
-    let wanted: Vec<&str> = report.calls.iter().map(|call| call.call_id.as_str()).collect();
+    let wanted: HashSet<&str> = report.calls.iter().map(|call| call.call_id.as_str()).collect();
+    let from = Timestamp::from(started.checked_sub(CLOCKS_APART).unwrap_or(started));
     let deadline = Instant::now() + PATIENCE;
-    let mut whole = 0;
-    let mut found = std::collections::HashMap::new();
-    while found.len() < wanted.len() && Instant::now() < deadline {
-        for recording in api.recordings()? {
-            let stored = recording["stored"].as_bool() == Some(true);
-            let call_id = recording["sip_call_id"].as_str().unwrap_or("").to_owned();
-            if let (true, true, Some(id)) = (stored, wanted.contains(&call_id.as_str()), recording["id"].as_str()) {
-                found.insert(call_id, id.to_owned());
+    let mut found = HashMap::new();
+    loop {
+        for recording in api.recordings(from)? {
+            let text = |name: &str| recording.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
+            let stored = recording.get("stored").and_then(Value::as_bool) == Some(true);
+            let call_id = text("sip_call_id");
+            if stored && wanted.contains(call_id.as_str()) {
+                found.insert(call_id, text("id"));
             }
+        }
+        if found.len() >= wanted.len() || Instant::now() >= deadline {
+            break;
         }
         std::thread::sleep(Duration::from_millis(500));
     }
+    let mut whole = 0;
     for id in found.values() {
-        let sealed = api.object(id, "audio")?;
-        match decode_recording(&key, &sealed) {
+        match api.object(id, "audio").and_then(|sealed| decode_recording(&key, &sealed)) {
             Ok([left, _]) if !left.is_empty() => whole += 1,
             Ok(_) => say!("recording {id} is empty"),
             Err(error) => say!("recording {id}: {error:#}"),
         }
+    }
+    let missing = wanted.len().saturating_sub(found.len());
+    if missing > 0 {
+        say!("{missing} recordings were not in the store after {} s", PATIENCE.as_secs());
     }
     say!("{whole} of {} recordings came out whole", wanted.len());
     Ok(whole == wanted.len())

@@ -71,6 +71,7 @@ pub(crate) fn run(command: &SpoolCommand) -> anyhow::Result<ExitCode> {
 }
 
 fn list(spool: &Path) -> anyhow::Result<ExitCode> {
+    let mut count = 0;
     for stage in Stage::ALL {
         for folder in entries(spool, stage)? {
             let size: u64 = std::fs::read_dir(&folder)
@@ -79,7 +80,11 @@ fn list(spool: &Path) -> anyhow::Result<ExitCode> {
             let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let reason = std::fs::read_to_string(folder.join(REASON)).unwrap_or_default();
             say!("{:<10} {name}  {:>10} bytes  {}", stage.folder(), size, reason.trim());
+            count += 1;
         }
+    }
+    if count == 0 {
+        say!("the spool is empty: nothing is being recorded and nothing waits");
     }
     Ok(ExitCode::SUCCESS)
 }

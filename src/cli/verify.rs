@@ -10,6 +10,7 @@ use clap::Args;
 use ferric_media::eopus::Framer;
 use ferric_media::keys::NodePublicKey;
 use ferric_media::manifest::{Digest, SignedManifest, verify_chain};
+use ferric_worker::spool::{AUDIO, MANIFEST, METADATA, recording_id};
 use sha2::{Digest as _, Sha256};
 
 use super::output::say;
@@ -37,17 +38,22 @@ pub(crate) fn run(arguments: &VerifyArguments) -> anyhow::Result<ExitCode> {
         None => None,
     };
     let start = match arguments.path.file_name() {
-        Some(name) if name == "manifest.json" => arguments.path.parent().unwrap_or(Path::new(".")).to_owned(),
+        Some(name) if name == MANIFEST => arguments.path.parent().unwrap_or(Path::new(".")).to_owned(),
         _ => arguments.path.clone(),
     };
-    let mut folders = Vec::new();
-    find(&start, 0, &mut folders)?;
-    folders.sort();
-    if folders.is_empty() {
-        bail!("there is no manifest.json at or below {}: a recording without one was never finished", start.display());
+    let mut found = Found::default();
+    find(&start, 0, &mut found)?;
+    found.recordings.sort();
+    found.unfinished.sort();
+    if found.recordings.is_empty() && found.unfinished.is_empty() {
+        bail!("there is no recording at or below {}", start.display());
     }
     let (mut bad, mut manifests) = (0, Vec::new());
-    for folder in &folders {
+    for folder in &found.unfinished {
+        bad += 1;
+        say!("WRONG {}: there is no manifest.json: the recording was never finished, or its manifest was taken away", folder.display());
+    }
+    for folder in &found.recordings {
         match check(folder, key.as_ref()) {
             Ok(manifest) => {
                 let about = &manifest.manifest;
@@ -60,20 +66,34 @@ pub(crate) fn run(arguments: &VerifyArguments) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    if let Some(key) = &key {
-        match verify_chain(&manifests, key) {
-            Ok(chain) if chain.is_whole() => say!("chain whole: {} manifests", manifests.len()),
-            Ok(_) => say!("chain: links lead to manifests that are not here (other recordings of the node lie elsewhere)"),
-            Err((id, error)) => {
-                bad += 1;
-                say!("WRONG chain at {id}: {error}");
-            }
-        }
-    } else {
-        say!("signatures not checked: give --cert with the node's public key");
+    match &key {
+        Some(key) => bad += tell_chain(&manifests, key),
+        None => say!("signatures not checked: give --cert with the node's public key"),
     }
-    say!("{} recordings, {bad} wrong", folders.len());
+    say!("{} recordings, {bad} wrong", found.recordings.len() + found.unfinished.len());
     Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::from(DAMAGED) })
+}
+
+/// Says how the manifests hang together; returns how much of it is wrong.
+fn tell_chain(manifests: &[SignedManifest], key: &NodePublicKey) -> usize {
+    let chain = match verify_chain(manifests, key) {
+        Ok(chain) => chain,
+        Err((id, error)) => {
+            say!("WRONG chain at {id}: {error}");
+            return 1;
+        }
+    };
+    for (previous, recordings) in &chain.forks {
+        let names: Vec<String> = recordings.iter().map(ToString::to_string).collect();
+        say!("WRONG chain: {} all follow manifest {previous}: one node signed two histories", names.join(" and "));
+    }
+    if chain.is_whole() {
+        say!("chain whole: {} manifests", manifests.len());
+    } else if chain.forks.is_empty() {
+        // A store holds one tenant's recordings; the chain of a node runs through all of them.
+        say!("chain: {} links lead to manifests that are not here; they lie with another tenant or are gone", chain.missing.len());
+    }
+    chain.forks.len()
 }
 
 #[allow(clippy::cast_precision_loss)]
@@ -81,9 +101,22 @@ fn seconds(milliseconds: u64) -> f64 {
     milliseconds as f64 / 1000.0
 }
 
-fn find(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
-    if folder.join("manifest.json").is_file() {
-        found.push(folder.to_owned());
+/// What lies below a path.
+#[derive(Default)]
+struct Found {
+    /// Folders with a manifest.
+    recordings: Vec<PathBuf>,
+    /// Folders with sealed files and no manifest.
+    unfinished: Vec<PathBuf>,
+}
+
+fn find(folder: &Path, depth: usize, found: &mut Found) -> anyhow::Result<()> {
+    if folder.join(MANIFEST).is_file() {
+        found.recordings.push(folder.to_owned());
+        return Ok(());
+    }
+    if folder.join(AUDIO).is_file() || folder.join(METADATA).is_file() {
+        found.unfinished.push(folder.to_owned());
         return Ok(());
     }
     if depth >= DEPTH {
@@ -101,14 +134,18 @@ fn find(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> anyhow::Result
 
 /// Checks one recording's files against its manifest, and the signature if there is a key.
 pub(crate) fn check(folder: &Path, key: Option<&NodePublicKey>) -> anyhow::Result<SignedManifest> {
-    let manifest = std::fs::read(folder.join("manifest.json")).context("manifest.json cannot be read")?;
+    let manifest = std::fs::read(folder.join(MANIFEST)).context("manifest.json cannot be read")?;
     let manifest = SignedManifest::parse(&manifest)?;
+    // A folder under another recording's name would pass every hash.
+    if let Some(name) = recording_id(folder).filter(|name| *name != manifest.manifest.id) {
+        bail!("the folder is named for {name}, and its manifest belongs to {}", manifest.manifest.id);
+    }
     if let Some(key) = key {
         manifest.verify(key)?;
     }
-    let (bytes, sha256, segments) = measure(&folder.join("audio.eopus"), true)?;
+    let (bytes, sha256, segments) = measure(&folder.join(AUDIO), true)?;
     manifest.check_audio(bytes, sha256, segments)?;
-    let metadata = folder.join("metadata.ejson");
+    let metadata = folder.join(METADATA);
     let found = if metadata.exists() { Some(measure(&metadata, false)?) } else { None };
     manifest.check_metadata(found.map(|(bytes, sha256, _)| (bytes, sha256)))?;
     Ok(manifest)
