@@ -26,7 +26,7 @@ pub(super) fn optional_file(
 ) -> Option<PathBuf> {
     let (text, span) = section.text(key, errors)?;
     let path = folder.join(text);
-    match std::fs::File::open(&path) {
+    match std::fs::read(&path) {
         Ok(_) => Some(path),
         Err(error) => {
             errors.complain(&span, format!("{} cannot be read: {error}", path.display()));
@@ -62,6 +62,10 @@ pub(super) fn public_key(path: &Path, span: &Range<usize>, errors: &mut Collecto
 pub(super) fn store(text: &str, folder: &Path, span: &Range<usize>, errors: &mut Collector<'_>) -> Option<String> {
     let right = "write file:///path, s3://bucket?endpoint=...&region=..., gs://bucket, az://container or https://host/path (WebDAV)";
     if let Some(path) = text.strip_prefix("file://") {
+        if path.is_empty() || path.contains(['?', '#']) {
+            errors.complain(span, format!("store = \"{text}\" names no folder: write file:///path, without parameters"));
+            return None;
+        }
         return Some(file_store(path, folder));
     }
     let Ok(url) = url::Url::parse(text) else {
@@ -81,5 +85,24 @@ pub(super) fn store(text: &str, folder: &Path, span: &Range<usize>, errors: &mut
         errors.complain(span, "store: credentials do not belong into the file; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY");
         return None;
     }
+    for (name, value) in url.query_pairs() {
+        if let Some(problem) = parameter(&name, &value) {
+            errors.complain(span, format!("store: {problem}"));
+            return None;
+        }
+    }
     Some(text.to_owned())
+}
+
+/// What is wrong with a parameter of a store's URL.
+fn parameter(name: &str, value: &str) -> Option<String> {
+    let is_http = || url::Url::parse(value).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some());
+    match name {
+        "endpoint" if !is_http() => Some(format!("endpoint=\"{value}\" is no address: write https://s3.example.com")),
+        "region" if value.is_empty() => Some("region is empty: write for example region=us-east-1".to_owned()),
+        "style" if !matches!(value, "path" | "virtual") => Some(format!("style=\"{value}\" is not known: write path or virtual")),
+        "ca" => std::fs::read(value).err().map(|error| format!("ca: {value} cannot be read: {error}")),
+        "endpoint" | "region" | "style" => None,
+        _ => Some(format!("\"{name}\" is no parameter of a store; known are endpoint, region, style and ca")),
+    }
 }

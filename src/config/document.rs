@@ -191,6 +191,22 @@ impl<'a, 'i> Section<'a, 'i> {
         number
     }
 
+    /// A list of whole numbers within bounds.
+    pub(super) fn numbers(&mut self, key: &'static str, from: u64, to: u64, errors: &mut Collector<'_>) {
+        let name = self.path(key);
+        let Some(value) = self.get(key) else { return };
+        let Some(array) = value.get_ref().as_array() else {
+            errors.complain(&value.span(), format!("{name} is a list of whole numbers: write [{from}, ...]"));
+            return;
+        };
+        for entry in array.iter() {
+            let number = entry.get_ref().as_integer().and_then(|number| number.as_str().parse().ok());
+            if number.is_none_or(|number: u64| !(from..=to).contains(&number)) {
+                errors.complain(&entry.span(), format!("{name} holds whole numbers from {from} to {to}"));
+            }
+        }
+    }
+
     /// true or false.
     pub(super) fn flag(&mut self, key: &'static str, errors: &mut Collector<'_>) -> Option<bool> {
         let name = self.path(key);
@@ -218,6 +234,13 @@ impl<'a, 'i> Section<'a, 'i> {
             }
         }
         Some(found)
+    }
+
+    /// Complains if a key is not there.
+    pub(super) fn required(&mut self, key: &'static str, right: &str, errors: &mut Collector<'_>) {
+        if self.get(key).is_none() {
+            self.missing(key, right, errors);
+        }
     }
 
     /// Where a required key is missing.

@@ -9,7 +9,9 @@
 //! a file there is [`Config::embedded`]: an all-in-one node on loopback.
 
 mod check;
+mod cross;
 mod document;
+mod later;
 mod sections;
 mod units;
 

@@ -1,6 +1,7 @@
 //! Section by section from the document to the configuration.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,13 +9,17 @@ use ferric_codecs::opus::OpusSettings;
 use ferric_sip::flow::Transport;
 use toml::de::DeTable;
 
-use super::check;
 use super::document::{Collector, Complaints, Section};
+use super::later::host_port;
 use super::units::{parse_duration, parse_percent, parse_ports, parse_size};
-use super::{Capture, Catalog, Config, Console, Node, Sip, SipListener, SipTls, Tenant, Upload, absolute};
+use super::{
+    Capture, Catalog, Config, Console, Node, Sip, SipListener, SipTls, Tenant, Upload, absolute, check, cross, later,
+};
 
 pub(super) const ROLES: [&str; 4] = ["proxy", "srs", "capture", "console"];
-const DURATION: &str = "a number and a unit, as in \"500ms\", \"60s\", \"10m\", \"2h\" or \"30d\"";
+/// Roles that every node of this version has.
+const ALWAYS: [&str; 3] = ["srs", "capture", "console"];
+pub(super) const DURATION: &str = "a number and a unit, as in \"500ms\", \"60s\", \"10m\", \"2h\" or \"30d\"";
 
 pub(super) fn read(file: &Path, folder: &Path, text: &str) -> Result<Config, Complaints> {
     let (document, syntax) = DeTable::parse_recoverable(text);
@@ -29,33 +34,30 @@ pub(super) fn read(file: &Path, folder: &Path, text: &str) -> Result<Config, Com
     let table = document.get_ref();
     let mut root = Section::root(table);
     let errors_ref = &mut errors;
-    let node = node(root.section("node", errors_ref), folder, errors_ref);
+    let mut warnings: Vec<String> = Vec::new();
+    let node = node(root.section("node", errors_ref), folder, &mut warnings, errors_ref);
     let mut config = Config { is_embedded: false, ..Config::embedded(&node.data_dir) };
     config.node = node;
-    let mut warnings: Vec<String> = Vec::new();
     let tenants = tenants(&mut root, folder, &mut warnings, errors_ref);
     if !tenants.is_empty() {
         config.tenants = tenants;
     }
-    sip(root.section("sip", errors_ref), folder, &mut config, errors_ref);
+    let listener_places = sip(root.section("sip", errors_ref), folder, &mut config, errors_ref);
     recording(root.section("recording", errors_ref), &mut config, &mut warnings, errors_ref);
     capture(root.section("capture", errors_ref), &mut config.capture, errors_ref);
     opus(root.section("opus", errors_ref), &mut config.opus, errors_ref);
     upload(root.section("upload", errors_ref), &mut config.upload, errors_ref);
     console(root.section("console", errors_ref), &mut config.console, errors_ref);
     catalog(root.section("catalog", errors_ref), &mut config.catalog, errors_ref);
-    for later in ["proxy", "cluster", "homer"] {
-        if root.section(later, errors_ref).is_present() {
-            warnings.push(format!("[{later}] is accepted and not used by this version"));
-        }
-    }
+    later::read(&mut root, folder, &mut warnings, errors_ref);
+    cross::check(&config, &listener_places, &mut warnings, errors_ref);
     root.finish(errors_ref);
     errors.finish()?;
     config.warnings = warnings;
     Ok(config)
 }
 
-fn node(mut section: Section<'_, '_>, folder: &Path, errors: &mut Collector<'_>) -> Node {
+fn node(mut section: Section<'_, '_>, folder: &Path, warnings: &mut Vec<String>, errors: &mut Collector<'_>) -> Node {
     let data_dir = section.text("data_dir", errors).map_or_else(|| folder.join("ferric-data"), |(text, _)| folder.join(text));
     let embedded = Config::embedded(&data_dir).node;
     let name = |text: &str| {
@@ -74,18 +76,24 @@ fn node(mut section: Section<'_, '_>, folder: &Path, errors: &mut Collector<'_>)
             }
         }
         roles = listed.into_iter().map(|(role, _)| role).collect();
+        let absent: Vec<&str> = ALWAYS.into_iter().filter(|role| !roles.iter().any(|listed| listed == role)).collect();
+        if !absent.is_empty() {
+            warnings.push(format!("node.roles leaves out {}; this version runs them all the same", absent.join(", ")));
+        }
     }
     section.finish(errors);
     Node { id, site, data_dir, roles, drain_timeout }
 }
 
-fn sip(mut section: Section<'_, '_>, folder: &Path, config: &mut Config, errors: &mut Collector<'_>) {
+/// Returns the places of the listeners.
+fn sip(mut section: Section<'_, '_>, folder: &Path, config: &mut Config, errors: &mut Collector<'_>) -> Vec<Range<usize>> {
     let sip: &mut Sip = &mut config.sip;
     let listeners = section.sections("listen", errors);
     if !listeners.is_empty() {
         sip.listeners.clear();
     }
     let mut tls_listener = None;
+    let mut places = Vec::new();
     for mut listener in listeners {
         let transport = listener.parsed("transport", "\"udp\", \"tcp\" or \"tls\"", errors, |text| match text {
             "udp" => Some(Transport::Udp),
@@ -94,7 +102,8 @@ fn sip(mut section: Section<'_, '_>, folder: &Path, config: &mut Config, errors:
             _ => None,
         });
         let address = address(&mut listener, "address", errors);
-        let advertise = listener.text("advertise", errors).map(|(text, _)| text);
+        let right = "a host and a port, as in \"sip1.example.com:5060\"";
+        let advertise = listener.parsed("advertise", right, errors, |text| host_port(text).then(|| text.to_owned()));
         for (key, there) in [("transport", listener.get("transport").is_some()), ("address", listener.get("address").is_some())] {
             if !there {
                 listener.missing(key, "a listener needs transport and address", errors);
@@ -113,6 +122,7 @@ fn sip(mut section: Section<'_, '_>, folder: &Path, config: &mut Config, errors:
                 tls_listener = Some(listener.span.clone());
             }
             sip.listeners.push(listener_config);
+            places.push(listener.span.clone());
         }
         listener.finish(errors);
     }
@@ -122,6 +132,9 @@ fn sip(mut section: Section<'_, '_>, folder: &Path, config: &mut Config, errors:
         let private_key = check::file(&mut tls, "private_key", folder, errors);
         let client_ca = check::optional_file(&mut tls, "client_ca", folder, errors);
         if let (Some(certificate), Some(private_key)) = (certificate, private_key) {
+            if let Err(error) = ferric_sip_io::server_config(&certificate, &private_key, client_ca.as_deref()) {
+                errors.complain(&tls.span, format!("sip.tls cannot be used: {error}"));
+            }
             sip.tls = Some(SipTls { certificate, private_key, client_ca });
         }
     } else if let Some(span) = tls_listener {
@@ -161,18 +174,22 @@ fn sip(mut section: Section<'_, '_>, folder: &Path, config: &mut Config, errors:
         trust.finish(errors);
     }
     section.finish(errors);
+    places
 }
 
-fn address(section: &mut Section<'_, '_>, key: &'static str, errors: &mut Collector<'_>) -> Option<SocketAddr> {
+pub(super) fn address(section: &mut Section<'_, '_>, key: &'static str, errors: &mut Collector<'_>) -> Option<SocketAddr> {
     section.parsed(key, "an address and a port, as in \"10.0.0.5:5060\" or \"[2001:db8::5]:5060\"", errors, |text| {
         text.parse().ok()
     })
 }
 
 fn recording(mut section: Section<'_, '_>, config: &mut Config, warnings: &mut Vec<String>, errors: &mut Collector<'_>) {
-    section.parsed("placement", "\"round-robin\" or \"least-loaded\"", errors, |text| {
+    let placement = section.parsed("placement", "\"round-robin\" or \"least-loaded\"", errors, |text| {
         ["round-robin", "least-loaded"].contains(&text).then_some(())
     });
+    if placement.is_some() {
+        warnings.push("recording.placement is accepted; this version has one worker to place calls on".to_owned());
+    }
     if section.flag("mirror", errors) == Some(true) {
         warnings.push("recording.mirror is accepted and not used by this version".to_owned());
     }
@@ -248,10 +265,17 @@ fn tenants(root: &mut Section<'_, '_>, folder: &Path, warnings: &mut Vec<String>
         match section.texts("public_keys", errors) {
             Some(keys) if !keys.is_empty() => {
                 for (key, span) in keys {
-                    public_keys.extend(check::public_key(&folder.join(&key), &span, errors));
+                    let Some(file) = check::public_key(&folder.join(&key), &span, errors) else { continue };
+                    if public_keys.contains(&file) {
+                        errors.complain(&span, format!("tenant.public_keys names \"{key}\" twice"));
+                    }
+                    public_keys.push(file);
                 }
             }
-            Some(_) => section.missing("public_keys", "name at least one file; `ferric keys new` makes a pair", errors),
+            Some(_) => {
+                let place = section.get("public_keys").map_or(0..0, toml::Spanned::span);
+                errors.complain(&place, "tenant.public_keys is empty: name at least one file; `ferric keys new` makes a pair");
+            }
             None if section.get("public_keys").is_none() => {
                 section.missing("public_keys", "name at least one file; `ferric keys new` makes a pair", errors);
             }

@@ -38,25 +38,164 @@ fn a_small_file_and_the_embedded_defaults_agree() {
 #[test]
 fn the_whole_contract_is_accepted_and_what_is_not_used_is_said() {
     let folder = folder();
+    for file in ["users.toml", "cluster-ca.crt", "edge-a1.crt", "edge-a1.key"] {
+        std::fs::write(folder.path().join(file), "").unwrap();
+    }
     let text = format!(
-        "[node]\nid = \"edge-a1\"\nsite = \"east\"\ndata_dir = \"data\"\nroles = [\"srs\", \"capture\"]\ndrain_timeout = \"2h\"\n\
-         [[sip.listen]]\ntransport = \"udp\"\naddress = \"10.0.0.5:5060\"\nadvertise = \"sip1.example.com:5060\"\n\
-         [sip.limits]\nmax_message = \"64 KiB\"\nrequests_per_second_per_source = 200\n\
-         [[sip.trust]]\nsource = \"10.1.0.0/16\"\ntenant = \"acme\"\n\
-         [proxy]\nrecord_route = false\n\
-         [recording]\nplacement = \"least-loaded\"\nmirror = false\nmax_call = \"12h\"\nrtp_timeout = \"60s\"\n\
-         [capture]\nrtp_ports = \"39500-43500\"\nrtp_address = \"10.0.0.5\"\nadvertise = \"203.0.113.5\"\nmax_calls = 800\n\
-         [opus]\nbitrate = 20000\ncomplexity = 1\nframe_ms = 20\n\
-         {TENANT}prefix = \"acme\"\nretention = \"365d\"\ndtmf = \"mask\"\nsrtp = \"allow\"\n\
-         [upload]\nconcurrency = 8\nsegment = \"1s\"\nbandwidth = \"50 Mbit/s\"\nwindow = \"00:00-24:00\"\nspool_high_water = \"90%\"\n\
-         [console]\nlisten = \"127.0.0.1:8080\"\n[cluster]\nquic = \"10.0.0.5:59106\"\n\
-         [catalog]\nurl = \"sqlite:catalog.db\"\nparties = \"hashed\"\n[homer]\nhep = \"10.0.0.9:9060\"\n"
+        r#"
+[node]
+id = "edge-a1"
+site = "east"
+data_dir = "data"
+roles = ["proxy", "srs", "capture"]
+drain_timeout = "2h"
+[[sip.listen]]
+transport = "udp"
+address = "10.0.0.5:5060"
+advertise = "sip1.example.com:5060"
+[sip.limits]
+max_message = "64 KiB"
+requests_per_second_per_source = 200
+[[sip.trust]]
+source = "10.1.0.0/16"
+tenant = "acme"
+[proxy]
+record_route = false
+[[proxy.server_group]]
+name = "recorders.example.com"
+policy = "priority-weight"
+heartbeat = {{ up = "5s", down = "5s", misses = 3 }}
+failover_codes = [408, 500, 502, 503, 504]
+element = [
+  {{ address = "10.0.0.11:5060;transport=tcp", priority = 1, weight = 50 }},
+  {{ address = "10.2.0.11:5060;transport=tcp", priority = 2, weight = 50 }},
+]
+[[proxy.server_group]]
+name = "pstn.example.com"
+heartbeat = false
+dns = true
+[[proxy.route]]
+match = {{ method = "INVITE", user = "^\\+1408", siprec = true }}
+to = "recorders.example.com"
+[proxy.registrar]
+domains = ["example.com"]
+users = "users.toml"
+max_expires = "1h"
+[recording]
+placement = "least-loaded"
+mirror = true
+max_call = "12h"
+rtp_timeout = "60s"
+[capture]
+rtp_ports = "48000-50000"
+rtp_address = "10.0.0.5"
+advertise = "203.0.113.5"
+max_calls = 800
+[opus]
+bitrate = 20000
+complexity = 1
+frame_ms = 20
+{TENANT}prefix = "acme"
+retention = "365d"
+dtmf = "mask"
+srtp = "allow"
+[upload]
+concurrency = 8
+segment = "1s"
+bandwidth = "50 Mbit/s"
+window = "00:00-24:00"
+spool_high_water = "90%"
+[console]
+listen = "127.0.0.1:8080"
+[cluster]
+nats = ["nats://10.0.0.5:4222"]
+quic = "10.0.0.5:59106"
+ca = "cluster-ca.crt"
+certificate = "edge-a1.crt"
+private_key = "edge-a1.key"
+[catalog]
+url = "sqlite:catalog.db"
+parties = "hashed"
+[homer]
+hep = "10.0.0.9:9060"
+"#
     );
     let config = parse(&folder, &text).unwrap();
-    assert_eq!(config.warnings.len(), 4);
+    insta::assert_snapshot!(config.warnings.join("\n"));
     assert!(config.catalog.hashed);
     assert_eq!(config.sip.trust.len(), 1);
     assert_eq!(config.upload.bandwidth, Some(ferric_worker::upload_limit::Bandwidth(6_250_000)));
+}
+
+#[test]
+fn sections_of_later_versions_are_checked_now() {
+    insta::assert_snapshot!(complaints(&format!(
+        r#"{TENANT}
+[proxy]
+record_root = false
+[[proxy.server_group]]
+name = "recorders.example.com"
+policy = "random"
+heartbeat = true
+failover_codes = [408, "500", 99]
+element = [
+  {{ address = "10.0.0.11:5060;transport=sctp" }},
+  {{ address = "10.0.0.12:5060", weight = 70000 }},
+  {{ address = "10.0.0.12:5060" }},
+  {{ priority = 1 }},
+]
+[[proxy.server_group]]
+name = "recorders.example.com"
+heartbeat = {{ up = "5", misses = 0 }}
+[[proxy.route]]
+match = {{ metod = "INVITE" }}
+to = "recorder.example.com"
+[proxy.registrar]
+users = "nobody.toml"
+[cluster]
+nats = ["10.0.0.5:4222"]
+quic = "10.0.0.5"
+[homer]
+hep = 9060
+"#
+    )));
+}
+
+#[test]
+fn what_sections_must_agree_about_is_checked() {
+    insta::assert_snapshot!(complaints(
+        r#"
+[[sip.listen]]
+transport = "udp"
+address = "0.0.0.0:40000"
+[[sip.listen]]
+transport = "tcp"
+address = "127.0.0.1:8080"
+[[sip.listen]]
+transport = "tls"
+address = "127.0.0.1:5061"
+advertise = "two words:5061"
+[sip.tls]
+certificate = "acme.public.pem"
+private_key = "acme.private.pem"
+[[tenant]]
+name = "acme"
+public_keys = ["acme.public.pem", "acme.public.pem"]
+store = "s3://bucket?endpont=https://s3.example.com"
+[[tenant]]
+name = "bolt"
+public_keys = []
+store = "s3://bucket?endpoint=s3.example.com"
+"#
+    ));
+}
+
+#[test]
+fn what_works_and_is_surprising_is_said() {
+    let folder = folder();
+    let second = TENANT.replace("\"acme\"", "\"bolt\"");
+    let text = format!("[capture]\nrtp_ports = \"40000-40399\"\nmax_calls = 101\n{TENANT}prefix = \"x\"\n{second}prefix = \"x\"\n");
+    insta::assert_snapshot!(parse(&folder, &text).unwrap().warnings.join("\n"));
 }
 
 #[test]

@@ -1,0 +1,55 @@
+//! What several sections must agree about.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+
+use ferric_sip::flow::Transport;
+
+use super::Config;
+use super::document::Collector;
+
+/// First port of live monitoring (requirements: 49152-65535/udp).
+const LIVE_FIRST: u16 = 49_152;
+/// A usual call has two streams with an RTP and an RTCP port each.
+const PORTS_PER_CALL: usize = 4;
+
+/// `places` are those of the listeners, in the order of `config.sip.listeners`.
+pub(super) fn check(config: &Config, places: &[Range<usize>], warnings: &mut Vec<String>, errors: &mut Collector<'_>) {
+    let (first, last) = config.capture.rtp_ports;
+    for (listener, place) in config.sip.listeners.iter().zip(places) {
+        let address = listener.address;
+        let is_datagram = listener.transport == Transport::Udp;
+        if is_datagram && (first..=last).contains(&address.port()) && overlap(address.ip(), config.capture.rtp_address)
+        {
+            let text =
+                format!("SIP on {address} lies within capture.rtp_ports {first}-{last}: calls would take the port");
+            errors.complain(place, text);
+        }
+        if !is_datagram && clash(address, config.console.listen) {
+            errors.complain(place, format!("SIP and [console] both want {address}: give each its own port"));
+        }
+    }
+    if last >= LIVE_FIRST {
+        warnings.push(format!("capture.rtp_ports reaches {last}; live monitoring will use {LIVE_FIRST}-65535"));
+    }
+    let room = (usize::from(last - first) + 1) / PORTS_PER_CALL;
+    if room < config.capture.max_calls {
+        let wanted = config.capture.max_calls;
+        warnings
+            .push(format!("capture.rtp_ports has room for {room} calls of two streams, capture.max_calls is {wanted}"));
+    }
+    for (number, tenant) in config.tenants.iter().enumerate() {
+        let same = |other: &&super::Tenant| (&other.store, &other.prefix) == (&tenant.store, &tenant.prefix);
+        if let Some(other) = config.tenants.iter().take(number).find(same) {
+            warnings.push(format!("tenants {} and {} put their recordings into one folder", other.name, tenant.name));
+        }
+    }
+}
+
+fn overlap(a: IpAddr, b: IpAddr) -> bool {
+    a == b || a.is_unspecified() || b.is_unspecified()
+}
+
+fn clash(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() != 0 && a.port() == b.port() && overlap(a.ip(), b.ip())
+}
