@@ -21,9 +21,9 @@ pub(super) fn check(config: &Config, places: &[Range<usize>], warnings: &mut Vec
         let is_datagram = listener.transport == Transport::Udp;
         if is_datagram && (first..=last).contains(&address.port()) && overlap(address.ip(), config.capture.rtp_address)
         {
-            let text =
-                format!("SIP on {address} lies within capture.rtp_ports {first}-{last}: calls would take the port");
-            errors.complain(place, text);
+            // Media tries another pair, so no call is lost by it.
+            let range = format!("capture.rtp_ports {first}-{last}");
+            warnings.push(format!("SIP on {address} lies within {range}: that pair is lost to media"));
         }
         if !is_datagram && clash(address, config.console.listen) {
             errors.complain(place, format!("SIP and [console] both want {address}: give each its own port"));

@@ -166,9 +166,6 @@ fn what_sections_must_agree_about_is_checked() {
     insta::assert_snapshot!(complaints(
         r#"
 [[sip.listen]]
-transport = "udp"
-address = "0.0.0.0:40000"
-[[sip.listen]]
 transport = "tcp"
 address = "127.0.0.1:8080"
 [[sip.listen]]
@@ -194,7 +191,8 @@ store = "s3://bucket?endpoint=s3.example.com"
 fn what_works_and_is_surprising_is_said() {
     let folder = folder();
     let second = TENANT.replace("\"acme\"", "\"bolt\"");
-    let text = format!("[capture]\nrtp_ports = \"40000-40399\"\nmax_calls = 101\n{TENANT}prefix = \"x\"\n{second}prefix = \"x\"\n");
+    let listener = "[[sip.listen]]\ntransport = \"udp\"\naddress = \"0.0.0.0:40000\"\n";
+    let text = format!("{listener}[capture]\nrtp_ports = \"40000-40399\"\nmax_calls = 101\n{TENANT}prefix = \"x\"\n{second}prefix = \"x\"\n");
     insta::assert_snapshot!(parse(&folder, &text).unwrap().warnings.join("\n"));
 }
 
