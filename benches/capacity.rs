@@ -155,6 +155,8 @@ fn main() {
             started: SystemTime::now(),
             session: SessionInfo::default(),
             streams: vec![stream(0, Channel::Left), stream(1, Channel::Right)],
+            takes: Vec::new(),
+            beside: None,
         };
         for address in worker.assign(assignment).unwrap() {
             writeln!(ports, "{}", address.address.port()).unwrap();

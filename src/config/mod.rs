@@ -77,6 +77,8 @@ pub struct Sip {
     pub requests_per_second_per_source: u32,
     /// Who may send, and for which tenant; empty = loopback and private ranges for the first tenant.
     pub trust: Vec<(Network, String)>,
+    /// SRTP keys in session descriptions are taken over UDP and TCP too, where anybody on the way can read them.
+    pub sdes_without_tls: bool,
 }
 
 /// `[recording]`
@@ -114,6 +116,8 @@ pub struct Tenant {
     pub prefix: String,
     /// True: only the times of key presses are kept.
     pub mask_dtmf: bool,
+    /// True: media in clear is refused.
+    pub srtp_required: bool,
 }
 
 /// `[upload]`
@@ -193,6 +197,7 @@ impl Config {
                 max_message: 65_535,
                 requests_per_second_per_source: 200,
                 trust: Vec::new(),
+                sdes_without_tls: false,
             },
             recording: Recording { max_call: Duration::from_secs(12 * 3600), rtp_timeout: Duration::from_secs(60) },
             capture: Capture { rtp_ports: (39_500, 43_500), rtp_address: loopback, advertise: None, max_calls: 800 },
@@ -203,6 +208,7 @@ impl Config {
                 store: format!("file://{}", absolute(&data_dir.join("store")).display()),
                 prefix: "default".to_owned(),
                 mask_dtmf: false,
+                srtp_required: false,
             }],
             upload: Upload {
                 concurrency: 8,

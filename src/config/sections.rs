@@ -141,6 +141,9 @@ fn sip(mut section: Section<'_, '_>, folder: &Path, config: &mut Config, errors:
         errors.complain(&span, "a tls listener needs [sip.tls] with certificate and private_key");
     }
     tls.finish(errors);
+    if let Some(allowed) = section.flag("sdes_without_tls", errors) {
+        sip.sdes_without_tls = allowed;
+    }
     let mut limits = section.section("limits", errors);
     let size = limits.parsed("max_message", "a size from \"1 KiB\" to \"64 KiB\"", errors, |text| {
         parse_size(text).filter(|size| (1_024..=65_536).contains(size))
@@ -303,12 +306,15 @@ fn tenants(root: &mut Section<'_, '_>, folder: &Path, warnings: &mut Vec<String>
             "mask" => Some(true),
             _ => None,
         });
-        let srtp = "\"allow\" (SRTP is not recorded by this version, so it cannot be required)";
-        section.parsed("srtp", srtp, errors, |text| (text == "allow").then_some(()));
+        let srtp = section.parsed("srtp", "\"allow\" or \"require\"", errors, |text| match text {
+            "allow" => Some(false),
+            "require" => Some(true),
+            _ => None,
+        });
         section.finish(errors);
         if let (Some(name), Some(store)) = (name, store) {
             let prefix = prefix.unwrap_or_else(|| name.clone());
-            found.push(Tenant { name, public_keys, store, prefix, mask_dtmf: dtmf.unwrap_or(false) });
+            found.push(Tenant { name, public_keys, store, prefix, mask_dtmf: dtmf.unwrap_or(false), srtp_required: srtp.unwrap_or(false) });
         }
     }
     found

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ferric_media::stats::Channel;
-use ferric_srs::port::SessionId;
+use ferric_srs::port::RecordingId;
 use ferric_worker::call::{CallSnapshot, Control, ControlOutcome};
 use ferric_worker::spool::{AUDIO, MANIFEST, METADATA, Stage};
 use ferric_worker::upload::Stores;
@@ -115,7 +115,7 @@ impl Backend for NodeBackend {
                 return Err(BackendError::NotFound("no call with this id is being recorded".into()));
             }
             let (done, stopped) = oneshot::channel();
-            let _ = self.asks.send(Ask::Stop(SessionId(id), done));
+            let _ = self.asks.send(Ask::Stop(RecordingId(id), done));
             stopped.await.map_err(|_| BackendError::Unavailable("signalling does not answer".into()))?;
             Ok(ControlView { id, state: "stopped", changed: true, at_ms: 0 })
         })

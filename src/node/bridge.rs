@@ -8,23 +8,36 @@ use ferric_media::rtp::StreamIndex;
 use ferric_media::stats::Channel;
 use ferric_media::stream::{PayloadKind, StreamConfig};
 use ferric_media::timestamp::Timestamp;
-use ferric_srs::port::{AssignedStream, RefuseReason, SessionInfo as Signalled, StreamSpec};
-use ferric_worker::call::{Refusal, StreamAddress};
+use ferric_sip::sdp::Format;
+use ferric_srs::port::{AssignedStream, RefuseReason, SessionInfo as Signalled, StreamSpec, TakenStream};
+use ferric_worker::call::{Refusal, StreamAddress, Taken};
 
-/// What can be stored: the SRS asks this of every codec in an offer.
-pub(super) fn storable(name: &str, clock_rate: u32, channels: u8) -> bool {
-    matches!(CodecKind::from_rtpmap(name, clock_rate, channels), Some(kind) if kind != CodecKind::ComfortNoise)
+/// What can be decrypted, with the length of key and salt.
+pub(super) const SUITES: &[(&str, usize)] = &[];
+
+/// What can be stored, and what decoding it costs: the SRS asks this of every codec in an offer.
+pub(super) fn storable(format: &Format) -> Option<u32> {
+    let kind = CodecKind::from_rtpmap(&format.name, format.clock_rate, format.channels)?;
+    (kind != CodecKind::ComfortNoise).then_some(1)
 }
 
-/// Streams as capture wants them: the first m-line left, all others right.
+fn index(index: usize) -> StreamIndex {
+    StreamIndex(u16::try_from(index).unwrap_or(u16::MAX))
+}
+
+/// Streams that pass from one recording to another.
+pub(super) fn taken(takes: &[TakenStream]) -> Vec<Taken> {
+    takes.iter().map(|taken| Taken { from: taken.from.0, stream: index(taken.index), becomes: index(taken.becomes) }).collect()
+}
+
+/// Streams as capture wants them.
 pub(super) fn streams(specs: &[StreamSpec]) -> Vec<StreamConfig> {
     specs
         .iter()
-        .enumerate()
-        .map(|(order, spec)| StreamConfig {
-            index: StreamIndex(u16::try_from(spec.index).unwrap_or(u16::MAX)),
+        .map(|spec| StreamConfig {
+            index: index(spec.index),
             label: spec.label.clone().unwrap_or_default(),
-            channel: if order == 0 { Channel::Left } else { Channel::Right },
+            channel: if spec.channel == 0 { Channel::Left } else { Channel::Right },
             payloads: spec.formats.iter().filter_map(payload).collect(),
             active: spec.active,
             expected_source: spec.remote_rtp.map(|address| address.ip()),
@@ -59,7 +72,7 @@ pub(super) fn refusal(refusal: Refusal) -> RefuseReason {
 /// What signalling knows, as the metadata document wants it. `started_unix_ms`
 /// is the beginning of the recording's timeline.
 pub(super) fn session(info: &Signalled, specs: &[StreamSpec], started_unix_ms: u64) -> SessionInfo {
-    let channel_of = |index: usize| specs.iter().position(|spec| spec.index == index).map(|order| u8::from(order > 0));
+    let channel_of = |index: usize| specs.iter().find(|spec| spec.index == index).map(|spec| spec.channel);
     let participants = info
         .participants
         .iter()
@@ -79,17 +92,17 @@ pub(super) fn session(info: &Signalled, specs: &[StreamSpec], started_unix_ms: u
     let mixed = specs.len() == 1;
     let channels = specs
         .iter()
-        .enumerate()
-        .map(|(order, spec)| ChannelNote {
-            channel: u8::from(order > 0),
+        .map(|spec| ChannelNote {
+            channel: spec.channel,
             label: spec.label.clone(),
             note: if mixed { Some("mixed".to_owned()) } else { None },
         })
         .collect();
     let document = |document: &ferric_srs::port::MetadataDocument| {
         let received = Timestamp::from(SystemTime::UNIX_EPOCH + Duration::from_millis(document.received_unix_ms));
-        SrcMetadata::new(received, "application/rs-metadata+xml", &document.body)
+        SrcMetadata::new(received, document.media_type, &document.body)
     };
+    let (headers, documents): (Vec<_>, Vec<_>) = info.documents.iter().partition(|document| document.media_type == "message/sip");
     let tag = |value: &str| value.split(";tag=").nth(1).map(|tag| tag.split(';').next().unwrap_or(tag).to_owned());
     let correlators = info.correlators.iter().map(|(name, value)| Correlator { name: name.clone(), value: value.clone() });
     SessionInfo {
@@ -101,15 +114,19 @@ pub(super) fn session(info: &Signalled, specs: &[StreamSpec], started_unix_ms: u
         },
         participants,
         channels,
-        src_metadata: info.documents.iter().map(document).collect(),
+        src_metadata: documents.into_iter().map(document).collect(),
+        sip_headers: headers.into_iter().map(document).collect(),
         source: info.user_agent.clone(),
+        maker: info.maker.map(str::to_owned),
+        source_kind: Some(info.source_kind.to_owned()),
+        related: info.related.iter().map(|related| related.0).collect(),
+        signalling_warnings: info.warnings.clone(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferric_sip::sdp::Format;
 
     fn spec(index: usize, label: &str, name: &str, clock_rate: u32) -> StreamSpec {
         let format = Format { payload_type: 96, name: name.into(), clock_rate, channels: 1, fmtp: None };
@@ -121,11 +138,13 @@ mod tests {
             remote_rtcp: None,
             rtcp_mux: false,
             active: true,
+            channel: u8::from(index > 1),
+            keys: None,
         }
     }
 
     #[test]
-    fn the_first_stream_is_left_and_all_others_are_right() {
+    fn streams_keep_their_number_and_channel() {
         let configs = streams(&[spec(1, "10", "PCMU", 8_000), spec(3, "20", "telephone-event", 8_000), spec(4, "30", "opus", 48_000)]);
         assert_eq!(configs.iter().map(|config| config.channel).collect::<Vec<_>>(), [Channel::Left, Channel::Right, Channel::Right]);
         assert_eq!(configs[0].index, StreamIndex(1));
@@ -134,8 +153,11 @@ mod tests {
 
     #[test]
     fn what_capture_decodes_is_what_the_srs_accepts() {
-        assert!(storable("pcma", 8_000, 1) && storable("G722", 8_000, 1) && storable("opus", 48_000, 2));
-        assert!(storable("L16", 16_000, 1));
-        assert!(!storable("G729", 8_000, 1) && !storable("CN", 8_000, 1) && !storable("telephone-event", 8_000, 1));
+        let stored = |name: &str, clock_rate, channels| {
+            storable(&Format { payload_type: 96, name: name.to_owned(), clock_rate, channels, fmtp: None }).is_some()
+        };
+        assert!(stored("pcma", 8_000, 1) && stored("G722", 8_000, 1) && stored("opus", 48_000, 2));
+        assert!(stored("L16", 16_000, 1));
+        assert!(!stored("CN", 8_000, 1) && !stored("telephone-event", 8_000, 1));
     }
 }

@@ -24,7 +24,8 @@ use ferric_sip::dialog::SessionTimerConfig;
 use ferric_sip::flow::Transport;
 use ferric_sip::transaction::{Timers, TransactionLimits};
 use ferric_sip_io::{IoLimits, ListenerConfig, SipSockets, client_config, server_config};
-use ferric_srs::port::{CaptureEvent, SessionId};
+use ferric_srs::offer::MediaPolicy;
+use ferric_srs::port::{CaptureEvent, RecordingId};
 use ferric_srs::trust::TrustTable;
 use ferric_srs::{Srs, SrsConfig};
 use ferric_worker::call::WorkerEvent;
@@ -329,7 +330,12 @@ fn srs_config(config: &Config, bound: &[(Transport, SocketAddr)]) -> SrsConfig {
         timers: Timers::default(),
         limits: TransactionLimits::default(),
         trust,
-        storable: bridge::storable,
+        media: MediaPolicy {
+            storable: bridge::storable,
+            suites: bridge::SUITES,
+            srtp_required: config.tenants.iter().filter(|tenant| tenant.srtp_required).map(|tenant| tenant.name.clone()).collect(),
+            sdes_without_tls: config.sip.sdes_without_tls,
+        },
         session_timer: SessionTimerConfig::default(),
         max_call: config.recording.max_call,
         probe_interval: PROBE_INTERVAL,
@@ -337,6 +343,7 @@ fn srs_config(config: &Config, bound: &[(Transport, SocketAddr)]) -> SrsConfig {
         max_sessions: config.capture.max_calls.saturating_mul(2).max(64),
         advertise: advertise.collect(),
         seed: rand::random(),
+        key_seed: rand::random(),
     }
 }
 
@@ -345,10 +352,10 @@ async fn capture_events(mut events: mpsc::UnboundedReceiver<WorkerEvent>, asks: 
     while let Some(event) = events.recv().await {
         match event {
             WorkerEvent::MediaSilent { id } => {
-                let _ = asks.send(Ask::Capture(CaptureEvent::MediaSilent { session: SessionId(id) }));
+                let _ = asks.send(Ask::Capture(CaptureEvent::MediaSilent { recording: RecordingId(id) }));
             }
             WorkerEvent::Failed { id } => {
-                let _ = asks.send(Ask::Capture(CaptureEvent::Died { session: SessionId(id) }));
+                let _ = asks.send(Ask::Capture(CaptureEvent::Died { recording: RecordingId(id) }));
             }
             WorkerEvent::Finished { id, tenant, state, ending } => {
                 metrics::recording(state.as_str());

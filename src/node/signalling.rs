@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use ferric_sip::flow::{Flow, Transport};
 use ferric_sip::message::Message;
 use ferric_sip_io::{Inbound, InboundKind, SipSockets};
-use ferric_srs::port::{CaptureEvent, Command, ReleaseCause, SessionId, SessionInfo, StreamSpec};
+use ferric_srs::port::{CaptureEvent, Command, ReleaseCause, RecordingId, SessionInfo, StreamSpec};
 use ferric_srs::{Srs, SrsEvent, SrsOutput};
 use ferric_worker::call::Assignment;
 use ferric_worker::worker::Worker;
@@ -32,7 +32,7 @@ pub(super) enum Ask {
     /// Capture has something to say.
     Capture(CaptureEvent),
     /// End a call.
-    Stop(SessionId, oneshot::Sender<()>),
+    Stop(RecordingId, oneshot::Sender<()>),
     /// Take no calls from now on.
     Drain,
     /// End all calls.
@@ -59,7 +59,7 @@ pub(super) struct Signalling {
     pub(super) worker: Arc<Worker>,
     pub(super) books: Bookkeeper,
     pub(super) stats: Arc<SignallingStats>,
-    known: HashMap<SessionId, Known>,
+    known: HashMap<RecordingId, Known>,
 }
 
 impl Signalling {
@@ -148,65 +148,67 @@ impl Signalling {
     fn command(&mut self, command: Command) {
         let now = Instant::now();
         match command {
-            Command::Assign { session, streams, info } => {
+            Command::Assign { recording, streams, takes, beside, info } => {
                 let started = SystemTime::now();
                 let unix = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
                 let started_unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
                 let document = bridge::session(&info, &streams, started_unix_ms);
                 let assignment = Assignment {
-                    id: session.0,
+                    id: recording.0,
                     tenant: info.tenant.clone(),
                     started,
                     session: document.clone(),
                     streams: bridge::streams(&streams),
+                    takes: bridge::taken(&takes),
+                    beside: beside.map(|beside| beside.0),
                 };
                 match self.worker.assign(assignment) {
                     Ok(addresses) => {
-                        self.books.running(session.0, &info.tenant, started, &document);
-                        self.known.insert(session, Known { streams, info, started, started_unix_ms });
+                        self.books.running(recording.0, &info.tenant, started, &document);
+                        self.known.insert(recording, Known { streams, info, started, started_unix_ms });
                         let streams = bridge::addresses(&addresses);
-                        self.srs.handle_capture(now, CaptureEvent::Ready { session, streams });
+                        self.srs.handle_capture(now, CaptureEvent::Ready { recording, streams });
                     }
                     Err(refusal) => {
                         metrics::call("refused");
                         tracing::warn!(%refusal, "a call is refused");
                         let reason = bridge::refusal(refusal);
-                        self.srs.handle_capture(now, CaptureEvent::Refused { session, reason });
+                        self.srs.handle_capture(now, CaptureEvent::Refused { recording, reason });
                     }
                 }
             }
-            Command::Change { session, streams } => match self.worker.update(session.0, bridge::streams(&streams)) {
+            Command::Change { recording, streams, takes } => match self.worker.update(recording.0, bridge::streams(&streams), &bridge::taken(&takes)) {
                 Ok(addresses) => {
-                    if let Some(known) = self.known.get_mut(&session) {
+                    if let Some(known) = self.known.get_mut(&recording) {
                         known.streams = streams;
                     }
-                    self.tell_capture(session);
+                    self.tell_capture(recording);
                     let streams = bridge::addresses(&addresses);
-                    self.srs.handle_capture(now, CaptureEvent::Ready { session, streams });
+                    self.srs.handle_capture(now, CaptureEvent::Ready { recording, streams });
                 }
                 Err(refusal) => {
-                    self.srs.handle_capture(now, CaptureEvent::Refused { session, reason: bridge::refusal(refusal) });
+                    self.srs.handle_capture(now, CaptureEvent::Refused { recording, reason: bridge::refusal(refusal) });
                 }
             },
-            Command::Info { session, info } => {
-                if let Some(known) = self.known.get_mut(&session) {
+            Command::Info { recording, info } => {
+                if let Some(known) = self.known.get_mut(&recording) {
                     known.info = info;
                 }
-                self.tell_capture(session);
+                self.tell_capture(recording);
             }
-            Command::Release { session, cause } => {
-                self.known.remove(&session);
+            Command::Release { recording, cause } => {
+                self.known.remove(&recording);
                 metrics::call(if cause == ReleaseCause::Cancelled { "cancelled" } else { "recorded" });
-                self.worker.release(session.0, cause.as_str());
+                self.worker.release(recording.0, cause.as_str());
             }
         }
     }
 
-    fn tell_capture(&self, session: SessionId) {
-        if let Some(known) = self.known.get(&session) {
+    fn tell_capture(&self, recording: RecordingId) {
+        if let Some(known) = self.known.get(&recording) {
             let document = bridge::session(&known.info, &known.streams, known.started_unix_ms);
-            self.books.running(session.0, &known.info.tenant, known.started, &document);
-            self.worker.set_session(session.0, document);
+            self.books.running(recording.0, &known.info.tenant, known.started, &document);
+            self.worker.set_session(recording.0, document);
         }
     }
 }
@@ -228,8 +230,12 @@ fn count_sent(flow: &Flow, bytes: &bytes::Bytes) {
 
 fn log(event: SrsEvent) {
     match event {
-        SrsEvent::Started { session } => tracing::info!(recording = %session, "call recorded from here"),
-        SrsEvent::Ended { session, cause } => tracing::info!(recording = %session, cause = cause.as_str(), "call ended"),
+        SrsEvent::Offered { invite, source_kind, .. } => tracing::debug!(invite = %invite.0, source_kind, "a recording is asked for"),
+        SrsEvent::Feeds { invite, recording } => tracing::debug!(invite = %invite.0, %recording, "recorded as"),
+        SrsEvent::Refused { invite, status, cause } => tracing::info!(invite = %invite.0, status, cause, "not recorded"),
+        SrsEvent::Closed { invite, cause } => tracing::debug!(invite = %invite.0, cause = cause.as_str(), "dialog over"),
+        SrsEvent::Started { recording } => tracing::info!(%recording, "call recorded from here"),
+        SrsEvent::Ended { recording, cause } => tracing::info!(%recording, cause = cause.as_str(), "call ended"),
         SrsEvent::RequestDone { method, status } => tracing::debug!(method, status, "request answered"),
         SrsEvent::Rejected { status, reason, detail } => {
             metrics::rejected(reason);
@@ -239,9 +245,9 @@ fn log(event: SrsEvent) {
             metrics::rejected("untrusted");
             tracing::info!(%source, "request of a source that no [[sip.trust]] names");
         }
-        SrsEvent::MetadataProblem { session, problem } => {
-            tracing::warn!(recording = %session, problem, "recording metadata is damaged; the call is recorded all the same");
+        SrsEvent::MetadataProblem { invite, problem } => {
+            tracing::warn!(invite = %invite.0, problem, "recording metadata is damaged; the call is recorded all the same");
         }
-        SrsEvent::Probing { session } => tracing::info!(recording = %session, "no RTP: asking the peer whether it is still there"),
+        SrsEvent::Probing { recording } => tracing::info!(%recording, "no RTP: asking the peer whether it is still there"),
     }
 }

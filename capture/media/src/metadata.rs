@@ -151,9 +151,24 @@ pub struct SessionInfo {
     /// The recording client's own metadata, every version, verbatim.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub src_metadata: Vec<SrcMetadata>,
+    /// The header of each INVITE that began a dialog of the call, verbatim.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sip_headers: Vec<SrcMetadata>,
     /// The equipment that sent the call, as far as it told (User-Agent, vendor).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// Whose dialect that equipment speaks, where it was recognised: `cisco-cube`, `oracle`, ...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maker: Option<String>,
+    /// How the call came: `siprec`, `cube-network-based`, `cucm-near-end`, `plain`, ...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_kind: Option<String>,
+    /// Other recordings of the same call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub related: Vec<Uuid>,
+    /// What was odd in what the equipment told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signalling_warnings: Vec<String>,
 }
 
 /// Ids by which others know the call.

@@ -27,6 +27,21 @@ pub struct Assignment {
     pub session: SessionInfo,
     /// Its streams.
     pub streams: Vec<StreamConfig>,
+    /// Those that another call of this worker had until now.
+    pub takes: Vec<Taken>,
+    /// A call whose shard it should share, so that streams can pass between them.
+    pub beside: Option<Uuid>,
+}
+
+/// A stream that passes from one call to another, with its socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// The call that had it.
+    pub from: Uuid,
+    /// Its index there.
+    pub stream: StreamIndex,
+    /// Its index in the call that takes it.
+    pub becomes: StreamIndex,
 }
 
 /// The socket of a stream, as peers see it.

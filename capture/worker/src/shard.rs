@@ -26,7 +26,7 @@ use ferric_media::stream::{StreamConfig, StreamEvent};
 use uuid::Uuid;
 
 use crate::agenda::{Agenda, Seat};
-use crate::call::{CallSnapshot, Control, ControlError, ControlOutcome, WorkerEvent};
+use crate::call::{CallSnapshot, Control, ControlError, ControlOutcome, Taken, WorkerEvent};
 use crate::ports::SocketPair;
 use crate::scribe::{Entry, Ending};
 use crate::socket::{ClockPair, ReceiveBatch};
@@ -40,8 +40,8 @@ const IDLE: Duration = Duration::from_secs(1);
 
 /// What a shard is told.
 pub(crate) enum Command {
-    Begin { recorder: Box<Recorder>, session: Box<SessionInfo>, sockets: Vec<(StreamIndex, SocketPair)> },
-    Update { id: Uuid, streams: Vec<StreamConfig>, sockets: Vec<(StreamIndex, SocketPair)> },
+    Begin { recorder: Box<Recorder>, session: Box<SessionInfo>, sockets: Vec<(StreamIndex, SocketPair)>, taken: Vec<Taken> },
+    Update { id: Uuid, streams: Vec<StreamConfig>, sockets: Vec<(StreamIndex, SocketPair)>, taken: Vec<Taken> },
     Session { id: Uuid, session: Box<SessionInfo> },
     Control { id: Uuid, control: Control, reply: Sender<Result<ControlOutcome, ControlError>> },
     Release { id: Uuid, reason: &'static str },
@@ -134,8 +134,14 @@ impl State {
 
     fn handle(&mut self, command: Command) {
         match command {
-            Command::Begin { recorder, session, sockets } => self.begin(Call { recorder, session, sockets, visits: 0, tags: Vec::new() }),
-            Command::Update { id, streams, sockets } => self.update(id, streams, sockets),
+            Command::Begin { recorder, session, mut sockets, taken } => {
+                sockets.extend(self.take(&taken));
+                self.begin(Call { recorder, session, sockets, visits: 0, tags: Vec::new() });
+            }
+            Command::Update { id, streams, mut sockets, taken } => {
+                sockets.extend(self.take(&taken));
+                self.update(id, streams, sockets);
+            }
             Command::Session { id, session } => {
                 if let Some(call) = self.find(id).and_then(|seat| self.call(seat)) {
                     call.recorder.set_session((*session).clone());
@@ -156,6 +162,22 @@ impl State {
             }
             Command::Shutdown => {}
         }
+    }
+
+    /// Takes sockets from other calls of this shard. What has arrived on them belongs to those.
+    fn take(&mut self, taken: &[Taken]) -> Vec<(StreamIndex, SocketPair)> {
+        let clock = ClockPair::read();
+        let mut sockets = Vec::new();
+        for taken in taken {
+            let Some(seat) = self.find(taken.from) else { continue };
+            self.visit(seat, &clock);
+            let Some(call) = self.call(seat) else { continue };
+            if let Some(position) = call.sockets.iter().position(|(index, _)| *index == taken.stream) {
+                let (_, pair) = call.sockets.remove(position);
+                sockets.push((taken.becomes, pair));
+            }
+        }
+        sockets
     }
 
     fn begin(&mut self, call: Call) {

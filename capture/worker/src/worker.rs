@@ -18,7 +18,7 @@ use ferric_media::timestamp::Timestamp;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use uuid::Uuid;
 
-use crate::call::{Assignment, CallSnapshot, Control, ControlError, ControlOutcome, Refusal, StreamAddress, WorkerEvent};
+use crate::call::{Assignment, CallSnapshot, Control, ControlError, ControlOutcome, Refusal, StreamAddress, Taken, WorkerEvent};
 use crate::ports::{PortPool, SocketPair};
 use crate::scribe::{Entry, Scribe, ScribeStats};
 use crate::shard::{Command, Shard, ShardStats};
@@ -177,8 +177,12 @@ impl Worker {
     fn place(&self, assignment: Assignment) -> Result<Vec<StreamAddress>, Refusal> {
         self.admit()?;
         let tenant = self.config.tenants.get(&assignment.tenant).ok_or(Refusal::Broken)?;
-        let sockets = self.bind(assignment.streams.iter().map(|stream| stream.index))?;
-        let addresses = self.addresses(&sockets);
+        let beside = assignment.beside.and_then(|beside| self.shard_of(beside));
+        let shard = beside.unwrap_or_else(|| self.least_loaded());
+        let (taken, mut addresses) = self.taken(&assignment.takes, shard);
+        let is_new = |index: &StreamIndex| !taken.iter().any(|taken| taken.becomes == *index);
+        let sockets = self.bind(assignment.streams.iter().map(|stream| stream.index).filter(is_new))?;
+        addresses.extend(self.addresses(&sockets));
         let (id, session) = (assignment.id, Box::new(assignment.session.clone()));
         let (recorder, writer) = match self.begin(assignment, tenant) {
             Ok(begun) => begun,
@@ -187,11 +191,32 @@ impl Worker {
                 return Err(refusal);
             }
         };
-        let shard = self.least_loaded();
+        self.hand_over(&taken);
         lock(&self.calls).insert(id, Placed { shard, addresses: addresses.clone() });
         self.write(Entry::Begin { writer: Box::new(writer) });
-        self.tell(shard, Command::Begin { recorder: Box::new(recorder), session, sockets });
+        self.tell(shard, Command::Begin { recorder: Box::new(recorder), session, sockets, taken });
         Ok(addresses)
+    }
+
+    /// Which streams can pass to a call of this shard, and their addresses there.
+    fn taken(&self, takes: &[Taken], shard: usize) -> (Vec<Taken>, Vec<StreamAddress>) {
+        let calls = lock(&self.calls);
+        let find = |taken: &Taken| {
+            let placed = calls.get(&taken.from).filter(|placed| placed.shard == shard)?;
+            let have = placed.addresses.iter().find(|have| have.stream == taken.stream)?;
+            Some((*taken, StreamAddress { stream: taken.becomes, address: have.address }))
+        };
+        takes.iter().filter_map(find).unzip()
+    }
+
+    /// The sockets of these streams are others' from now on.
+    fn hand_over(&self, taken: &[Taken]) {
+        let mut calls = lock(&self.calls);
+        for taken in taken {
+            if let Some(placed) = calls.get_mut(&taken.from) {
+                placed.addresses.retain(|have| have.stream != taken.stream);
+            }
+        }
     }
 
     /// Whether another call can be taken at all.
@@ -283,21 +308,24 @@ impl Worker {
         self.stats.shards.iter().enumerate().min_by_key(load).map_or(0, |(index, _)| index)
     }
 
-    /// Gives a call other streams; those that stay keep their sockets.
+    /// Gives a call other streams; those that stay keep their sockets, and so do those taken from another call.
     ///
     /// # Errors
     /// [`Refusal`] when a new stream gets no port; the call goes on as it was.
-    pub fn update(&self, id: Uuid, streams: Vec<StreamConfig>) -> Result<Vec<StreamAddress>, Refusal> {
-        let placed = lock(&self.calls).get(&id).cloned().ok_or(Refusal::Broken)?;
+    pub fn update(&self, id: Uuid, streams: Vec<StreamConfig>, takes: &[Taken]) -> Result<Vec<StreamAddress>, Refusal> {
+        let mut placed = lock(&self.calls).get(&id).cloned().ok_or(Refusal::Broken)?;
+        let (taken, passed) = self.taken(takes, placed.shard);
+        placed.addresses.extend(passed);
         let is_new = |stream: &&StreamConfig| !placed.addresses.iter().any(|have| have.stream == stream.index);
         let sockets = self.bind(streams.iter().filter(is_new).map(|stream| stream.index))?;
+        self.hand_over(&taken);
         let mut addresses = placed.addresses;
         addresses.extend(self.addresses(&sockets));
         addresses.retain(|have| streams.iter().any(|stream| stream.index == have.stream));
         if let Some(placed) = lock(&self.calls).get_mut(&id) {
             placed.addresses.clone_from(&addresses);
         }
-        self.tell(placed.shard, Command::Update { id, streams, sockets });
+        self.tell(placed.shard, Command::Update { id, streams, sockets, taken });
         Ok(addresses)
     }
 

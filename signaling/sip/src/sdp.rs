@@ -6,8 +6,10 @@
 //! an `m=` line without a port. The writer builds answers with the offer's
 //! m-lines in order, and offers of our own.
 
+mod crypto;
 mod write;
 
+pub use crypto::{CryptoAttribute, CryptoError, KeyParameter, Mki};
 pub use write::{AcceptedMedia, MediaAnswer, Origin, write_answer, write_offer};
 
 use std::net::{IpAddr, SocketAddr};
@@ -121,6 +123,11 @@ impl Media {
     /// True when the peer will send media: a port, a direction that sends, an address that is one.
     pub fn is_sending(&self) -> bool {
         self.port != 0 && self.direction.sends() && !self.address.is_some_and(|address| address.is_unspecified())
+    }
+
+    /// Its SRTP keys in order of preference, those lines that can be used.
+    pub fn crypto_attributes(&self) -> Vec<CryptoAttribute> {
+        self.crypto.iter().filter_map(|line| CryptoAttribute::parse(line).ok()).collect()
     }
 
     /// Where the peer's RTP socket is.

@@ -2,20 +2,58 @@
 
 use std::net::IpAddr;
 
-use crate::port::{ReleaseCause, SessionId};
+use crate::port::{ReleaseCause, RecordingId};
 
-/// Something worth a log line or a count.
+/// One INVITE that asked for a recording, for the books (UUIDv7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct InviteId(pub uuid::Uuid);
+
+/// Something worth a log line, a count or an entry in the books.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SrsEvent {
+    /// An INVITE asks for a recording. Exactly one `Refused` or `Closed` follows.
+    Offered {
+        /// Which.
+        invite: InviteId,
+        /// Whose call it is.
+        tenant: String,
+        /// Its Call-ID.
+        call_id: String,
+        /// How it came: `siprec`, `plain`, ...
+        source_kind: &'static str,
+    },
+    /// What the INVITE brought goes into this recording; told once for each.
+    Feeds {
+        /// Which.
+        invite: InviteId,
+        /// Into which.
+        recording: RecordingId,
+    },
+    /// The INVITE was refused; nothing is recorded of it.
+    Refused {
+        /// Which.
+        invite: InviteId,
+        /// Status code.
+        status: u16,
+        /// Short word.
+        cause: &'static str,
+    },
+    /// The dialog that the INVITE began is over.
+    Closed {
+        /// Which.
+        invite: InviteId,
+        /// Why.
+        cause: ReleaseCause,
+    },
     /// A call is recorded: its 200 was sent.
     Started {
         /// Which.
-        session: SessionId,
+        recording: RecordingId,
     },
     /// A call is no longer recorded.
     Ended {
         /// Which.
-        session: SessionId,
+        recording: RecordingId,
         /// Why.
         cause: ReleaseCause,
     },
@@ -42,14 +80,14 @@ pub enum SrsEvent {
     },
     /// Metadata that could not be read to its end; the call is recorded all the same.
     MetadataProblem {
-        /// Which call.
-        session: SessionId,
+        /// Whose.
+        invite: InviteId,
         /// What is wrong.
         problem: String,
     },
     /// No RTP; the peer was asked whether it is still there.
     Probing {
         /// Which call.
-        session: SessionId,
+        recording: RecordingId,
     },
 }

@@ -14,9 +14,11 @@
 
 pub mod event;
 pub mod offer;
+mod maker;
 mod parties;
 pub mod port;
 pub mod rescue;
+mod recording;
 mod session;
 mod srs;
 pub mod trust;

@@ -6,9 +6,9 @@
 //! say counts; what they leave open is taken in order, with a warning. A
 //! participant that a later document no longer names has left, and stays known.
 
-use ferric_sip::message::Message;
-use ferric_sip::siprec::{Metadata, Participant};
+use ferric_sip::siprec::{Association, Metadata, Participant};
 
+use crate::maker::NamedParty;
 use crate::port::{ParticipantInfo, StreamSpec};
 
 /// Participants kept with a session, those that left included.
@@ -45,8 +45,8 @@ pub(crate) fn update(known: &mut Vec<ParticipantInfo>, metadata: &Metadata, stre
             }
         }
         party.label = party.stream.and_then(|line| streams.iter().find(|stream| stream.index == line)?.label.clone());
-        let mut of_session = metadata.session_associations.iter().filter(|association| association.participant == participant.id);
-        let association = of_session.next();
+        let association = current_association(metadata, &participant.id);
+        party.communication_session = association.and_then(|association| association.session.clone()).or(party.communication_session.take());
         party.joined = association.and_then(|association| association.from.clone()).or(party.joined.take());
         party.left = association.and_then(|association| association.to.clone());
         party.gone_unix_ms = party.left.as_ref().map(|_| party.gone_unix_ms.unwrap_or(unix_ms));
@@ -59,8 +59,14 @@ pub(crate) fn update(known: &mut Vec<ParticipantInfo>, metadata: &Metadata, stre
     warning
 }
 
+/// The association with a session that still holds; else the last one.
+fn current_association<'a>(metadata: &'a Metadata, participant: &str) -> Option<&'a Association> {
+    let of = || metadata.session_associations.iter().filter(|association| association.participant == participant);
+    of().find(|association| association.to.is_none()).or_else(|| of().last())
+}
+
 /// The m-line of each metadata stream, by position in the metadata.
-fn lines_of_streams(metadata: &Metadata, streams: &[StreamSpec]) -> (Vec<Option<usize>>, Option<&'static str>) {
+pub(crate) fn lines_of_streams(metadata: &Metadata, streams: &[StreamSpec]) -> (Vec<Option<usize>>, Option<&'static str>) {
     let by_label = |label: Option<&str>| {
         let label = label?;
         streams.iter().find(|stream| stream.label.as_deref() == Some(label)).map(|stream| stream.index)
@@ -106,6 +112,7 @@ fn newcomer(participant: &Participant, unix_ms: u64) -> ParticipantInfo {
         aor: None,
         label: None,
         stream: None,
+        communication_session: None,
         joined: None,
         left: None,
         seen_unix_ms: unix_ms,
@@ -113,39 +120,37 @@ fn newcomer(participant: &Participant, unix_ms: u64) -> ParticipantInfo {
     }
 }
 
-/// The parties that the header of an INVITE names where there is no metadata:
-/// CUBE's `X-Cisco-Recording-Participant`, CUCM's parameters of the From URI.
-pub(crate) fn from_headers(request: &Message, unix_ms: u64) -> Vec<ParticipantInfo> {
-    let party = |aor: &str, stream: Option<usize>| ParticipantInfo {
-        aor: Some(aor.to_owned()),
-        stream,
-        ..newcomer(&Participant { id: aor.to_owned(), ..Participant::default() }, unix_ms)
-    };
-    let cisco = request.headers("X-Cisco-Recording-Participant").take(MAX_PARTIES).filter_map(|value| {
-        let (aor, params) = value.split_once(";media-index=").unwrap_or((&value, ""));
-        let line = params.trim_matches('"').split_ascii_whitespace().next().and_then(|index| index.parse().ok());
-        let aor = aor.trim().trim_start_matches('<').trim_end_matches('>');
-        (!aor.is_empty()).then(|| party(aor, line))
-    });
-    let mut parties: Vec<ParticipantInfo> = cisco.collect();
-    if parties.is_empty()
-        && let Some(from) = request.from().ok().and_then(|from| from.parsed_uri())
-    {
-        // Each of CUCM's two calls carries one end's voice.
-        for (end, marker) in [("x-nearendaddr", "x-nearend"), ("x-farendaddr", "x-farend")] {
-            if let Some(address) = from.params.get(end).filter(|address| !address.is_empty()) {
-                parties.push(party(address, from.params.has(marker).then_some(0)));
-            }
+fn named(party: &NamedParty, unix_ms: u64) -> ParticipantInfo {
+    let participant = Participant { id: party.aor.clone(), ..Participant::default() };
+    ParticipantInfo { name: party.name.clone(), aor: Some(party.aor.clone()), stream: party.line, ..newcomer(&participant, unix_ms) }
+}
+
+/// The parties that the header of an INVITE names where there is no metadata.
+pub(crate) fn from_header(parties: &[NamedParty], unix_ms: u64) -> Vec<ParticipantInfo> {
+    parties.iter().take(MAX_PARTIES).map(|party| named(party, unix_ms)).collect()
+}
+
+/// The header of a later INVITE names them anew: who is missing has left.
+pub(crate) fn renew_from_header(known: &mut Vec<ParticipantInfo>, parties: &[NamedParty], unix_ms: u64) {
+    for have in known.iter_mut() {
+        if !parties.iter().any(|party| have.aor.as_deref() == Some(&party.aor)) {
+            have.gone_unix_ms.get_or_insert(unix_ms);
         }
     }
-    parties
+    for party in parties {
+        let room = known.len() < MAX_PARTIES;
+        match known.iter_mut().find(|have| have.gone_unix_ms.is_none() && have.aor.as_deref() == Some(&party.aor)) {
+            Some(have) => have.stream = party.line.or(have.stream),
+            None if room => known.push(named(party, unix_ms)),
+            None => {}
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
-    use bytes::Bytes;
 
     fn streams(labels: &[Option<&str>]) -> Vec<StreamSpec> {
         let stream = |(index, label): (usize, &Option<&str>)| StreamSpec {
@@ -156,6 +161,8 @@ mod tests {
             remote_rtcp: None,
             rtcp_mux: false,
             active: true,
+            channel: 0,
+            keys: None,
         };
         labels.iter().enumerate().map(stream).collect()
     }
@@ -239,24 +246,13 @@ mod tests {
     }
 
     #[test]
-    fn cisco_names_parties_in_the_header() {
-        let request = |lines: &str| {
-            let text = format!("INVITE sip:srs@192.0.2.10 SIP/2.0\r\n{lines}Content-Length: 0\r\n\r\n");
-            Message::parse(Bytes::from(text)).unwrap()
-        };
-        let cube = request(
-            "From: <sip:198.51.100.9>;tag=1\r\nX-Cisco-Recording-Participant: sip:2001@198.51.100.9;media-index=\"0 2\"\r\n\
-             X-Cisco-Recording-Participant: <sip:+15550100@example.com>;media-index=\"1\"\r\n",
-        );
-        let parties = from_headers(&cube, 5);
-        assert_eq!(lines(&parties), [Some(0), Some(1)]);
-        assert_eq!(parties[1].aor.as_deref(), Some("sip:+15550100@example.com"));
-        let cucm = request(
-            "From: \"Ann\" <sip:2001@198.51.100.9;x-farend;x-refci=1;x-nearendaddr=2001;x-farendaddr=15550100>;tag=1\r\n",
-        );
-        let parties = from_headers(&cucm, 5);
-        assert_eq!(lines(&parties), [None, Some(0)]);
-        assert_eq!(parties[1].aor.as_deref(), Some("15550100"));
-        assert!(from_headers(&request("From: <sip:a@example.com>;tag=1\r\n"), 5).is_empty());
+    fn a_later_header_says_who_left_and_who_came() {
+        let party = |aor: &str, line| NamedParty { aor: aor.to_owned(), name: None, line: Some(line) };
+        let mut known = from_header(&[party("sip:a@example.com", 0), party("sip:b@example.com", 1)], 5);
+        renew_from_header(&mut known, &[party("sip:a@example.com", 0), party("sip:c@example.com", 1)], 9);
+        let gone: Vec<Option<u64>> = known.iter().map(|party| party.gone_unix_ms).collect();
+        assert_eq!((gone, lines(&known)), (vec![None, Some(9), None], vec![Some(0), Some(1), Some(1)]));
+        renew_from_header(&mut known, &[party("sip:b@example.com", 1)], 12);
+        assert_eq!((known.len(), known[3].seen_unix_ms), (4, 12), "who comes back has a second interval");
     }
 }

@@ -5,24 +5,36 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use ferric_sip::sdp::Format;
+use ferric_sip::sdp::{CryptoAttribute, Format};
 use uuid::Uuid;
 
-/// A recording session, and the recording that comes of it (UUIDv7).
+/// A recording (UUIDv7): one for each communication session. Most often that is one for each dialog; a
+/// dialog with several communication sessions has several, a pair of dialogs with one end each has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SessionId(pub Uuid);
+pub struct RecordingId(pub Uuid);
 
-impl fmt::Display for SessionId {
+impl fmt::Display for RecordingId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
+/// Keys of a stream under SRTP (RFC 4568).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamKeys {
+    /// What the peer encrypts with: the line of its offer that we took.
+    pub theirs: CryptoAttribute,
+    /// What we encrypt our reports with.
+    pub ours: CryptoAttribute,
+}
+
 /// One stream to be captured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamSpec {
-    /// Index of its m-line.
+    /// Which stream of the recording; the index of the m-line where the recording has one dialog.
     pub index: usize,
+    /// Where its audio goes: 0 is left, 1 is right.
+    pub channel: u8,
     /// Its label.
     pub label: Option<String>,
     /// Everything that may arrive and can be decoded, and telephone-event; the answered codec first.
@@ -35,6 +47,19 @@ pub struct StreamSpec {
     pub rtcp_mux: bool,
     /// False on hold: no packets are to be expected.
     pub active: bool,
+    /// Its keys, where it is SRTP.
+    pub keys: Option<StreamKeys>,
+}
+
+/// A stream that passes from one recording to another with its socket, so that the peer need not hear of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TakenStream {
+    /// The recording that had it.
+    pub from: RecordingId,
+    /// Its index there.
+    pub index: usize,
+    /// Its index in the recording that takes it.
+    pub becomes: usize,
 }
 
 /// A party as signalling knows it.
@@ -48,8 +73,10 @@ pub struct ParticipantInfo {
     pub aor: Option<String>,
     /// Label of the stream that it sends.
     pub label: Option<String>,
-    /// Index of the m-line that carries its voice, as far as it is known or could be guessed.
+    /// The stream that carries its voice, as far as it is known or could be guessed.
     pub stream: Option<usize>,
+    /// The communication session that it takes part in, by the SRC's id.
+    pub communication_session: Option<String>,
     /// When it joined, as the SRC wrote it.
     pub joined: Option<String>,
     /// When it left, as the SRC wrote it.
@@ -60,21 +87,23 @@ pub struct ParticipantInfo {
     pub gone_unix_ms: Option<u64>,
 }
 
-/// A metadata document as it came.
+/// A document about the call as it came: recording metadata, or the header of an INVITE.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetadataDocument {
     /// Milliseconds since 1970 at which it came.
     pub received_unix_ms: u64,
+    /// Its media type.
+    pub media_type: &'static str,
     /// Verbatim.
     pub body: Bytes,
 }
 
-/// What signalling knows of a session.
+/// What signalling knows of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionInfo {
     /// Whose call it is.
     pub tenant: String,
-    /// Call-ID of the recording session.
+    /// Call-ID of the (first) recording session.
     pub sip_call_id: String,
     /// From of the INVITE.
     pub from: String,
@@ -84,8 +113,14 @@ pub struct SessionInfo {
     pub user_agent: Option<String>,
     /// Where the INVITE came from.
     pub source: SocketAddr,
-    /// What ties the call to other systems: header fields as they came, and ids
-    /// out of the metadata under `metadata/...`.
+    /// Whose dialect the SRC speaks, where it was recognised.
+    pub maker: Option<&'static str>,
+    /// How the call came: `siprec`, `cube-network-based`, `cucm-near-end`, `plain`, ...
+    pub source_kind: &'static str,
+    /// Other recordings of the same call.
+    pub related: Vec<RecordingId>,
+    /// What ties the call to other systems: header fields as they came, ids that makers
+    /// hide in them, and ids out of the metadata under `metadata/...`.
     pub correlators: Vec<(String, String)>,
     /// The parties.
     pub participants: Vec<ParticipantInfo>,
@@ -95,7 +130,7 @@ pub struct SessionInfo {
     pub warnings: Vec<String>,
 }
 
-/// Why a session was given up.
+/// Why a recording was ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReleaseCause {
     /// The SRC said BYE.
@@ -116,6 +151,8 @@ pub enum ReleaseCause {
     Superseded,
     /// Capture could not go on with it.
     CaptureFailed,
+    /// The communication session is over; its dialog goes on with another.
+    SessionOver,
 }
 
 impl ReleaseCause {
@@ -131,6 +168,7 @@ impl ReleaseCause {
             ReleaseCause::TooLong => "too-long",
             ReleaseCause::Superseded => "superseded",
             ReleaseCause::CaptureFailed => "capture-failed",
+            ReleaseCause::SessionOver => "session-over",
         }
     }
 }
@@ -141,30 +179,36 @@ pub enum Command {
     /// Begin a recording.
     Assign {
         /// Its name.
-        session: SessionId,
+        recording: RecordingId,
         /// Its streams.
         streams: Vec<StreamSpec>,
+        /// Those of its streams that another recording had until now.
+        takes: Vec<TakenStream>,
+        /// A recording of the same dialog: what takes the one takes the other, so that streams can pass between them.
+        beside: Option<RecordingId>,
         /// What is known of the call.
         info: SessionInfo,
     },
     /// The streams have changed; the list is complete.
     Change {
         /// Which recording.
-        session: SessionId,
+        recording: RecordingId,
         /// Its streams from now on.
         streams: Vec<StreamSpec>,
+        /// Those of its streams that another recording had until now.
+        takes: Vec<TakenStream>,
     },
     /// More is known of the call.
     Info {
         /// Which recording.
-        session: SessionId,
+        recording: RecordingId,
         /// All that is known now.
         info: SessionInfo,
     },
     /// End a recording.
     Release {
         /// Which.
-        session: SessionId,
+        recording: RecordingId,
         /// Why.
         cause: ReleaseCause,
     },
@@ -173,7 +217,7 @@ pub enum Command {
 /// The capture's socket for one stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AssignedStream {
-    /// Index of the m-line.
+    /// Index of the stream.
     pub index: usize,
     /// RTP address for the answer.
     pub address: SocketAddr,
@@ -215,26 +259,26 @@ pub enum CaptureEvent {
     /// The recording runs, or its streams are as asked for.
     Ready {
         /// Which.
-        session: SessionId,
+        recording: RecordingId,
         /// Its sockets.
         streams: Vec<AssignedStream>,
     },
     /// It cannot be taken, or not be changed so.
     Refused {
         /// Which.
-        session: SessionId,
+        recording: RecordingId,
         /// Why.
         reason: RefuseReason,
     },
     /// No RTP on any active stream for `recording.rtp_timeout`; told again each time that long passes.
     MediaSilent {
         /// Which.
-        session: SessionId,
+        recording: RecordingId,
     },
     /// The recording cannot go on. What was recorded is kept; the SRC gets a BYE,
     /// so that it can turn to another recorder.
     Died {
         /// Which.
-        session: SessionId,
+        recording: RecordingId,
     },
 }

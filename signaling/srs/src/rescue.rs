@@ -53,6 +53,7 @@ pub fn ended(cause: ReleaseCause, recorded: bool) -> Reject {
         | ReleaseCause::NoAck
         | ReleaseCause::TooLong
         | ReleaseCause::Superseded
+        | ReleaseCause::SessionOver
         | ReleaseCause::CaptureFailed => Reject::new(487),
     }
 }
@@ -65,7 +66,9 @@ pub fn merged() -> Reject {
 /// No stream of the offer can be stored (warn-codes of RFC 3261 20.43).
 pub fn nothing_storable(host: &str, why: Unstorable) -> Reject {
     let warning = match why {
-        Unstorable::Secured => "302 HOST \"Incompatible transport protocol: only RTP/AVP is recorded\"",
+        Unstorable::Secured => "302 HOST \"Incompatible transport protocol: RTP/AVP, or RTP/SAVP with a=crypto, is recorded\"",
+        Unstorable::KeysInClear => "302 HOST \"Incompatible transport protocol: SRTP keys are taken over TLS only\"",
+        Unstorable::Clear => "302 HOST \"Incompatible transport protocol: this tenant's calls must come under SRTP\"",
         Unstorable::NoAudio => "304 HOST \"Media type not available: only audio is recorded\"",
         Unstorable::Codecs => "305 HOST \"Incompatible media format: no offered codec can be recorded\"",
     };

@@ -1,4 +1,4 @@
-//! One recording session and what it remembers.
+//! One dialog with an SRC, a recording session (RFC 7866), and what it remembers.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -8,38 +8,31 @@ use ferric_sip::dialog::{AcceptedInvite, Dialog, SessionTimer};
 use ferric_sip::flow::{Flow, Transport};
 use ferric_sip::message::Message;
 use ferric_sip::sdp::{Origin, Sdp};
-use ferric_sip::siprec::Metadata;
+use ferric_sip::siprec::{METADATA_TYPE, Metadata};
 use ferric_sip::transaction::ServerTransactionId;
 use ferric_sip::uri::Uri;
 
+use crate::event::InviteId;
+use crate::maker::{self, Clues, Half};
 use crate::parties;
-use crate::port::{AssignedStream, MetadataDocument, SessionInfo, StreamSpec};
+use crate::port::{MetadataDocument, ParticipantInfo, RecordingId, SessionInfo, StreamSpec};
+
+/// One dialog, inside of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct SessionKey(pub(crate) u64);
 
 /// Metadata documents kept with a session; later ones replace the last.
 const MAX_DOCUMENTS: usize = 64;
 /// Bytes of metadata kept with a session.
 const MAX_DOCUMENT_BYTES: usize = 1 << 20;
+/// Bytes kept of an INVITE's header.
+const MAX_HEAD_BYTES: usize = 16_384;
 /// Warnings kept with a session.
 const MAX_WARNINGS: usize = 32;
 
 /// Values that tie a call to other systems kept with a session, and the longest of them in characters.
 const MAX_CORRELATORS: usize = 64;
 const MAX_CORRELATOR_CHARS: usize = 1_024;
-
-/// Header fields by which other systems know the call, beside every `X-` field.
-const CORRELATORS: [&str; 8] = [
-    "Session-ID",
-    "User-to-User",
-    "Cisco-Guid",
-    "Cisco-Gucid",
-    "P-Asserted-Identity",
-    "Remote-Party-ID",
-    "P-Charging-Vector",
-    "Global-Session-ID",
-];
-
-/// Ids that makers put into their metadata; numbers and names of parties are not among them.
-const METADATA_IDS: [&str; 7] = ["exttrackingid", "callid", "avayaucid", "ucid", "genesysuuid", "guid", "x-refci"];
 
 /// A request whose answer waits for capture.
 #[derive(Debug)]
@@ -59,9 +52,20 @@ pub(crate) enum State {
     Recording,
 }
 
+/// What a change that came to nothing goes back to.
+#[derive(Debug)]
+pub(crate) struct Before {
+    pub(crate) streams: Vec<StreamSpec>,
+    /// Which of its m-lines each recording had.
+    pub(crate) lines: Vec<(RecordingId, Vec<usize>)>,
+    pub(crate) communication_sessions: Vec<(String, RecordingId)>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) state: State,
+    /// The INVITE that began it, for the books.
+    pub(crate) invite: InviteId,
     pub(crate) dialog: Dialog,
     /// CSeq number of the first INVITE.
     pub(crate) invite_cseq: u32,
@@ -77,18 +81,29 @@ pub(crate) struct Session {
     pub(crate) probing: bool,
     pub(crate) timer: Option<SessionTimer>,
     pub(crate) origin: Origin,
-    /// As asked of capture last.
+    /// By m-line, as planned last.
     pub(crate) streams: Vec<StreamSpec>,
-    /// What `streams` goes back to when the change that is under way is refused or cancelled.
-    pub(crate) before: Option<Vec<StreamSpec>>,
-    /// Commands to capture that it has not answered yet.
-    pub(crate) unanswered: u32,
-    pub(crate) assigned: Vec<AssignedStream>,
+    /// M-lines whose recording was stopped: they are refused from then on.
+    pub(crate) stopped: Vec<usize>,
+    /// Until capture has answered a change.
+    pub(crate) before: Option<Before>,
+    /// Answers of capture that the session waits for.
+    pub(crate) waiting: u32,
+    /// What it feeds, the main one first.
+    pub(crate) recordings: Vec<RecordingId>,
+    /// Communication sessions, by the SRC's id, and the recording of each.
+    pub(crate) communication_sessions: Vec<(String, RecordingId)>,
+    /// One end of a call whose other end has a dialog of its own.
+    pub(crate) half: Option<Half>,
     /// The description that we sent last.
     pub(crate) last_sdp: String,
     pub(crate) info: SessionInfo,
     pub(crate) metadata: Metadata,
     pub(crate) peer_allows_update: bool,
+    /// The peer's Accept lists the request for a metadata snapshot.
+    pub(crate) peer_gives_snapshots: bool,
+    /// When a snapshot was asked for last, and how often.
+    pub(crate) snapshots: (Option<Instant>, u32),
     /// No later than this.
     pub(crate) ends_at: Instant,
 }
@@ -111,7 +126,7 @@ impl Session {
             }
             // A copy: a slice would keep the whole message alive.
             let body = Bytes::copy_from_slice(body);
-            self.info.documents.push(MetadataDocument { received_unix_ms, body });
+            self.info.documents.push(MetadataDocument { received_unix_ms, media_type: METADATA_TYPE, body });
         }
         for problem in &problems {
             self.warn(problem);
@@ -135,6 +150,19 @@ impl Session {
         self.info.participants != before
     }
 
+    /// Parties that the header of a later INVITE names, where they are named there.
+    pub(crate) fn take_header(&mut self, request: &Message, unix_ms: u64) -> bool {
+        if self.metadata != Metadata::default() {
+            return false;
+        }
+        let found = maker::read(&Clues::new(request, None));
+        let before = self.info.participants.clone();
+        if !found.parties.is_empty() {
+            parties::renew_from_header(&mut self.info.participants, &found.parties, unix_ms);
+        }
+        self.info.participants != before
+    }
+
     fn update_metadata_ids(&mut self) {
         self.info.correlators.retain(|(name, _)| !name.starts_with("metadata/"));
         let groups = self.metadata.groups.iter().map(|group| ("metadata/group".to_owned(), group.clone()));
@@ -142,11 +170,20 @@ impl Session {
             let named = session.sip_session_ids.iter().map(|id| ("metadata/sip-session-id".to_owned(), id.clone()));
             std::iter::once(("metadata/session".to_owned(), session.id.clone())).chain(named)
         });
-        let of_makers = self.metadata.extensions.iter().filter(|(name, _)| METADATA_IDS.contains(&name.as_str()));
+        let of_makers = self.metadata.extensions.iter().filter(|(name, _)| maker::is_metadata_id(name));
         let of_makers = of_makers.map(|(name, value)| (format!("metadata/{name}"), value.clone()));
         let room = MAX_CORRELATORS.saturating_sub(self.info.correlators.len());
         let ids: Vec<(String, String)> = groups.chain(sessions).chain(of_makers).filter(|(_, value)| !value.is_empty()).take(room).collect();
         self.info.correlators.extend(ids.into_iter().map(|(name, value)| (name, value.chars().take(MAX_CORRELATOR_CHARS).collect())));
+    }
+
+    /// True when a party belongs to the recording that has `lines` of this dialog.
+    pub(crate) fn takes_part(&self, party: &ParticipantInfo, recording: RecordingId, lines: &[usize]) -> bool {
+        if let Some(line) = party.stream {
+            return lines.contains(&line);
+        }
+        let of = |session: &String| self.communication_sessions.iter().find(|(known, _)| known == session).map(|(_, id)| *id);
+        party.communication_session.as_ref().and_then(of).is_none_or(|id| id == recording)
     }
 
     pub(crate) fn warn(&mut self, text: &str) {
@@ -175,35 +212,59 @@ fn port_of(uri: &Uri, transport: Transport) -> u16 {
     uri.port.unwrap_or(if transport == Transport::Tls { 5061 } else { 5060 })
 }
 
-/// What the INVITE itself says of the call.
-pub(crate) fn info_of(request: &Message, tenant: &str, source: SocketAddr, unix_ms: u64) -> SessionInfo {
+/// What the INVITE itself says of the call, and the half of a call that it may be.
+pub(crate) fn info_of(request: &Message, metadata: Option<&[u8]>, tenant: &str, source: SocketAddr, unix_ms: u64) -> (SessionInfo, Option<Half>) {
     let text = |name: &str| request.header(name).map(std::borrow::Cow::into_owned);
+    let found = maker::read(&Clues::new(request, metadata));
     let mut correlators = vec![("Request-URI".to_owned(), request.request_uri().unwrap_or_default().into_owned())];
     let mut seen: Vec<String> = Vec::new();
     for name in request.header_names() {
         let lower = name.to_ascii_lowercase();
-        let wanted = lower.starts_with("x-") || CORRELATORS.iter().any(|known| known.eq_ignore_ascii_case(&name));
-        if wanted && !seen.contains(&lower) {
+        if maker::is_correlator(&name) && !seen.contains(&lower) {
             correlators.extend(request.headers(&name).take(8).map(|value| (name.clone().into_owned(), value.into_owned())));
             seen.push(lower);
+        }
+    }
+    for (name, value) in found.ids {
+        if !correlators.contains(&(name.clone(), value.clone())) {
+            correlators.push((name, value));
         }
     }
     correlators.truncate(MAX_CORRELATORS);
     for (_, value) in &mut correlators {
         *value = value.chars().take(MAX_CORRELATOR_CHARS).collect();
     }
-    SessionInfo {
+    let info = SessionInfo {
         tenant: tenant.to_owned(),
         sip_call_id: request.call_id().unwrap_or_default().into_owned(),
         from: text("From").unwrap_or_default(),
         to: text("To").unwrap_or_default(),
         user_agent: text("User-Agent").or_else(|| text("Server")),
         source,
+        maker: found.maker,
+        source_kind: if is_siprec(request, metadata) { "siprec" } else { found.kind.unwrap_or("plain") },
+        related: Vec::new(),
         correlators,
-        participants: parties::from_headers(request, unix_ms),
-        documents: Vec::new(),
+        participants: parties::from_header(&found.parties, unix_ms),
+        documents: vec![MetadataDocument { received_unix_ms: unix_ms, media_type: "message/sip", body: head_of(request) }],
         warnings: Vec::new(),
-    }
+    };
+    (info, found.half)
+}
+
+/// Any one mark will do: a third of the field's clients leave out each of them.
+fn is_siprec(request: &Message, metadata: Option<&[u8]>) -> bool {
+    let requires = |name: &str| request.values(name).iter().any(|tag| tag.trim().eq_ignore_ascii_case("siprec"));
+    let contact = request.header("Contact").unwrap_or_default().to_ascii_lowercase();
+    let marked = [";src", "+sip.src", "+sip-src"].iter().any(|mark| contact.contains(mark));
+    metadata.is_some() || requires("Require") || requires("Proxy-Require") || marked
+}
+
+/// The header as it came; the body is left out, for it may hold keys.
+fn head_of(request: &Message) -> Bytes {
+    let bytes = request.to_bytes();
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);
+    Bytes::copy_from_slice(bytes.get(..end.min(MAX_HEAD_BYTES)).unwrap_or_default())
 }
 
 /// The address for `o=` before capture has named one.

@@ -2,9 +2,11 @@
 
 mod answer;
 mod end;
+mod place;
 mod reoffer;
 mod requests;
 mod send;
+mod snapshot;
 mod timers;
 
 use std::collections::{HashMap, VecDeque};
@@ -19,13 +21,14 @@ use ferric_sip::method::Method;
 use ferric_sip::transaction::{
     ClientTransactionId, ServerTransactionId, Timers, TransactionEvent, TransactionLayer, TransactionLimits, TransactionOutput,
 };
-use rand::rngs::SmallRng;
+use rand::rngs::{SmallRng, StdRng};
 use rand::{RngExt, SeedableRng};
 
-use crate::event::SrsEvent;
-use crate::offer::Storable;
-use crate::port::{CaptureEvent, Command, RefuseReason, ReleaseCause, SessionId};
-use crate::session::Session;
+use crate::event::{InviteId, SrsEvent};
+use crate::offer::MediaPolicy;
+use crate::port::{CaptureEvent, Command, RecordingId, RefuseReason, ReleaseCause};
+use crate::recording::Recording;
+use crate::session::{Session, SessionKey};
 use crate::trust::TrustTable;
 
 /// How the server behaves.
@@ -37,8 +40,8 @@ pub struct SrsConfig {
     pub limits: TransactionLimits,
     /// Who may send.
     pub trust: TrustTable,
-    /// What can be stored.
-    pub storable: Storable,
+    /// What can be stored, and under which conditions.
+    pub media: MediaPolicy,
     /// Session timers.
     pub session_timer: SessionTimerConfig,
     /// Calls end after this (`recording.max_call`).
@@ -51,6 +54,8 @@ pub struct SrsConfig {
     pub advertise: Vec<(Transport, std::net::SocketAddr, String)>,
     /// Seed of tags, ids and branches.
     pub seed: u64,
+    /// Seed of our SRTP keys.
+    pub key_seed: [u8; 32],
 }
 
 /// What the server wants done.
@@ -84,11 +89,21 @@ enum Due {
     Probe,
 }
 
+/// Whose deadline it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Deadline {
+    /// Of a dialog.
+    Session(SessionKey, Due),
+    /// A recording waits for the other half of its call no longer.
+    Linger(RecordingId),
+}
+
 /// What a request of ours was sent for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Probe,
     Refresh,
+    Snapshot,
     Bye,
 }
 
@@ -98,17 +113,22 @@ pub struct Srs {
     config: SrsConfig,
     layer: TransactionLayer,
     rng: SmallRng,
+    keys: StdRng,
     /// The same moment on both clocks.
     clock: (Instant, SystemTime),
     draining: bool,
     refusing: Option<RefuseReason>,
-    sessions: HashMap<SessionId, Session>,
-    by_dialog: HashMap<DialogId, SessionId>,
-    by_invite: HashMap<ServerTransactionId, SessionId>,
+    sessions: HashMap<SessionKey, Session>,
+    recordings: HashMap<RecordingId, Recording>,
+    /// Recordings of one half of a call, by tenant and key of the pair.
+    halves: HashMap<(String, String), RecordingId>,
+    by_dialog: HashMap<DialogId, SessionKey>,
+    by_invite: HashMap<ServerTransactionId, SessionKey>,
     /// By Call-ID and the peer's tag: an INVITE that comes once more is not a second call.
-    by_call: HashMap<(String, String), SessionId>,
-    own_requests: HashMap<ClientTransactionId, (SessionId, Purpose)>,
-    deadlines: DeadlineQueue<(SessionId, Due)>,
+    by_call: HashMap<(String, String), SessionKey>,
+    own_requests: HashMap<ClientTransactionId, (SessionKey, Purpose)>,
+    deadlines: DeadlineQueue<Deadline>,
+    next_session: u64,
     outputs: VecDeque<SrsOutput>,
 }
 
@@ -117,19 +137,24 @@ impl Srs {
     pub fn new(config: SrsConfig, now: Instant, wall: SystemTime) -> Srs {
         let mut rng = SmallRng::seed_from_u64(config.seed);
         let layer = TransactionLayer::new(config.timers, config.limits, rng.random());
+        let keys = StdRng::from_seed(config.key_seed);
         Srs {
             config,
             layer,
             rng,
+            keys,
             clock: (now, wall),
             draining: false,
             refusing: None,
             sessions: HashMap::new(),
+            recordings: HashMap::new(),
+            halves: HashMap::new(),
             by_dialog: HashMap::new(),
             by_invite: HashMap::new(),
             by_call: HashMap::new(),
             own_requests: HashMap::new(),
             deadlines: DeadlineQueue::default(),
+            next_session: 0,
             outputs: VecDeque::new(),
         }
     }
@@ -158,6 +183,11 @@ impl Srs {
     /// Sessions that are offered or recorded.
     pub fn sessions(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// Recordings that run, those that wait for the other half of their call included.
+    pub fn recordings(&self) -> usize {
+        self.recordings.len()
     }
 
     /// Transactions kept, lingering ones included.
@@ -198,8 +228,11 @@ impl Srs {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.layer.handle_timeout(now);
         self.drain_layer(now);
-        while let Some((session, due)) = self.deadlines.pop_due(now) {
-            self.handle_due(now, session, due);
+        while let Some(deadline) = self.deadlines.pop_due(now) {
+            match deadline {
+                Deadline::Session(session, due) => self.handle_due(now, session, due),
+                Deadline::Linger(recording) => self.release(recording, ReleaseCause::Bye),
+            }
             self.drain_layer(now);
         }
     }
@@ -207,31 +240,31 @@ impl Srs {
     /// Hears from capture.
     pub fn handle_capture(&mut self, now: Instant, event: CaptureEvent) {
         match event {
-            CaptureEvent::Ready { session, streams } => self.handle_ready(now, session, streams),
-            CaptureEvent::Refused { session, reason } => self.handle_refused(now, session, reason),
-            CaptureEvent::MediaSilent { session } => {
-                // Silence on hold means nothing: the session timer watches then.
-                if self.sessions.get(&session).is_some_and(|session| !session.is_on_hold()) {
-                    self.probe(now, session);
-                }
-            }
-            CaptureEvent::Died { session } => self.end(now, session, ReleaseCause::CaptureFailed, true),
+            CaptureEvent::Ready { recording, streams } => self.handle_ready(now, recording, streams),
+            CaptureEvent::Refused { recording, reason } => self.handle_refused(now, recording, reason),
+            CaptureEvent::MediaSilent { recording } => self.handle_silence(now, recording),
+            CaptureEvent::Died { recording } => self.handle_death(now, recording),
         }
         self.drain_layer(now);
     }
 
-    /// Ends a call from our side (the API asks).
-    pub fn stop(&mut self, now: Instant, session: SessionId) {
-        self.end(now, session, ReleaseCause::Stopped, true);
+    /// Ends a recording from our side (the API asks).
+    pub fn stop(&mut self, now: Instant, recording: RecordingId) {
+        self.stop_recording(now, recording);
         self.drain_layer(now);
     }
 
     /// Ends every call: the node goes down and will not wait longer.
     pub fn stop_all(&mut self, now: Instant) {
-        let all: Vec<SessionId> = self.sessions.keys().copied().collect();
+        let all: Vec<SessionKey> = self.sessions.keys().copied().collect();
         for session in all {
-            self.stop(now, session);
+            self.end(now, session, ReleaseCause::Stopped, true);
         }
+        let lingering: Vec<RecordingId> = self.recordings.keys().copied().collect();
+        for recording in lingering {
+            self.release(recording, ReleaseCause::Stopped);
+        }
+        self.drain_layer(now);
     }
 
     /// Strangers get an answer without state, and no help beyond it.
@@ -289,8 +322,17 @@ impl Srs {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn new_session_id(&mut self, now: Instant) -> SessionId {
+    fn new_uuid(&mut self, now: Instant) -> uuid::Uuid {
         let random: [u8; 10] = self.rng.random();
-        SessionId(uuid::Builder::from_unix_timestamp_millis(self.unix_ms(now), &random).into_uuid())
+        uuid::Builder::from_unix_timestamp_millis(self.unix_ms(now), &random).into_uuid()
+    }
+
+    /// Notes that an INVITE asks for a recording.
+    fn note_offer(&mut self, now: Instant, request: &Message, flow: &Flow, source_kind: &'static str) -> InviteId {
+        let invite = InviteId(self.new_uuid(now));
+        let tenant = self.config.trust.tenant_of(flow.remote.ip()).unwrap_or("").to_owned();
+        let call_id = request.call_id().unwrap_or_default().into_owned();
+        self.event(SrsEvent::Offered { invite, tenant, call_id, source_kind });
+        invite
     }
 }

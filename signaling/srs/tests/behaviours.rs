@@ -138,13 +138,13 @@ fn a_change_that_capture_refuses_leaves_the_recording_as_it_was() {
     let mut rig = Rig::new();
     let session = rig.recorded(&[], SDP);
     rig.request("INVITE", &[], &SDP.replace("sendonly", "inactive"));
-    rig.capture(CaptureEvent::Refused { session, reason: RefuseReason::NoPorts });
+    rig.capture(CaptureEvent::Refused { recording: session, reason: RefuseReason::NoPorts });
     let answer = rig.answer();
     assert_eq!((answer.status(), answer.header("Retry-After").as_deref()), (Some(500), Some("5")));
     rig.ack("");
     // Still active in our eyes: silence is looked into.
     rig.sent.clear();
-    rig.capture(CaptureEvent::MediaSilent { session });
+    rig.capture(CaptureEvent::MediaSilent { recording: session });
     assert_eq!(rig.answer().method().as_str(), "OPTIONS");
     assert!(rig.released().is_empty());
 }
@@ -249,11 +249,11 @@ fn metadata_comes_in_update_info_and_bye() {
     let last = "<recording><datamode>partial</datamode><session session_id='s1'><stop-time>2026-03-02T09:00:00Z</stop-time></session></recording>";
     assert_eq!(rig.ask("BYE", &[], last).status(), Some(200));
     let info = rig.info();
-    assert_eq!((info.documents.len(), info.documents[2].body.as_ref()), (3, last.as_bytes()));
+    assert_eq!((info.documents.len(), info.documents[3].body.as_ref()), (4, last.as_bytes()));
     assert_eq!(info.participants[0].stream, Some(0));
     let order: Vec<bool> = rig.commands.iter().rev().take(2).map(|command| matches!(command, Command::Release { .. })).collect();
     assert_eq!(order, [true, false], "capture hears the last metadata before the end");
-    assert_eq!(rig.commands.last(), Some(&Command::Release { session, cause: ReleaseCause::Bye }));
+    assert_eq!(rig.commands.last(), Some(&Command::Release { recording: session, cause: ReleaseCause::Bye }));
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn broken_metadata_is_kept_and_reported_and_costs_nothing() {
     );
     rig.recorded(&[("Content-Type", "multipart/mixed;boundary=b")], &body);
     assert!(rig.events.iter().any(|event| matches!(event, SrsEvent::MetadataProblem { .. })));
-    assert_eq!(rig.info().documents[0].body.as_ref(), bomb.as_bytes());
+    assert_eq!(rig.info().documents[1].body.as_ref(), bomb.as_bytes());
     assert_eq!(rig.info().warnings.len(), 1);
 }
 
@@ -300,14 +300,12 @@ fn refusal(headers: &[(&str, &str)], body: &str, field: &str) -> (u16, String, S
 fn each_refusal_says_why() {
     let multipart = ("Content-Type", "multipart/mixed;boundary=b");
     let two = format!("--b\r\nContent-Type: application/sdp\r\n\r\n{SDP}\r\n--b\r\nContent-Type: application/sdp\r\n\r\n{SDP}\r\n--b--\r\n");
-    let only_metadata = format!("--b\r\nContent-Type: application/rs-metadata+xml\r\n\r\n{METADATA}\r\n--b--\r\n");
     let same_label = SDP.replace("label:2", "label:1");
     let cases = [
         ("no codec", refusal(&[], "v=0\r\nm=audio 6000 RTP/AVP 18\r\n", "Warning")),
         ("SRTP only", refusal(&[], "v=0\r\nm=audio 6000 RTP/SAVP 0\r\n", "Warning")),
         ("video only", refusal(&[], "v=0\r\nm=video 6000 RTP/AVP 31\r\n", "Warning")),
         ("unknown body", refusal(&[("Content-Type", "text/html")], "<p/>", "Accept")),
-        ("no SDP beside metadata", refusal(&[multipart], &only_metadata, "Accept")),
         ("two SDPs", refusal(&[multipart], &two, "Accept")),
         ("no multipart", refusal(&[multipart], SDP, "Accept")),
         ("a label twice", refusal(&[], &same_label, "Accept")),
@@ -327,7 +325,7 @@ fn what_capture_refuses_is_503_with_retry_after() {
         let mut rig = Rig::new();
         rig.request("INVITE", &[], SDP);
         let session = rig.session();
-        rig.capture(CaptureEvent::Refused { session, reason });
+        rig.capture(CaptureEvent::Refused { recording: session, reason });
         let answer = rig.answer();
         assert_eq!(answer.status(), Some(503), "{reason:?}");
         assert!(answer.header("Retry-After").is_some());
@@ -452,7 +450,7 @@ fn a_recording_that_dies_in_capture_is_ended_towards_the_client() {
     let mut rig = Rig::new();
     let session = rig.recorded(&[], SDP);
     rig.sent.clear();
-    rig.capture(CaptureEvent::Died { session });
+    rig.capture(CaptureEvent::Died { recording: session });
     assert_eq!(rig.answer().method().as_str(), "BYE");
     assert_eq!(rig.released(), [ReleaseCause::CaptureFailed]);
     // Before the answer it is a refusal.
@@ -460,7 +458,7 @@ fn a_recording_that_dies_in_capture_is_ended_towards_the_client() {
     rig.sent.clear();
     rig.request("INVITE", &[], SDP);
     let session = rig.session();
-    rig.capture(CaptureEvent::Died { session });
+    rig.capture(CaptureEvent::Died { recording: session });
     assert_eq!(rig.answer().status(), Some(503));
 }
 
@@ -469,7 +467,7 @@ fn an_assignment_without_a_socket_is_a_refusal() {
     let mut rig = Rig::new();
     rig.request("INVITE", &[], SDP);
     let session = rig.session();
-    rig.capture(CaptureEvent::Ready { session, streams: Vec::new() });
+    rig.capture(CaptureEvent::Ready { recording: session, streams: Vec::new() });
     assert_eq!(rig.answer().status(), Some(503));
     assert_eq!(rig.released(), [ReleaseCause::CaptureFailed]);
 }
@@ -502,7 +500,7 @@ fn silence_on_hold_is_not_looked_into() {
     let mut rig = Rig::new();
     let session = rig.recorded(&[], &SDP.replace("sendonly", "inactive"));
     rig.sent.clear();
-    rig.capture(CaptureEvent::MediaSilent { session });
+    rig.capture(CaptureEvent::MediaSilent { recording: session });
     assert!(rig.sent.is_empty());
 }
 
@@ -511,8 +509,8 @@ fn one_question_at_a_time_and_an_answer_of_any_kind_means_alive() {
     let mut rig = Rig::new();
     let session = rig.recorded(&[], SDP);
     rig.sent.clear();
-    rig.capture(CaptureEvent::MediaSilent { session });
-    rig.capture(CaptureEvent::MediaSilent { session });
+    rig.capture(CaptureEvent::MediaSilent { recording: session });
+    rig.capture(CaptureEvent::MediaSilent { recording: session });
     let probe = rig.answer();
     // An offer of the peer's may cross the question.
     rig.request("INVITE", &[], SDP);
@@ -521,7 +519,7 @@ fn one_question_at_a_time_and_an_answer_of_any_kind_means_alive() {
     rig.ack("");
     rig.respond(&probe, 501, "");
     assert_eq!(rig.srs.sessions(), 1);
-    rig.capture(CaptureEvent::MediaSilent { session });
+    rig.capture(CaptureEvent::MediaSilent { recording: session });
     let probe = rig.answer();
     rig.respond(&probe, 481, "");
     assert_eq!(rig.released(), [ReleaseCause::PeerGone]);

@@ -4,7 +4,7 @@
 //! - Nothing is left when all is over: no session, no transaction, no deadline.
 //! - Every INVITE gets exactly one final answer.
 
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing, clippy::wildcard_enum_match_arm, missing_docs)]
+#![allow(clippy::disallowed_methods, clippy::wildcard_enum_match_arm, clippy::unwrap_used, clippy::indexing_slicing, clippy::wildcard_enum_match_arm, missing_docs)]
 
 mod rig;
 
@@ -12,7 +12,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use ferric_sip::{Message, Method};
-use ferric_srs::port::{AssignedStream, CaptureEvent, Command, RefuseReason, SessionId, StreamSpec};
+use ferric_srs::SrsEvent;
+use ferric_srs::event::InviteId;
+use ferric_srs::port::{AssignedStream, CaptureEvent, Command, RefuseReason, RecordingId, StreamSpec};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rig::{Rig, SDP};
@@ -20,8 +22,8 @@ use rig::{Rig, SDP};
 /// Capture as it might be: it remembers what it owes, and answers when it likes.
 #[derive(Default)]
 struct Capture {
-    owed: Vec<(SessionId, Vec<StreamSpec>, bool)>,
-    running: HashMap<SessionId, u32>,
+    owed: Vec<(RecordingId, Vec<StreamSpec>, bool)>,
+    running: HashMap<RecordingId, u32>,
     assigned: usize,
     ended: usize,
     seen: usize,
@@ -31,18 +33,20 @@ impl Capture {
     fn look(&mut self, rig: &Rig) {
         for command in &rig.commands[self.seen..] {
             match command {
-                Command::Assign { session, streams, .. } => {
+                Command::Assign { recording, streams, takes, .. } => {
+                    assert!(takes.iter().all(|taken| self.running.contains_key(&taken.from)), "taken from what does not run");
                     self.assigned += 1;
-                    assert!(self.running.insert(*session, 0).is_none(), "assigned twice");
-                    self.owed.push((*session, streams.clone(), true));
+                    assert!(self.running.insert(*recording, 0).is_none(), "assigned twice");
+                    self.owed.push((*recording, streams.clone(), true));
                 }
-                Command::Change { session, streams } => {
-                    assert!(self.running.contains_key(session), "a change of what does not run");
-                    self.owed.push((*session, streams.clone(), false));
+                Command::Change { recording, streams, takes } => {
+                    assert!(takes.iter().all(|taken| self.running.contains_key(&taken.from)), "taken from what does not run");
+                    assert!(self.running.contains_key(recording), "a change of what does not run");
+                    self.owed.push((*recording, streams.clone(), false));
                 }
-                Command::Info { session, .. } => assert!(self.running.contains_key(session), "news of what does not run"),
-                Command::Release { session, .. } => {
-                    assert!(self.running.remove(session).is_some(), "released twice");
+                Command::Info { recording, .. } => assert!(self.running.contains_key(recording), "news of what does not run"),
+                Command::Release { recording, .. } => {
+                    assert!(self.running.remove(recording).is_some(), "released twice");
                     self.ended += 1;
                 }
             }
@@ -59,14 +63,14 @@ impl Capture {
             if first && self.running.remove(&session).is_some() {
                 self.ended += 1;
             }
-            rig.capture(CaptureEvent::Refused { session, reason: RefuseReason::NoPorts });
+            rig.capture(CaptureEvent::Refused { recording: session, reason: RefuseReason::NoPorts });
         } else {
             let address = |stream: &StreamSpec| {
                 let port = u16::try_from(40_000 + 2 * stream.index).unwrap();
                 AssignedStream { index: stream.index, address: ([192, 0, 2, 10], port).into() }
             };
             let streams = streams.iter().map(address).collect();
-            rig.capture(CaptureEvent::Ready { session, streams });
+            rig.capture(CaptureEvent::Ready { recording: session, streams });
         }
     }
 }
@@ -85,6 +89,20 @@ fn count_finals(finals: &mut HashMap<(String, String), Vec<(u16, String)>>, sent
     }
 }
 
+/// Metadata with one stream a letter, labels from 1: the letter names its communication session.
+fn communication_sessions(lines: &str) -> String {
+    let mut text = "<recording><datamode>complete</datamode>".to_owned();
+    for name in ["a", "b", "c"].iter().filter(|name| lines.contains(**name)) {
+        text.push_str(&format!("<session session_id='{name}'/>"));
+    }
+    for (number, name) in lines.chars().enumerate() {
+        text.push_str(&format!("<participant participant_id='p{number}'/><stream stream_id='t{number}' session_id='{name}'><label>{}</label></stream>", number + 1));
+        text.push_str(&format!("<participantsessionassoc participant_id='p{number}' session_id='{name}'/>"));
+        text.push_str(&format!("<participantstreamassoc participant_id='p{number}'><send>t{number}</send></participantstreamassoc>"));
+    }
+    text + "</recording>"
+}
+
 /// One run; returns how many recordings were asked for, changed and refused by capture.
 fn run(seed: u64) -> [usize; 3] {
     let mut rng = SmallRng::seed_from_u64(seed);
@@ -94,8 +112,12 @@ fn run(seed: u64) -> [usize; 3] {
     let mut invites: Vec<(String, String)> = Vec::new();
     let held = SDP.replace("sendonly", "inactive");
     let metadata = "<recording><participant participant_id='p'/></recording>";
+    // Communication sessions beside and after one another, on one to four lines.
+    let sessions: Vec<String> = ["ab", "aabb", "abab", "cc", "acac", "b"].iter().map(|lines| communication_sessions(lines)).collect();
+    let four = format!("{SDP}{}", SDP.split_once("m=").map(|(_, lines)| format!("m={lines}")).unwrap().replace("label:1", "label:3").replace("label:2", "label:4"));
     for _ in 0..120 {
-        let bodies = [SDP, held.as_str(), metadata, "", "v=0\r\nm=audio 1 RTP/AVP 18\r\n"];
+        let divided = sessions[rng.random_range(0..sessions.len())].as_str();
+        let bodies = [SDP, SDP, held.as_str(), four.as_str(), divided, metadata, "", "v=0\r\nm=audio 1 RTP/AVP 18\r\n"];
         let body = bodies[rng.random_range(0..bodies.len())];
         let headers: &[(&str, &str)] =
             if rng.random_bool(0.3) { &[("Supported", "timer"), ("Session-Expires", "90;refresher=uas"), ("Allow", "UPDATE")] } else { &[] };
@@ -107,13 +129,29 @@ fn run(seed: u64) -> [usize; 3] {
             4 => rig.request("ACK", &[], body),
             5 => rig.request("CANCEL", &[], ""),
             6 => rig.request("UPDATE", headers, body),
-            7 => rig.request("INFO", &[], metadata),
+            7 => rig.request("INFO", &[], if rng.random_bool(0.3) { metadata } else { divided }),
             8 if rng.random_bool(0.2) => rig.request("BYE", &[], ""),
-            9 if rng.random_bool(0.25) => rig.next_call(),
+            9 if rng.random_bool(0.25) => {
+                rig.next_call();
+                // One of two halves of a call at times.
+                let pair = rng.random_range(0..3);
+                rig.from = match rng.random_range(0..4) {
+                    0 => format!("sip:1@198.51.100.20;x-nearend;x-refci={pair}"),
+                    1 => format!("sip:1@198.51.100.20;x-farend;x-refci={pair}"),
+                    _ => "sip:src@198.51.100.20".to_owned(),
+                };
+            }
+            13 if rng.random_bool(0.1) => {
+                let owner = capture.running.keys().min().copied();
+                if let Some(recording) = owner {
+                    rig.srs.stop(rig.now(), recording);
+                    rig.ask_nothing();
+                }
+            }
             10 => {
                 let owner = capture.running.keys().min().copied();
                 if let Some(session) = owner {
-                    let event = if rng.random_bool(0.2) { CaptureEvent::Died { session } } else { CaptureEvent::MediaSilent { session } };
+                    let event = if rng.random_bool(0.2) { CaptureEvent::Died { recording: session } } else { CaptureEvent::MediaSilent { recording: session } };
                     rig.capture(event);
                 }
             }
@@ -143,16 +181,31 @@ fn run(seed: u64) -> [usize; 3] {
     rig.wait(Duration::from_secs(13 * 3_600));
     capture.look(&rig);
     count_finals(&mut finals, &std::mem::take(&mut rig.sent));
-    assert_eq!((rig.srs.sessions(), rig.srs.transactions()), (0, 0), "seed {seed}\n{}", rig.trace);
+    assert_eq!((rig.srs.sessions(), rig.srs.recordings(), rig.srs.transactions()), (0, 0, 0), "seed {seed}\n{}", rig.trace);
     assert_eq!((capture.assigned, capture.running.len()), (capture.ended, 0), "seed {seed}\n{}", rig.trace);
     assert_eq!(rig.srs.poll_timeout(), None, "seed {seed}");
     for invite in invites {
         let answers = finals.get(&invite).map_or(0, Vec::len);
         assert_eq!(answers, 1, "seed {seed}: {invite:?} {:?}\n{}", finals.get(&invite), rig.trace);
     }
+    books_are_closed(&rig, seed);
     let changed = rig.commands.iter().filter(|command| matches!(command, Command::Change { .. })).count();
     let released = rig.released().len();
     [capture.assigned, changed, capture.assigned - released]
+}
+
+/// Each INVITE that asked for a recording was refused once, or closed once; whatever fed a recording was told.
+fn books_are_closed(rig: &Rig, seed: u64) {
+    let mut open: HashMap<InviteId, usize> = HashMap::new();
+    for event in &rig.events {
+        match event {
+            SrsEvent::Offered { invite, .. } => assert!(open.insert(*invite, 0).is_none()),
+            SrsEvent::Refused { invite, .. } | SrsEvent::Closed { invite, .. } => *open.get_mut(invite).unwrap() += 1,
+            SrsEvent::Feeds { invite, .. } => assert_eq!(open[invite], 0, "seed {seed}: after its end"),
+            _ => {}
+        }
+    }
+    assert!(open.values().all(|ends| *ends == 1), "seed {seed}: {open:?}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Direction, Format, Media, Sdp};
+use super::{CryptoAttribute, Direction, Format, Media, Sdp};
 
 /// The fields of our `o=` line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct AcceptedMedia {
     pub formats: Vec<Format>,
     /// `recvonly` or `inactive`.
     pub direction: Direction,
+    /// Our SRTP key.
+    pub crypto: Option<CryptoAttribute>,
 }
 
 /// What becomes of one m-line of an offer.
@@ -103,6 +105,9 @@ fn accept(out: &mut String, media: &Media, accepted: &AcceptedMedia, origin: &Or
     }
     if media.rtcp_mux {
         out.push_str("a=rtcp-mux\r\n");
+    }
+    if let Some(crypto) = &accepted.crypto {
+        let _ = write!(out, "a=crypto:{crypto}\r\n");
     }
     label(out, media.label.as_deref());
     let _ = write!(out, "a={}\r\n", accepted.direction.as_str());

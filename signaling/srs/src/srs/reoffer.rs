@@ -2,24 +2,25 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use ferric_sip::dialog::{DialogId, SessionTimer};
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
 use ferric_sip::sdp::Sdp;
-use ferric_sip::siprec::{RecordingBody, read_body};
+use ferric_sip::siprec::{Metadata, RecordingBody, read_body};
 use ferric_sip::transaction::ServerTransactionId;
 use rand::RngExt;
 
-use super::{Due, Srs, SrsOutput};
+use super::{Deadline, Due, Srs, SrsOutput};
 use crate::event::SrsEvent;
 use crate::offer;
-use crate::port::{Command, SessionId};
+use crate::port::{Command, RecordingId};
 use crate::rescue;
-use crate::session::Pending;
+use crate::session::{Pending, SessionKey};
 
 impl Srs {
     /// re-INVITE or UPDATE: streams, metadata, session refresh, or all of them.
-    pub(super) fn handle_reoffer(&mut self, now: Instant, id: ServerTransactionId, session_id: SessionId, request: Message) {
+    pub(super) fn handle_reoffer(&mut self, now: Instant, id: ServerTransactionId, key: SessionKey, request: Message) {
         let mut body = match read_body(&request) {
             Ok(body) => body,
             Err(error) => {
@@ -29,7 +30,7 @@ impl Srs {
         };
         let config = self.config.session_timer;
         let wait = self.rng.random_range(1..10);
-        let Some(session) = self.sessions.get_mut(&session_id) else { return };
+        let Some(session) = self.sessions.get_mut(&key) else { return };
         let is_invite = request.method() == Method::Invite;
         if body.sdp.is_some() || is_invite {
             let glare = if session.pending.is_some() {
@@ -58,102 +59,152 @@ impl Srs {
         }
         session.dialog.refresh_target(&request);
         if let Some(timer) = &session.timer {
-            self.deadlines.set((session_id, Due::SessionTimer), timer.poll_timeout());
-            self.deadlines.cancel(&(session_id, Due::Probe));
+            self.deadlines.set(Deadline::Session(key, Due::SessionTimer), timer.poll_timeout());
+            self.deadlines.cancel(&Deadline::Session(key, Due::Probe));
+        }
+        self.note_metadata(now, key, &body.metadata);
+        if is_invite {
+            self.note_header(now, key, &request);
         }
         match body.sdp.take() {
-            Some(sdp) => self.change_streams(now, id, session_id, request, sdp),
+            Some(sdp) => self.change_streams(now, id, key, request, sdp),
             None if is_invite => {
-                session.pending = Some(Pending { transaction: id, request, offer: None });
-                self.answer_offer(now, session_id);
+                if let Some(session) = self.sessions.get_mut(&key) {
+                    session.pending = Some(Pending { transaction: id, request, offer: None });
+                }
+                self.answer_offer(now, key);
             }
             None => {
-                let response = self.ok(&request, session_id);
+                let response = self.ok(&request, key);
                 self.respond(now, id, &request, response);
             }
         }
         // Behind the streams, so that the parties are tied to those that count from now on.
-        self.take_metadata(now, session_id, &body, true);
+        self.use_metadata(now, key, &body.metadata);
     }
 
-    fn change_streams(&mut self, now: Instant, id: ServerTransactionId, session_id: SessionId, request: Message, sdp: Sdp) {
-        let streams = offer::plan(&sdp, self.config.storable);
-        let Some(session) = self.sessions.get_mut(&session_id) else { return };
+    fn change_streams(&mut self, now: Instant, id: ServerTransactionId, key: SessionKey, request: Message, sdp: Sdp) {
+        let Some(session) = self.sessions.get(&key) else { return };
+        let (flow, stopped) = (session.flow, session.stopped.clone());
+        let mut streams = offer::plan(&sdp, &self.config.media.for_call(&session.info.tenant, &flow), &mut self.keys, &session.streams);
+        streams.retain(|stream| !stopped.contains(&stream.index));
         let offers_audio = sdp.media.iter().any(|media| media.kind == "audio" && media.port != 0);
         if streams.is_empty() && offers_audio {
-            let flow = session.flow;
-            let reject = rescue::nothing_storable(&self.host(&flow), offer::why_unstorable(&sdp));
+            let why = offer::why_unstorable(&sdp, &self.config.media.for_call(&session.info.tenant, &flow));
+            let reject = rescue::nothing_storable(&self.host(&flow), why);
             self.reject(now, id, &request, &reject, "no-codec");
             return;
         }
-        session.before = Some(std::mem::replace(&mut session.streams, streams.clone()));
-        session.pending = Some(Pending { transaction: id, request, offer: Some(sdp) });
-        self.by_invite.insert(id, session_id);
-        self.ask_capture(now, session_id, Command::Change { session: session_id, streams });
-        self.tie_parties(now, session_id);
+        self.remember(key);
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.streams = streams;
+            session.pending = Some(Pending { transaction: id, request, offer: Some(sdp) });
+        }
+        self.by_invite.insert(id, key);
+        self.place_again(now, key);
+        self.tie_parties(now, key);
     }
 
     /// The ACK to a 200 of ours; with the answer, when the offer was ours.
     pub(super) fn handle_ack(&mut self, now: Instant, request: &Message) {
-        let Some(id) = DialogId::of_request(request).and_then(|dialog| self.by_dialog.get(&dialog).copied()) else { return };
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(key) = DialogId::of_request(request).and_then(|dialog| self.by_dialog.get(&dialog).copied()) else { return };
+        let Some(session) = self.sessions.get_mut(&key) else { return };
         let number = request.cseq().map_or(0, |cseq| cseq.number);
         if session.accepted.as_ref().is_none_or(|accepted| accepted.cseq() != number) {
             return;
         }
         session.accepted = None;
-        self.deadlines.cancel(&(id, Due::Accepted));
+        self.deadlines.cancel(&Deadline::Session(key, Due::Accepted));
         if !std::mem::take(&mut session.awaits_answer) {
             return;
         }
+        let (flow, tenant) = (session.flow, session.info.tenant.clone());
         match read_body(request) {
             Ok(RecordingBody { sdp: Some(sdp), metadata, .. }) => {
-                let streams = offer::plan(&sdp, self.config.storable);
-                session.streams.clone_from(&streams);
-                self.ask_capture(now, id, Command::Change { session: id, streams });
-                self.take_metadata(now, id, &RecordingBody { metadata, ..RecordingBody::default() }, true);
+                let mut streams = offer::plan(&sdp, &self.config.media.for_call(&tenant, &flow), &mut self.keys, &session.streams);
+                streams.retain(|stream| !session.stopped.contains(&stream.index));
+                session.streams = streams;
+                self.note_metadata(now, key, &metadata);
+                self.place_again(now, key);
+                self.use_metadata(now, key, &metadata);
             }
             // We listen for everything that we offered all the same.
-            Ok(_) => self.warn(id, "the ACK brought no answer to our offer"),
-            Err(error) => self.warn(id, &format!("the answer in the ACK: {error}")),
+            Ok(_) => self.warn(key, "the ACK brought no answer to our offer"),
+            Err(error) => self.warn(key, &format!("the answer in the ACK: {error}")),
         }
     }
 
-    /// Notes metadata; tells capture unless the recording is only being asked for.
-    pub(super) fn take_metadata(&mut self, now: Instant, id: SessionId, body: &RecordingBody, tell: bool) {
-        if body.metadata.is_empty() {
+    /// Metadata outside of offers: in INFO, BYE, and UPDATE without a description.
+    pub(super) fn take_metadata(&mut self, now: Instant, key: SessionKey, documents: &[Bytes]) {
+        self.note_metadata(now, key, documents);
+        self.use_metadata(now, key, documents);
+    }
+
+    /// Notes metadata; capture does not hear of it yet.
+    pub(super) fn note_metadata(&mut self, now: Instant, key: SessionKey, documents: &[Bytes]) {
+        if documents.is_empty() {
             return;
         }
         let received = self.unix_ms(now);
-        let Some(session) = self.sessions.get_mut(&id) else { return };
-        let problems = session.take_metadata(&body.metadata, received);
-        for problem in problems {
-            self.event(SrsEvent::MetadataProblem { session: id, problem });
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let invite = session.invite;
+        for problem in session.take_metadata(documents, received) {
+            self.event(SrsEvent::MetadataProblem { invite, problem });
         }
-        if tell {
-            self.tell_info(id);
+    }
+
+    /// Lets new metadata have their effect on a call that is recorded.
+    fn use_metadata(&mut self, now: Instant, key: SessionKey, documents: &[Bytes]) {
+        if documents.is_empty() {
+            return;
+        }
+        let partial = documents.iter().any(|document| Metadata::parse(document).0.partial);
+        let waits = self.sessions.get(&key).is_some_and(|session| session.waiting > 0);
+        if !waits {
+            self.follow_metadata(now, key);
+        }
+        self.tell_info(key);
+        self.ask_for_snapshot(now, key, partial);
+    }
+
+    fn note_header(&mut self, now: Instant, key: SessionKey, request: &Message) {
+        let unix_ms = self.unix_ms(now);
+        if self.sessions.get_mut(&key).is_some_and(|session| session.take_header(request, unix_ms)) {
+            self.tell_info(key);
         }
     }
 
     /// The streams changed: whose voice is where may have changed with them.
-    fn tie_parties(&mut self, now: Instant, id: SessionId) {
+    fn tie_parties(&mut self, now: Instant, key: SessionKey) {
         let unix_ms = self.unix_ms(now);
-        if self.sessions.get_mut(&id).is_some_and(|session| session.update_parties(unix_ms)) {
-            self.tell_info(id);
+        if self.sessions.get_mut(&key).is_some_and(|session| session.update_parties(unix_ms)) {
+            self.tell_info(key);
         }
     }
 
-    fn tell_info(&mut self, id: SessionId) {
-        if let Some(session) = self.sessions.get(&id) {
-            let info = session.info.clone();
-            self.outputs.push_back(SrsOutput::Capture(Command::Info { session: id, info }));
+    fn tell_info(&mut self, key: SessionKey) {
+        let recordings = self.sessions.get(&key).map(|session| session.recordings.clone()).unwrap_or_default();
+        for id in recordings {
+            self.tell_recording(id);
         }
     }
 
-    fn warn(&mut self, id: SessionId, text: &str) {
-        if let Some(session) = self.sessions.get_mut(&id) {
+    /// Tells capture what is known of the call of a recording.
+    pub(super) fn tell_recording(&mut self, id: RecordingId) {
+        let Some(recording) = self.recordings.get(&id) else { return };
+        // Before capture was asked for it, the question itself will tell.
+        if !recording.begun && recording.questions.is_empty() {
+            return;
+        }
+        if let Some(info) = recording.info(id, &self.sessions) {
+            self.outputs.push_back(SrsOutput::Capture(Command::Info { recording: id, info }));
+        }
+    }
+
+    pub(super) fn warn(&mut self, key: SessionKey, text: &str) {
+        if let Some(session) = self.sessions.get_mut(&key) {
             session.warn(text);
-            self.tell_info(id);
+            self.tell_info(key);
         }
     }
 }

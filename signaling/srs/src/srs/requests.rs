@@ -6,17 +6,19 @@ use ferric_sip::dialog::{Dialog, DialogId, SessionTimer};
 use ferric_sip::flow::Flow;
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
-use ferric_sip::siprec::{ACCEPTED_TYPES, Metadata, RecordingBody, read_body};
+use ferric_sip::siprec::{ACCEPTED_TYPES, Metadata, RecordingBody, SNAPSHOT_REQUEST_TYPE, read_body};
 use ferric_sip::transaction::ServerTransactionId;
 use ferric_sip::validate::{Reject, validate_request, validate_require, validate_scheme};
 use rand::RngExt;
 
 use super::send::SUPPORTED;
-use super::{Due, Srs};
+use super::{Deadline, Due, Srs};
+use crate::event::{InviteId, SrsEvent};
+use crate::maker::Half;
 use crate::offer;
-use crate::port::{Command, RefuseReason, ReleaseCause, SessionId, StreamSpec};
+use crate::port::{RefuseReason, ReleaseCause, SessionInfo, StreamSpec};
 use crate::rescue;
-use crate::session::{Pending, Session, State, first_origin, info_of};
+use crate::session::{Pending, Session, SessionKey, State, first_origin, info_of};
 
 /// Option tags that a request may require.
 const KNOWN_OPTIONS: [&str; 4] = ["siprec", "timer", "100rel", "record-aware"];
@@ -27,6 +29,10 @@ impl Srs {
             .and_then(|()| validate_scheme(&request))
             .and_then(|()| validate_require(&request, &KNOWN_OPTIONS));
         if let Err(reject) = checked {
+            if request.method() == Method::Invite && DialogId::of_request(&request).is_none() {
+                let invite = self.note_offer(now, &request, &flow, "unknown");
+                self.event(SrsEvent::Refused { invite, status: reject.status, cause: "malformed" });
+            }
             self.reject(now, id, &request, &reject, "malformed");
             return;
         }
@@ -75,34 +81,39 @@ impl Srs {
     }
 
     fn handle_invite(&mut self, now: Instant, id: ServerTransactionId, request: Message, flow: Flow) {
-        if let Err((reject, reason)) = self.settle_with_earlier(now, &request) {
-            self.reject(now, id, &request, &reject, reason);
-            return;
-        }
-        match self.offered(now, &request, &flow) {
-            Ok((session_id, session, body)) => {
-                let streams = session.streams.clone();
-                self.by_dialog.insert(session.dialog.id.clone(), session_id);
-                self.by_invite.insert(id, session_id);
-                self.by_call.insert((session.dialog.id.call_id.clone(), session.dialog.id.remote_tag.clone()), session_id);
-                let ends_at = session.ends_at;
-                let without_timer = session.timer.is_none();
-                self.deadlines.set((session_id, Due::End), ends_at);
-                if let Some(timer) = &session.timer {
-                    self.deadlines.set((session_id, Due::SessionTimer), timer.poll_timeout());
-                }
-                if without_timer {
-                    self.deadlines.set((session_id, Due::Probe), now + self.config.probe_interval);
-                }
-                self.sessions.insert(session_id, session);
-                self.take_metadata(now, session_id, &body, false);
-                let Some(session) = self.sessions.get_mut(&session_id) else { return };
-                session.pending = Some(Pending { transaction: id, request, offer: body.sdp });
-                let info = session.info.clone();
-                self.ask_capture(now, session_id, Command::Assign { session: session_id, streams, info });
+        let body = read_body(&request);
+        let metadata = body.as_ref().ok().and_then(|body| body.metadata.first());
+        let tenant = self.config.trust.tenant_of(flow.remote.ip()).unwrap_or("").to_owned();
+        let (info, half) = info_of(&request, metadata.map(|document| document.as_ref()), &tenant, flow.remote, self.unix_ms(now));
+        let invite = self.note_offer(now, &request, &flow, info.source_kind);
+        let offered = self
+            .settle_with_earlier(now, &request)
+            .and_then(|()| body.map_err(|error| (rescue::body(&error), "body")))
+            .and_then(|body| Ok((self.offered(now, &request, &flow, invite, (info, half), &body)?, body)));
+        let (session, body) = match offered {
+            Ok(offered) => offered,
+            Err((reject, cause)) => {
+                self.event(SrsEvent::Refused { invite, status: reject.status, cause });
+                self.reject(now, id, &request, &reject, cause);
+                return;
             }
-            Err((reject, reason)) => self.reject(now, id, &request, &reject, reason),
+        };
+        self.next_session += 1;
+        let key = SessionKey(self.next_session);
+        self.by_dialog.insert(session.dialog.id.clone(), key);
+        self.by_invite.insert(id, key);
+        self.by_call.insert((session.dialog.id.call_id.clone(), session.dialog.id.remote_tag.clone()), key);
+        self.deadlines.set(Deadline::Session(key, Due::End), session.ends_at);
+        match &session.timer {
+            Some(timer) => self.deadlines.set(Deadline::Session(key, Due::SessionTimer), timer.poll_timeout()),
+            None => self.deadlines.set(Deadline::Session(key, Due::Probe), now + self.config.probe_interval),
         }
+        self.sessions.insert(key, session);
+        self.note_metadata(now, key, &body.metadata);
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.pending = Some(Pending { transaction: id, request, offer: body.sdp });
+        }
+        self.place_new(now, key);
     }
 
     /// An INVITE may come once more: by another way (the same number: 482), or
@@ -124,33 +135,41 @@ impl Srs {
     }
 
     /// Everything about a first INVITE that can be said without capture.
-    fn offered(&mut self, now: Instant, request: &Message, flow: &Flow) -> Result<(SessionId, Session, RecordingBody), (Reject, &'static str)> {
+    fn offered(
+        &mut self,
+        now: Instant,
+        request: &Message,
+        flow: &Flow,
+        invite: InviteId,
+        (mut info, half): (SessionInfo, Option<Half>),
+        body: &RecordingBody,
+    ) -> Result<Session, (Reject, &'static str)> {
         if let Some(reason) = self.closed() {
             return Err((rescue::refused(reason), reason.as_str()));
         }
         if self.sessions.len() >= self.config.max_sessions {
             return Err((rescue::refused(RefuseReason::Capacity), "capacity"));
         }
-        let body = read_body(request).map_err(|error| (rescue::body(&error), "body"))?;
         let host = self.host(flow);
+        let policy = self.config.media.for_call(&info.tenant, flow);
         let streams = match &body.sdp {
             Some(sdp) => {
-                let streams = offer::plan(sdp, self.config.storable);
+                let streams = offer::plan(sdp, &policy, &mut self.keys, &[]);
                 if streams.is_empty() {
-                    return Err((rescue::nothing_storable(&host, offer::why_unstorable(sdp)), "no-codec"));
+                    return Err((rescue::nothing_storable(&host, offer::why_unstorable(sdp, &policy)), "no-codec"));
                 }
                 streams
             }
-            None if body.metadata.is_empty() || request.body().is_empty() => vec![self.own_stream()],
-            None => return Err((Reject::because(400, "The INVITE has recording metadata but no session description"), "no-sdp")),
+            None => self.own_streams(body, &mut info),
         };
         let timer = SessionTimer::negotiate(now, request, &self.config.session_timer).map_err(|reject| (reject, "session-timer"))?;
         let tag = format!("{:016x}", self.rng.random::<u64>());
         let first_cseq = self.rng.random_range(1..0x4000_0000);
         let dialog = Dialog::uas(request, &tag, first_cseq).map_err(|error| (error.into(), "malformed"))?;
-        let tenant = self.config.trust.tenant_of(flow.remote.ip()).unwrap_or("").to_owned();
-        let session = Session {
+        let accepts = request.values("Accept");
+        Ok(Session {
             state: State::Assigning,
+            invite,
             dialog,
             flow: *flow,
             pending: None,
@@ -162,33 +181,55 @@ impl Srs {
             timer,
             origin: first_origin(u64::from(self.rng.random::<u32>()), flow.local.ip()),
             streams,
+            stopped: Vec::new(),
             before: None,
-            unanswered: 0,
-            assigned: Vec::new(),
+            waiting: 0,
+            recordings: Vec::new(),
+            communication_sessions: Vec::new(),
+            half,
             last_sdp: String::new(),
-            info: info_of(request, &tenant, flow.remote, self.unix_ms(now)),
+            info,
             metadata: Metadata::default(),
             peer_allows_update: request.values("Allow").iter().any(|method| method == "UPDATE"),
+            peer_gives_snapshots: accepts.iter().any(|media_type| media_type.trim().eq_ignore_ascii_case(SNAPSHOT_REQUEST_TYPE)),
+            snapshots: (None, 0),
             ends_at: now + self.config.max_call,
-        };
-        Ok((self.new_session_id(now), session, body))
+        })
     }
 
-    /// The stream of an offer of ours.
-    fn own_stream(&self) -> StreamSpec {
-        StreamSpec {
-            index: 0,
-            label: Some("1".to_owned()),
-            formats: offer::own_formats(self.config.storable),
+    /// The streams of an offer of ours: one, or as many as the metadata have labels.
+    fn own_streams(&self, body: &RecordingBody, info: &mut SessionInfo) -> Vec<StreamSpec> {
+        let mut labels: Vec<String> = Vec::new();
+        for document in &body.metadata {
+            let named = Metadata::parse(document).0.streams.into_iter().filter_map(|stream| stream.label);
+            for label in named {
+                if !labels.contains(&label) && labels.len() < offer::MAX_STREAMS {
+                    labels.push(label);
+                }
+            }
+        }
+        if !body.metadata.is_empty() {
+            info.warnings.push("the INVITE has recording metadata and no session description: the offer is ours".to_owned());
+        }
+        if labels.is_empty() {
+            labels.push("1".to_owned());
+        }
+        let stream = |(index, label): (usize, String)| StreamSpec {
+            index,
+            channel: 0,
+            label: Some(label),
+            formats: offer::own_formats(&self.config.media),
             remote_rtp: None,
             remote_rtcp: None,
             rtcp_mux: false,
             active: true,
-        }
+            keys: None,
+        };
+        labels.into_iter().enumerate().map(stream).collect()
     }
 
-    fn handle_in_dialog(&mut self, now: Instant, id: ServerTransactionId, session_id: SessionId, request: Message, flow: Flow) {
-        let Some(session) = self.sessions.get_mut(&session_id) else { return };
+    fn handle_in_dialog(&mut self, now: Instant, id: ServerTransactionId, key: SessionKey, request: Message, flow: Flow) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
         if let Err(reject) = session.dialog.check_request(&request) {
             self.reject(now, id, &request, &reject, "cseq");
             return;
@@ -196,30 +237,30 @@ impl Srs {
         session.flow = flow;
         // Who goes on within the dialog has had our 200, whatever became of the ACK.
         if !session.awaits_answer && session.accepted.take().is_some() {
-            self.deadlines.cancel(&(session_id, Due::Accepted));
+            self.deadlines.cancel(&Deadline::Session(key, Due::Accepted));
         }
         if session.timer.is_none() {
-            self.deadlines.set((session_id, Due::Probe), now + self.config.probe_interval);
+            self.deadlines.set(Deadline::Session(key, Due::Probe), now + self.config.probe_interval);
         }
         match request.method() {
-            Method::Invite | Method::Update => self.handle_reoffer(now, id, session_id, request),
+            Method::Invite | Method::Update => self.handle_reoffer(now, id, key, request),
             Method::Bye => {
                 if let Ok(body) = read_body(&request) {
-                    self.take_metadata(now, session_id, &body, true);
+                    self.take_metadata(now, key, &body.metadata);
                 }
                 let response = Message::response(&request, 200, None);
                 self.respond(now, id, &request, response);
-                self.end(now, session_id, ReleaseCause::Bye, false);
+                self.end(now, key, ReleaseCause::Bye, false);
             }
             Method::Info => {
                 if let Ok(body) = read_body(&request) {
-                    self.take_metadata(now, session_id, &body, true);
+                    self.take_metadata(now, key, &body.metadata);
                 }
                 let response = Message::response(&request, 200, None);
                 self.respond(now, id, &request, response);
             }
             Method::Options => {
-                let mut response = self.ok(&request, session_id);
+                let mut response = self.ok(&request, key);
                 response.add_header("Accept", ACCEPTED_TYPES);
                 self.respond(now, id, &request, response);
             }

@@ -11,8 +11,8 @@ use rand::RngExt;
 
 use super::{Purpose, Srs};
 use crate::event::SrsEvent;
-use crate::port::SessionId;
 use crate::rescue;
+use crate::session::SessionKey;
 
 /// Our name in Server and User-Agent.
 const PRODUCT: &str = concat!("Ferric/", env!("CARGO_PKG_VERSION"));
@@ -21,10 +21,10 @@ pub(super) const SUPPORTED: &str = "siprec, timer";
 
 impl Srs {
     /// A 2xx with what every 2xx of a dialog carries.
-    pub(super) fn ok(&self, request: &Message, id: SessionId) -> Message {
+    pub(super) fn ok(&self, request: &Message, key: SessionKey) -> Message {
         let mut response = Message::response(request, 200, None);
         response.copy_lines(request, "Record-Route");
-        if let Some(session) = self.sessions.get(&id) {
+        if let Some(session) = self.sessions.get(&key) {
             response.set_to_tag(&session.dialog.id.local_tag);
             response.add_header("Contact", &self.contact(&session.flow));
             if let Some(timer) = &session.timer {
@@ -75,13 +75,13 @@ impl Srs {
     }
 
     /// Sends a request of a dialog.
-    pub(super) fn send_own(&mut self, now: Instant, id: SessionId, mut request: Message, flow: Flow, purpose: Purpose) {
+    pub(super) fn send_own(&mut self, now: Instant, key: SessionKey, mut request: Message, flow: Flow, purpose: Purpose) {
         if purpose != Purpose::Bye {
             request.add_header("Contact", &self.contact(&flow));
         }
         request.add_header("User-Agent", PRODUCT);
         let host = self.host(&flow);
         let transaction = self.layer.send_request(now, request, flow, Some(&host));
-        self.own_requests.insert(transaction, (id, purpose));
+        self.own_requests.insert(transaction, (key, purpose));
     }
 }

@@ -9,10 +9,10 @@ use ferric_sip::method::Method;
 use ferric_sip::transaction::ClientTransactionId;
 use rand::RngExt;
 
-use super::{Due, Purpose, Srs};
+use super::{Deadline, Due, Purpose, Srs};
 use crate::event::SrsEvent;
-use crate::port::{ReleaseCause, SessionId};
-use crate::session::State;
+use crate::port::ReleaseCause;
+use crate::session::{SessionKey, State};
 
 /// A refresh that the peer refused is tried again after this.
 const REFUSED_REFRESH_RETRY: Duration = Duration::from_secs(10);
@@ -20,66 +20,68 @@ const REFUSED_REFRESH_RETRY: Duration = Duration::from_secs(10);
 const REFRESH_RETRY: Duration = Duration::from_secs(2);
 
 impl Srs {
-    pub(super) fn handle_due(&mut self, now: Instant, id: SessionId, due: Due) {
+    pub(super) fn handle_due(&mut self, now: Instant, key: SessionKey, due: Due) {
         match due {
-            Due::Accepted => self.repeat_ok(now, id),
-            Due::Capture => self.give_up_on_capture(now, id),
+            Due::Accepted => self.repeat_ok(now, key),
+            Due::Capture => self.give_up_on_capture(now, key),
             Due::SessionTimer => {
-                let event = self.sessions.get_mut(&id).and_then(|session| session.timer.as_mut()?.handle_timeout(now));
+                let event = self.sessions.get_mut(&key).and_then(|session| session.timer.as_mut()?.handle_timeout(now));
                 match event {
-                    Some(TimerEvent::Refresh) => self.refresh(now, id),
+                    Some(TimerEvent::Refresh) => self.refresh(now, key),
                     Some(TimerEvent::Expired) => {
-                        self.end(now, id, ReleaseCause::SessionExpired, true);
+                        self.end(now, key, ReleaseCause::SessionExpired, true);
                         return;
                     }
                     None => {}
                 }
-                if let Some(timer) = self.sessions.get(&id).and_then(|session| session.timer) {
-                    self.deadlines.set((id, Due::SessionTimer), timer.poll_timeout());
+                if let Some(timer) = self.sessions.get(&key).and_then(|session| session.timer) {
+                    self.deadlines.set(Deadline::Session(key, Due::SessionTimer), timer.poll_timeout());
                 }
             }
-            Due::End => self.end(now, id, ReleaseCause::TooLong, true),
+            Due::End => self.end(now, key, ReleaseCause::TooLong, true),
             Due::Probe => {
-                self.probe(now, id);
-                if self.sessions.contains_key(&id) {
-                    self.deadlines.set((id, Due::Probe), now + self.config.probe_interval);
+                self.probe(now, key);
+                if self.sessions.contains_key(&key) {
+                    self.deadlines.set(Deadline::Session(key, Due::Probe), now + self.config.probe_interval);
                 }
             }
         }
     }
 
-    fn repeat_ok(&mut self, now: Instant, id: SessionId) {
-        let Some(accepted) = self.sessions.get_mut(&id).and_then(|session| session.accepted.as_mut()) else { return };
+    fn repeat_ok(&mut self, now: Instant, key: SessionKey) {
+        let Some(accepted) = self.sessions.get_mut(&key).and_then(|session| session.accepted.as_mut()) else { return };
         match accepted.handle_timeout(now) {
             AcceptedStep::Retransmit(flow, bytes) => {
                 let next = accepted.poll_timeout();
                 self.outputs.push_back(super::SrsOutput::Transmit { flow, bytes });
-                self.deadlines.set((id, Due::Accepted), next);
+                self.deadlines.set(Deadline::Session(key, Due::Accepted), next);
             }
             // What was recorded until here is kept.
-            AcceptedStep::GaveUp => self.end(now, id, ReleaseCause::NoAck, true),
+            AcceptedStep::GaveUp => self.end(now, key, ReleaseCause::NoAck, true),
             AcceptedStep::Wait => {
                 let next = accepted.poll_timeout();
-                self.deadlines.set((id, Due::Accepted), next);
+                self.deadlines.set(Deadline::Session(key, Due::Accepted), next);
             }
         }
     }
 
     /// Asks the peer whether it still knows the call.
-    pub(super) fn probe(&mut self, now: Instant, id: SessionId) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+    pub(super) fn probe(&mut self, now: Instant, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
         if session.state != State::Recording || std::mem::replace(&mut session.probing, true) {
             return;
         }
         let request = session.dialog.request(&Method::Options);
         let flow = session.request_flow();
-        self.event(SrsEvent::Probing { session: id });
-        self.send_own(now, id, request, flow, Purpose::Probe);
+        if let Some(recording) = session.recordings.first().copied() {
+            self.event(SrsEvent::Probing { recording });
+        }
+        self.send_own(now, key, request, flow, Purpose::Probe);
     }
 
     /// Refreshes the session: UPDATE where the peer allows it, else re-INVITE with what stands.
-    fn refresh(&mut self, now: Instant, id: SessionId) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+    fn refresh(&mut self, now: Instant, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
         if session.pending.is_some() || session.own_offer || session.awaits_answer {
             if let Some(timer) = session.timer.as_mut() {
                 timer.refresh_again(now + REFRESH_RETRY);
@@ -97,7 +99,7 @@ impl Srs {
             request.set_body("application/sdp", Bytes::from(session.last_sdp.clone()));
         }
         let flow = session.request_flow();
-        self.send_own(now, id, request, flow, Purpose::Refresh);
+        self.send_own(now, key, request, flow, Purpose::Refresh);
     }
 
     pub(super) fn handle_own_response(&mut self, now: Instant, transaction: ClientTransactionId, status: u16, response: Option<&Message>) {
@@ -105,18 +107,18 @@ impl Srs {
             return;
         }
         let ok = response.filter(|response| response.method() == Method::Invite && status < 300);
-        let Some((id, purpose)) = self.own_requests.remove(&transaction) else {
+        let Some((key, purpose)) = self.own_requests.remove(&transaction) else {
             // The 2xx came again: our ACK was lost (RFC 3261 13.2.2.4).
             if let Some(ok) = ok {
                 self.acknowledge(ok);
             }
             return;
         };
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&key) else { return };
         match purpose {
             Purpose::Probe => session.probing = false,
             Purpose::Refresh => session.own_offer = false,
-            Purpose::Bye => {}
+            Purpose::Bye | Purpose::Snapshot => {}
         }
         if let Some(ok) = ok {
             session.dialog.refresh_target(ok);
@@ -124,41 +126,42 @@ impl Srs {
         }
         match (purpose, status) {
             // The peer does not know the call, or does not answer at all (RFC 3261 12.2.1.2).
-            (Purpose::Probe | Purpose::Refresh, 408 | 481 | 503) => self.end(now, id, ReleaseCause::PeerGone, true),
+            (Purpose::Probe | Purpose::Refresh, 408 | 481 | 503) => self.end(now, key, ReleaseCause::PeerGone, true),
             (Purpose::Refresh, 200..=299) => {
-                if let Some(session) = self.sessions.get_mut(&id)
+                if let Some(session) = self.sessions.get_mut(&key)
                     && let Some(timer) = session.timer.as_mut()
                 {
                     timer.refreshed(now);
                     let next = timer.poll_timeout();
-                    self.deadlines.set((id, Due::SessionTimer), next);
+                    self.deadlines.set(Deadline::Session(key, Due::SessionTimer), next);
                 }
             }
             // The peer lists UPDATE in Allow and does not serve it: by re-INVITE then.
-            (Purpose::Refresh, 405 | 501) if self.sessions.get(&id).is_some_and(|session| session.peer_allows_update) => {
-                if let Some(session) = self.sessions.get_mut(&id) {
+            (Purpose::Refresh, 405 | 501) if self.sessions.get(&key).is_some_and(|session| session.peer_allows_update) => {
+                if let Some(session) = self.sessions.get_mut(&key) {
                     session.peer_allows_update = false;
                 }
-                self.refresh(now, id);
+                self.refresh(now, key);
             }
             (Purpose::Refresh, 491) => {
                 // The Call-ID is the peer's: we try again within 2 s (RFC 3261 14.1).
                 let wait = Duration::from_millis(self.rng.random_range(0..2_000));
-                if let Some(timer) = self.sessions.get_mut(&id).and_then(|session| session.timer.as_mut()) {
+                if let Some(timer) = self.sessions.get_mut(&key).and_then(|session| session.timer.as_mut()) {
                     timer.refresh_again(now + wait);
                     let next = timer.poll_timeout();
-                    self.deadlines.set((id, Due::SessionTimer), next);
+                    self.deadlines.set(Deadline::Session(key, Due::SessionTimer), next);
                 }
             }
             // Alive, but not now: again while the interval lasts.
             (Purpose::Refresh, _) => {
-                if let Some(timer) = self.sessions.get_mut(&id).and_then(|session| session.timer.as_mut()) {
+                if let Some(timer) = self.sessions.get_mut(&key).and_then(|session| session.timer.as_mut()) {
                     timer.refresh_again(now + REFUSED_REFRESH_RETRY);
                     let next = timer.poll_timeout();
-                    self.deadlines.set((id, Due::SessionTimer), next);
+                    self.deadlines.set(Deadline::Session(key, Due::SessionTimer), next);
                 }
             }
-            (Purpose::Probe | Purpose::Bye, _) => {}
+            (Purpose::Snapshot, 481) => self.end(now, key, ReleaseCause::PeerGone, true),
+            (Purpose::Probe | Purpose::Bye | Purpose::Snapshot, _) => {}
         }
     }
 
@@ -170,7 +173,7 @@ impl Srs {
             local_tag: from.tag().unwrap_or("").to_owned(),
             remote_tag: to.tag().unwrap_or("").to_owned(),
         };
-        let Some(session) = self.by_dialog.get(&dialog).and_then(|id| self.sessions.get(id)) else { return };
+        let Some(session) = self.by_dialog.get(&dialog).and_then(|key| self.sessions.get(key)) else { return };
         let ack = session.dialog.ack(ok.cseq().map_or(0, |cseq| cseq.number));
         let flow = session.request_flow();
         let host = self.host(&flow);

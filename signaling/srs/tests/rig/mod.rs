@@ -10,9 +10,11 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use ferric_simnet::{Clock, sip_label};
 use ferric_sip::dialog::SessionTimerConfig;
+use ferric_sip::sdp::Format;
 use ferric_sip::transaction::{Timers, TransactionLimits};
+use ferric_srs::offer::MediaPolicy;
 use ferric_sip::{Flow, Message, Transport};
-use ferric_srs::port::{AssignedStream, CaptureEvent, Command, ReleaseCause, SessionId, StreamSpec};
+use ferric_srs::port::{AssignedStream, CaptureEvent, Command, ReleaseCause, RecordingId, StreamSpec};
 use ferric_srs::trust::TrustTable;
 use ferric_srs::{Srs, SrsConfig, SrsEvent, SrsOutput};
 
@@ -29,6 +31,8 @@ pub struct Rig {
     pub commands: Vec<Command>,
     pub events: Vec<SrsEvent>,
     pub trace: String,
+    /// From's URI.
+    pub from: String,
     cseq: u32,
     branch: u32,
     call: String,
@@ -36,22 +40,26 @@ pub struct Rig {
     contact: String,
 }
 
-pub fn storable(name: &str, _: u32, _: u8) -> bool {
-    ["pcmu", "pcma", "g722", "opus", "l16"].contains(&name.to_ascii_lowercase().as_str())
+pub fn storable(format: &Format) -> Option<u32> {
+    let known = [("pcmu", 1), ("pcma", 1), ("g722", 4), ("opus", 12), ("l16", 1), ("ilbc", 60)];
+    known.into_iter().find(|(name, _)| format.name.eq_ignore_ascii_case(name)).map(|(_, cost)| cost)
 }
+
+pub const SUITES: &[(&str, usize)] = &[("AES_CM_128_HMAC_SHA1_80", 30), ("AEAD_AES_128_GCM", 28)];
 
 pub fn config() -> SrsConfig {
     SrsConfig {
         timers: Timers::default(),
         limits: TransactionLimits { transactions: 1_000 },
         trust: TrustTable::new(vec![("198.51.100.0/24".parse().unwrap(), "acme".to_owned())]),
-        storable,
+        media: MediaPolicy { storable, suites: SUITES, srtp_required: Vec::new(), sdes_without_tls: false },
         session_timer: SessionTimerConfig::default(),
         max_call: Duration::from_secs(12 * 3_600),
         probe_interval: Duration::from_secs(7_200),
         max_sessions: 100,
         advertise: Vec::new(),
         seed: 1,
+        key_seed: [7; 32],
     }
 }
 
@@ -77,6 +85,7 @@ impl Rig {
             commands: Vec::new(),
             events: Vec::new(),
             trace: String::new(),
+            from: "sip:src@198.51.100.20".to_owned(),
             cseq: 0,
             branch: 0,
             call: "call-1".to_owned(),
@@ -126,9 +135,9 @@ impl Rig {
         let tag = if self.to_tag.is_empty() { String::new() } else { format!(";tag={}", self.to_tag) };
         let mut text = format!(
             "{method} sip:srs@192.0.2.10 SIP/2.0\r\nVia: SIP/2.0/TCP 198.51.100.20:5060;branch=z9hG4bK{branch};rport\r\n\
-             Max-Forwards: 70\r\nFrom: <sip:src@198.51.100.20>;tag=src\r\nTo: <sip:srs@192.0.2.10>{tag}\r\n\
+             Max-Forwards: 70\r\nFrom: <{}>;tag=src\r\nTo: <sip:srs@192.0.2.10>{tag}\r\n\
              Call-ID: {}\r\nCSeq: {} {method}\r\nContact: {}\r\n",
-            self.call, self.cseq, self.contact
+            self.from, self.call, self.cseq, self.contact
         );
         for (name, value) in headers {
             let _ = write!(text, "{name}: {value}\r\n");
@@ -182,9 +191,9 @@ impl Rig {
     }
 
     /// The session of the last Assign.
-    pub fn session(&self) -> SessionId {
+    pub fn session(&self) -> RecordingId {
         let assigned = self.commands.iter().rev().find_map(|command| match command {
-            Command::Assign { session, .. } => Some(*session),
+            Command::Assign { recording, .. } => Some(*recording),
             _ => None,
         });
         assigned.unwrap()
@@ -213,11 +222,11 @@ impl Rig {
         let streams = streams.iter().map(|stream| AssignedStream { index: stream.index, address: address(stream.index) }).collect();
         let session = self.session();
         self.line("capture: ready");
-        self.capture(CaptureEvent::Ready { session, streams });
+        self.capture(CaptureEvent::Ready { recording: session, streams });
     }
 
     /// A call that is recorded.
-    pub fn recorded(&mut self, headers: &[(&str, &str)], body: &str) -> SessionId {
+    pub fn recorded(&mut self, headers: &[(&str, &str)], body: &str) -> RecordingId {
         self.request("INVITE", headers, body);
         self.ready();
         let ok = self.answer();

@@ -8,7 +8,8 @@ use ferric_sip::dialog::SessionTimerConfig;
 use ferric_sip::transaction::{Timers, TransactionLimits};
 use ferric_sip::{Flow, Message, Transport};
 use ferric_simnet::{Endpoint, Packet};
-use ferric_srs::port::{AssignedStream, CaptureEvent, Command, ReleaseCause, SessionId, StreamSpec};
+use ferric_srs::offer::MediaPolicy;
+use ferric_srs::port::{AssignedStream, CaptureEvent, Command, ReleaseCause, RecordingId, StreamSpec};
 use ferric_srs::{Srs, SrsConfig, SrsOutput};
 use ferric_srs::trust::TrustTable;
 
@@ -21,7 +22,7 @@ pub(crate) struct Server {
     /// Between a command and its answer.
     pub(crate) capture_takes: Duration,
     answers: VecDeque<(Instant, CaptureEvent)>,
-    current: Option<SessionId>,
+    current: Option<RecordingId>,
     out: VecDeque<Packet>,
     config: SrsConfig,
 }
@@ -32,13 +33,19 @@ impl Server {
             timers: Timers::default(),
             limits: TransactionLimits::default(),
             trust: TrustTable::private("default"),
-            storable: |name, _, _| name.eq_ignore_ascii_case("PCMU"),
+            media: MediaPolicy {
+                storable: |format| format.name.eq_ignore_ascii_case("PCMU").then_some(1),
+                suites: &[],
+                srtp_required: Vec::new(),
+                sdes_without_tls: false,
+            },
             session_timer: SessionTimerConfig::default(),
             max_call: Duration::from_secs(12 * 3_600),
             probe_interval: Duration::from_secs(7_200),
             max_sessions: 10,
             advertise: Vec::new(),
             seed,
+            key_seed: [3; 32],
         };
         Server {
             srs: Srs::new(config.clone(), Instant::now(), SystemTime::UNIX_EPOCH),
@@ -60,18 +67,18 @@ impl Server {
     /// Capture hears nothing any more.
     pub(crate) fn media_silent(&mut self, now: Instant) {
         if let Some(session) = self.current {
-            self.srs.handle_capture(now, CaptureEvent::MediaSilent { session });
+            self.srs.handle_capture(now, CaptureEvent::MediaSilent { recording: session });
             self.pump(now);
         }
     }
 
-    fn ready(&mut self, now: Instant, session: SessionId, streams: &[StreamSpec]) {
+    fn ready(&mut self, now: Instant, session: RecordingId, streams: &[StreamSpec]) {
         let assign = |stream: &StreamSpec| {
             let port = 40_000 + 2 * u16::try_from(stream.index).unwrap();
             AssignedStream { index: stream.index, address: SocketAddr::new(SERVER.ip(), port) }
         };
         let streams = streams.iter().map(assign).collect();
-        self.answers.push_back((now + self.capture_takes, CaptureEvent::Ready { session, streams }));
+        self.answers.push_back((now + self.capture_takes, CaptureEvent::Ready { recording: session, streams }));
     }
 
     fn pump(&mut self, now: Instant) {
@@ -81,12 +88,12 @@ impl Server {
                     SrsOutput::Transmit { flow, bytes } => {
                         self.out.push_back(Packet { from: SERVER, to: flow.remote, bytes });
                     }
-                    SrsOutput::Capture(Command::Assign { session, streams, .. }) => {
+                    SrsOutput::Capture(Command::Assign { recording, streams, .. }) => {
                         self.assigned += 1;
-                        self.current = Some(session);
-                        self.ready(now, session, &streams);
+                        self.current = Some(recording);
+                        self.ready(now, recording, &streams);
                     }
-                    SrsOutput::Capture(Command::Change { session, streams }) => self.ready(now, session, &streams),
+                    SrsOutput::Capture(Command::Change { recording, streams, .. }) => self.ready(now, recording, &streams),
                     SrsOutput::Capture(Command::Release { cause, .. }) => self.released.push(cause),
                     SrsOutput::Capture(Command::Info { .. }) | SrsOutput::Event(_) => {}
                 }
