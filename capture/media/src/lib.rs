@@ -30,6 +30,7 @@ pub mod rtcp;
 pub mod rtp;
 pub mod sender_clock;
 pub mod source;
+pub mod srtp;
 pub mod stats;
 pub mod stream;
 mod stream_config;
