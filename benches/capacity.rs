@@ -148,6 +148,7 @@ fn main() {
             payloads: vec![(0, PayloadKind::Audio(CodecKind::Pcmu))],
             active: true,
             expected_source: None,
+            srtp: None,
         };
         let assignment = Assignment {
             id: uuid::Uuid::from_u128(number as u128 + 1),

@@ -14,7 +14,7 @@ enum Kind {
 /// Name, kind, unit, meaning.
 type Row = (&'static str, Kind, Unit, &'static str);
 
-const TABLE: [Row; 18] = [
+const TABLE: [Row; 20] = [
     ("ferric_calls_active", Kind::Gauge, Unit::Count, "Recording sessions at the moment"),
     ("ferric_calls_total", Kind::Counter, Unit::Count, "Recording sessions by result: recorded, refused, cancelled"),
     ("ferric_recordings_total", Kind::Counter, Unit::Count, "Finished recordings by state: complete, recovered, partial"),
@@ -32,6 +32,8 @@ const TABLE: [Row; 18] = [
     ("ferric_sip_connections", Kind::Gauge, Unit::Count, "SIP stream connections"),
     ("ferric_shard_lag_seconds", Kind::Gauge, Unit::Seconds, "How late the busiest shard visits its calls"),
     ("ferric_rtp_ports_free", Kind::Gauge, Unit::Count, "RTP port pairs not in use"),
+    ("ferric_srtp_undecryptable_total", Kind::Counter, Unit::Count, "Alarms about SRTP that no agreed key opens"),
+    ("ferric_assurance_total", Kind::Counter, Unit::Count, "INVITEs for recording by outcome: complete, recovered, partial, refused"),
     ("ferric_alarms", Kind::Gauge, Unit::Count, "Alarms that stand"),
 ];
 
@@ -91,6 +93,16 @@ pub fn sip_message(transport: &'static str, kind: &'static str, method: &ferric_
 /// A request refused.
 pub fn rejected(reason: &'static str) {
     counter!("ferric_sip_rejected_total", "reason" => reason).increment(1);
+}
+
+/// SRTP that cannot be opened.
+pub fn undecryptable() {
+    counter!("ferric_srtp_undecryptable_total").increment(1);
+}
+
+/// The outcome of an INVITE.
+pub fn assurance(outcome: &'static str) {
+    counter!("ferric_assurance_total", "outcome" => outcome).increment(1);
 }
 
 /// A gauge of the table.

@@ -5,15 +5,33 @@ use std::time::{Duration, SystemTime};
 use ferric_codecs::decode::CodecKind;
 use ferric_media::metadata::{Channel as ChannelNote, Correlator, Interval, Participant, SessionInfo, SipIds, SrcMetadata};
 use ferric_media::rtp::StreamIndex;
+use ferric_media::srtp::{SrtpConfig, SrtpKey, SrtpSuite};
 use ferric_media::stats::Channel;
 use ferric_media::stream::{PayloadKind, StreamConfig};
 use ferric_media::timestamp::Timestamp;
-use ferric_sip::sdp::Format;
-use ferric_srs::port::{AssignedStream, RefuseReason, SessionInfo as Signalled, StreamSpec, TakenStream};
+use ferric_sip::sdp::{Format, KeyParameter, Mki};
+use ferric_srs::port::{AssignedStream, RefuseReason, SessionInfo as Signalled, StreamKeys, StreamSpec, TakenStream};
 use ferric_worker::call::{Refusal, StreamAddress, Taken};
 
 /// What can be decrypted, with the length of key and salt.
-pub(super) const SUITES: &[(&str, usize)] = &[];
+pub(super) const SUITES: &[(&str, usize)] = &{
+    let mut suites = [("", 0); SrtpSuite::ALL.len()];
+    let mut at = 0;
+    while at < suites.len() {
+        let (suite, name) = SrtpSuite::ALL[at];
+        suites[at] = (name, suite.key_len() + suite.salt_len());
+        at += 1;
+    }
+    suites
+};
+
+/// Keys as capture wants them.
+fn srtp(keys: &StreamKeys) -> Option<SrtpConfig> {
+    let suite = SrtpSuite::from_name(&keys.theirs.suite)?;
+    let key = |key: &KeyParameter| SrtpKey { key_salt: key.key_salt.clone(), mki: key.mki.map(Mki::to_bytes) };
+    let ours = keys.ours.keys.first().map(key)?;
+    Some(SrtpConfig { suite, keys: keys.theirs.keys.iter().map(key).collect(), ours })
+}
 
 /// What can be stored, and what decoding it costs: the SRS asks this of every codec in an offer.
 pub(super) fn storable(format: &Format) -> Option<u32> {
@@ -41,6 +59,7 @@ pub(super) fn streams(specs: &[StreamSpec]) -> Vec<StreamConfig> {
             payloads: spec.formats.iter().filter_map(payload).collect(),
             active: spec.active,
             expected_source: spec.remote_rtp.map(|address| address.ip()),
+            srtp: spec.keys.as_ref().and_then(srtp),
         })
         .collect()
 }

@@ -153,7 +153,7 @@ impl Node {
         let task = Signalling::new(srs, sockets.clone(), Arc::clone(&worker), books.clone(), Arc::clone(&signalling));
         let mut tasks = Vec::new();
         tasks.push(tokio::spawn(task.run(inbound, ask_receiver)));
-        tasks.push(tokio::spawn(capture_events(worker_events, asks.clone(), books.clone())));
+        tasks.push(tokio::spawn(capture_events(worker_events, asks.clone(), books.clone(), Arc::clone(&signalling))));
 
         let watcher = watch::Watcher {
             worker: Arc::clone(&worker),
@@ -348,18 +348,26 @@ fn srs_config(config: &Config, bound: &[(Transport, SocketAddr)]) -> SrsConfig {
 }
 
 /// What capture tells, to whom it concerns.
-async fn capture_events(mut events: mpsc::UnboundedReceiver<WorkerEvent>, asks: mpsc::UnboundedSender<Ask>, books: Bookkeeper) {
+async fn capture_events(
+    mut events: mpsc::UnboundedReceiver<WorkerEvent>,
+    asks: mpsc::UnboundedSender<Ask>,
+    books: Bookkeeper,
+    signalling: Arc<SignallingStats>,
+) {
     while let Some(event) = events.recv().await {
         match event {
             WorkerEvent::MediaSilent { id } => {
                 let _ = asks.send(Ask::Capture(CaptureEvent::MediaSilent { recording: RecordingId(id) }));
             }
+            WorkerEvent::Undecryptable { id, in_clear } => signalling.undecryptable(id, in_clear),
+            WorkerEvent::Decryptable { id } => signalling.decryptable(id),
             WorkerEvent::Failed { id } => {
                 let _ = asks.send(Ask::Capture(CaptureEvent::Died { recording: RecordingId(id) }));
             }
             WorkerEvent::Finished { id, tenant, state, ending } => {
                 metrics::recording(state.as_str());
                 books.finished(id, &tenant, &ending);
+                signalling.decryptable(id);
                 tracing::info!(recording = %id, state = state.as_str(), ms = ending.totals.duration_ms, "recording finished");
             }
             WorkerEvent::ShardGone { shard } => tracing::error!(shard, "a capture thread is gone: restart the node"),

@@ -4,7 +4,8 @@
 //! no lock around it. Capture is asked directly: an assignment binds sockets and
 //! creates files, which takes a fraction of a millisecond.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,9 +16,9 @@ use ferric_srs::port::{CaptureEvent, Command, ReleaseCause, RecordingId, Session
 use ferric_srs::{Srs, SrsEvent, SrsOutput};
 use ferric_worker::call::Assignment;
 use ferric_worker::worker::Worker;
-use std::collections::HashMap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
+use uuid::Uuid;
 
 use super::bridge;
 use super::catalogue::Bookkeeper;
@@ -44,6 +45,25 @@ pub(super) enum Ask {
 pub(super) struct SignallingStats {
     pub(super) sessions: AtomicUsize,
     pub(super) transactions: AtomicUsize,
+    /// Recordings whose SRTP cannot be opened at the moment; true: it looks like media in clear.
+    undecryptable: Mutex<BTreeMap<Uuid, bool>>,
+}
+
+impl SignallingStats {
+    pub(super) fn undecryptable(&self, id: Uuid, in_clear: bool) {
+        metrics::undecryptable();
+        self.undecryptable.lock().unwrap_or_else(PoisonError::into_inner).insert(id, in_clear);
+    }
+
+    pub(super) fn decryptable(&self, id: Uuid) {
+        self.undecryptable.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    /// Recordings whose SRTP cannot be opened.
+    pub(super) fn unopened(&self) -> Vec<(Uuid, bool)> {
+        let known = self.undecryptable.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|(id, in_clear)| (*id, *in_clear)).collect()
+    }
 }
 
 struct Known {

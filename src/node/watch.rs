@@ -128,6 +128,13 @@ impl Watcher {
             let text = format!("{cut} recordings were cut short since the start because the disk refused them");
             alarms.push(Alarm { name: "recordings-cut", text, advice: "They are marked partial; the log names them." });
         }
+        let unopened = self.signalling.unopened();
+        if let Some((id, in_clear)) = unopened.first() {
+            let what = if *in_clear { "media comes in clear where SRTP was agreed" } else { "SRTP comes that none of the agreed keys opens" };
+            let text = format!("{} calls are not being recorded whole: {what} (recording {id})", unopened.len());
+            let advice = "Check the SBC's SRTP settings: the keys of a=crypto, its suite, and whether a proxy rewrites the SDP.";
+            alarms.push(Alarm { name: "srtp-undecryptable", text, advice });
+        }
         let waiting = self.finisher.stats().waiting.load(Ordering::Relaxed);
         if waiting > 0 {
             let text = format!("{waiting} finished recordings wait because the disk refuses their manifests");

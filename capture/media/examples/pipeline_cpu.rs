@@ -63,6 +63,7 @@ fn streams() -> Vec<StreamConfig> {
             payloads: vec![(0, PayloadKind::Audio(CodecKind::Pcmu))],
             active: true,
             expected_source: None,
+            srtp: None,
         })
         .to_vec()
 }

@@ -304,12 +304,23 @@ pub struct StreamReport {
     /// Estimated listening quality, 1.0 to 4.5 (ITU-T G.107 mapping).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mos: Option<f64>,
+    /// The SRTP suite, by the name of `a=crypto`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub srtp: Option<String>,
+    /// SRTP packets that no key opened, and packets in clear that came in their place.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub undecryptable: u64,
     /// Audio concealed or left silent because packets were missing, in milliseconds.
     #[serde(default)]
     pub concealed_ms: u64,
     /// First and last packet on the timeline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Interval>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A stretch without audio that nobody asked for.

@@ -145,7 +145,7 @@ impl MediaPipeline {
         }
         for config in streams {
             if let Some(stream) = self.stream_mut(config.index) {
-                stream.update(config, now_us);
+                stream.update(now, config, now_us);
             } else if self.streams.len() < MAX_STREAMS {
                 self.streams.push(Stream::new(config, rate, begin_us, takeover));
             }
@@ -189,12 +189,18 @@ impl MediaPipeline {
         else {
             return false;
         };
+        let Some(plain) = stream.open_rtcp(bytes) else { return false };
         let mut reported = false;
-        let valid = rtcp::parse(bytes, |item| reported |= stream.handle_rtcp(us, &item));
+        let valid = rtcp::parse(&plain, |item| reported |= stream.handle_rtcp(us, &item));
         if reported {
             self.align();
         }
         valid
+    }
+
+    /// Protects a report of ours for a stream that is.
+    pub(crate) fn seal_rtcp(&mut self, stream: StreamIndex, bytes: Vec<u8>) -> Option<Vec<u8>> {
+        self.stream_mut(stream)?.seal_rtcp(bytes)
     }
 
     /// Streams of one sender are laid side by side as it sampled them.

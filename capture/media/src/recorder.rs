@@ -345,7 +345,8 @@ impl Recorder {
     }
 
     fn send_reports(&mut self, now: Instant, bye: bool) {
-        let (outputs, peers, ours, cname) = (&mut self.outputs, &self.peers, self.ssrc, &self.config.cname);
+        let (peers, ours, cname) = (&self.peers, self.ssrc, &self.config.cname);
+        let mut reports = Vec::new();
         self.pipeline.reports(now, |stream, source, block| {
             let peer = peers.iter().find(|peer| peer.stream == stream);
             // Without a word from the peer, RTCP is one port up (RFC 3550 11).
@@ -353,10 +354,15 @@ impl Recorder {
                 Some(peer) => (peer.address, peer.muxed),
                 None => (SocketAddr::new(source.ip(), source.port().saturating_add(1)), false),
             };
-            let mut bytes = Vec::with_capacity(96);
+            let mut bytes = Vec::with_capacity(128);
             write_report(ours, Some(&block), cname, bye, &mut bytes);
-            outputs.push_back(Output::Rtcp { stream, to, muxed, bytes });
+            reports.push((stream, to, muxed, bytes));
         });
+        for (stream, to, muxed, bytes) in reports {
+            if let Some(bytes) = self.pipeline.seal_rtcp(stream, bytes) {
+                self.outputs.push_back(Output::Rtcp { stream, to, muxed, bytes });
+            }
+        }
     }
 
     /// Takes the streams that the call has from now on; those that stay keep their state.

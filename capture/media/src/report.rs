@@ -52,6 +52,8 @@ fn stream(stats: &StreamStats) -> StreamReport {
         reordered: stats.reordered,
         jitter_ms: (stats.packets > 0).then_some(stats.jitter_ms),
         mos: stats.mos,
+        srtp: stats.srtp.map(str::to_owned),
+        undecryptable: stats.undecryptable + stats.unprotected,
         concealed_ms: stats.lost_ms,
         interval: stats.first_packet_ms.map(|from_ms| Interval { from_ms, to_ms: stats.last_packet_ms }),
     }

@@ -70,6 +70,12 @@ pub struct StreamStats {
     pub overflow: u64,
     /// Sources, restarts and clock jumps that were followed, the first source included.
     pub segments: u64,
+    /// The SRTP suite, by the name of `a=crypto`.
+    pub srtp: Option<&'static str>,
+    /// SRTP packets that no key opened.
+    pub undecryptable: u64,
+    /// Packets in clear on a stream that should be SRTP.
+    pub unprotected: u64,
     /// Interarrival jitter (RFC 3550), in ms.
     pub jitter_ms: f64,
     /// Estimated mean opinion score, 1 to 4.5; `None` without media.

@@ -24,6 +24,7 @@ use crate::rtcp::{ReportBlock, RtcpItem};
 use crate::rtp::{RtpPacket, Ssrc};
 use crate::sender_clock::SenderClock;
 use crate::source::{SourceLock, Verdict};
+use crate::srtp::{Opened, Reject, SrtpReceiver};
 use crate::stats::{StreamStats, mos};
 use crate::telephone_event::TelephoneEvents;
 use crate::voice::{Placed, Voice};
@@ -80,6 +81,9 @@ struct Counters {
     other_ssrc: u64,
     overflow: u64,
     segments: u64,
+    undecryptable: u64,
+    unprotected: u64,
+    replayed: u64,
 }
 
 /// State of one stream.
@@ -106,6 +110,9 @@ pub(crate) struct Stream {
     voice: Voice,
     events: TelephoneEvents,
     sender_clock: SenderClock,
+    srtp: Option<SrtpReceiver>,
+    /// The packet at hand, opened.
+    plain: Vec<u8>,
     first_us: Option<i64>,
     last_us: Option<i64>,
     count: Counters,
@@ -132,6 +139,8 @@ impl Stream {
             voice: Voice::new(rate, start_us, config.active),
             events: TelephoneEvents::default(),
             sender_clock: SenderClock::default(),
+            srtp: config.srtp.clone().map(SrtpReceiver::new),
+            plain: Vec::new(),
             first_us: None,
             last_us: None,
             count: Counters::default(),
@@ -166,7 +175,11 @@ impl Stream {
     }
 
     /// Takes over what signalling changed; everything that runs goes on.
-    pub(crate) fn update(&mut self, config: StreamConfig, now_us: i64) {
+    pub(crate) fn update(&mut self, now: Instant, config: StreamConfig, now_us: i64) {
+        match (&mut self.srtp, &config.srtp) {
+            (Some(receiver), Some(keys)) => receiver.rekey(now, keys.clone()),
+            (receiver, keys) => *receiver = keys.clone().map(SrtpReceiver::new),
+        }
         self.voice.set_active(config.active, ms(now_us));
         if config.expected_source.is_some() {
             self.lock.expect(config.expected_source);
@@ -188,6 +201,46 @@ impl Stream {
 
     /// Takes a datagram.
     pub(crate) fn handle_rtp(&mut self, arrival: Arrival, from: SocketAddr, bytes: &[u8], events: &mut impl FnMut(StreamEvent)) {
+        let Some(receiver) = &mut self.srtp else { return self.handle_plain(arrival, from, bytes, events) };
+        let mut plain = std::mem::take(&mut self.plain);
+        let stream = self.config.index;
+        match receiver.open_rtp(arrival.at, bytes, &mut plain) {
+            Opened::Plain => self.handle_plain(arrival, from, &plain, events),
+            Opened::Again => {
+                events(StreamEvent::Decryptable { stream });
+                self.handle_plain(arrival, from, &plain, events);
+            }
+            Opened::Dropped(reject) => self.count_reject(reject),
+            Opened::Alarm(reject) => {
+                self.count_reject(reject);
+                events(StreamEvent::Undecryptable { stream, from, in_clear: reject == Reject::Unprotected });
+            }
+        }
+        self.plain = plain;
+    }
+
+    fn count_reject(&mut self, reject: Reject) {
+        match reject {
+            Reject::Undecryptable => self.count.undecryptable += 1,
+            Reject::Unprotected => self.count.unprotected += 1,
+            Reject::Replay => self.count.replayed += 1,
+        }
+    }
+
+    /// Opens an RTCP datagram where it is protected; `None` when it cannot be.
+    pub(crate) fn open_rtcp(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        self.srtp.as_mut().map_or_else(|| Some(bytes.to_vec()), |receiver| receiver.open_rtcp(bytes))
+    }
+
+    /// Protects a report of ours where the stream is.
+    pub(crate) fn seal_rtcp(&mut self, bytes: Vec<u8>) -> Option<Vec<u8>> {
+        match &mut self.srtp {
+            Some(receiver) => receiver.seal_rtcp(&bytes),
+            None => Some(bytes),
+        }
+    }
+
+    fn handle_plain(&mut self, arrival: Arrival, from: SocketAddr, bytes: &[u8], events: &mut impl FnMut(StreamEvent)) {
         let Ok(packet) = RtpPacket::parse(bytes) else {
             self.count.malformed += 1;
             return;
@@ -504,7 +557,7 @@ impl Stream {
             bytes: count.bytes,
             lost: totals.lost(),
             late: count.late,
-            duplicate: totals.duplicate,
+            duplicate: totals.duplicate + count.replayed,
             reordered: count.reordered,
             wrong_payload_type: count.wrong_payload_type,
             malformed: count.malformed,
@@ -513,6 +566,9 @@ impl Stream {
             other_ssrc: count.other_ssrc,
             overflow: count.overflow,
             segments: count.segments,
+            srtp: self.srtp.as_ref().map(SrtpReceiver::suite),
+            undecryptable: count.undecryptable,
+            unprotected: count.unprotected,
             jitter_ms: (self.reception.jitter_ms() * 100.0).round() / 100.0,
             mos: score,
             lost_ms: self.voice.gaps().total_ms(crate::gaps::GapCause::Loss),

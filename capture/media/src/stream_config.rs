@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use ferric_codecs::decode::CodecKind;
 
 use crate::rtp::StreamIndex;
+use crate::srtp::SrtpConfig;
 use crate::stats::Channel;
 
 /// What a payload type stands for.
@@ -34,6 +35,8 @@ pub struct StreamConfig {
     pub active: bool,
     /// Address of the SDP, a hint: media may come from elsewhere.
     pub expected_source: Option<IpAddr>,
+    /// Its keys, where it is SRTP.
+    pub srtp: Option<SrtpConfig>,
 }
 
 impl StreamConfig {
@@ -68,5 +71,19 @@ pub enum StreamEvent {
         stream: StreamIndex,
         /// The stranger.
         from: SocketAddr,
+    },
+    /// SRTP packets come and none can be opened: wrong keys, or media in clear. Told again while it lasts.
+    Undecryptable {
+        /// Which stream.
+        stream: StreamIndex,
+        /// Where they come from.
+        from: SocketAddr,
+        /// They look like RTP in clear.
+        in_clear: bool,
+    },
+    /// SRTP packets can be opened after all.
+    Decryptable {
+        /// Which stream.
+        stream: StreamIndex,
     },
 }

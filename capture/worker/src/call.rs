@@ -133,6 +133,18 @@ pub enum WorkerEvent {
         /// Which recording.
         id: Uuid,
     },
+    /// SRTP comes that cannot be opened, or media in clear in its place. Told again while it lasts.
+    Undecryptable {
+        /// Which recording.
+        id: Uuid,
+        /// It looks like RTP in clear.
+        in_clear: bool,
+    },
+    /// SRTP can be opened after all.
+    Decryptable {
+        /// Which recording.
+        id: Uuid,
+    },
     /// A recording cannot go on.
     Failed {
         /// Which recording.

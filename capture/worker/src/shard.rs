@@ -22,6 +22,7 @@ use ferric_media::manifest::RecordingState;
 use ferric_media::metadata::SessionInfo;
 use ferric_media::recorder::{Output, Recorder, RecorderEvent};
 use ferric_media::rtp::StreamIndex;
+use ferric_media::stats::StreamStats;
 use ferric_media::stream::{StreamConfig, StreamEvent};
 use uuid::Uuid;
 
@@ -315,8 +316,7 @@ impl State {
         let clock = ClockPair::read();
         self.visit(seat, &clock);
         let Some(call) = call_at(&mut self.seats, seat) else { return };
-        let silent = call.recorder.stats().streams.iter().all(|stream| stream.packets == 0);
-        let (state, reason) = if silent { (RecordingState::Partial, "no media came") } else { (RecordingState::Complete, reason) };
+        let (state, reason) = verdict(&call.recorder.stats().streams, reason);
         call.recorder.stop(clock.now, state, reason);
         self.drain(seat);
         let place = self.seats.get_mut(seat.index).and_then(|(_, place)| place.take());
@@ -365,6 +365,19 @@ impl State {
     }
 }
 
+/// How a call ended. What should have been heard and was not makes it partial.
+fn verdict(streams: &[StreamStats], reason: &'static str) -> (RecordingState, &'static str) {
+    let nothing = |stream: &&StreamStats| stream.packets == 0;
+    if streams.iter().any(|stream| nothing(&stream) && stream.undecryptable + stream.unprotected > 0) {
+        (RecordingState::Partial, "SRTP could not be opened")
+    } else if streams.iter().all(|stream| nothing(&stream)) {
+        let unknown = streams.iter().any(|stream| stream.wrong_payload_type > 0);
+        (RecordingState::Partial, if unknown { "media came in payload types that were not agreed" } else { "no media came" })
+    } else {
+        (RecordingState::Complete, reason)
+    }
+}
+
 fn call_at(seats: &mut [(u64, Option<Call>)], seat: Seat) -> Option<&mut Call> {
     let (generation, call) = seats.get_mut(seat.index)?;
     if *generation == seat.generation { call.as_mut() } else { None }
@@ -391,6 +404,15 @@ fn tell(shard: &Shard, id: Uuid, event: RecorderEvent) {
         RecorderEvent::Stream(event) => match event {
             StreamEvent::FirstMedia { stream, from } => log_source("first RTP", id, stream, from),
             StreamEvent::SourceMoved { stream, to, .. } => log_source("RTP comes from another address", id, stream, to),
+            StreamEvent::Undecryptable { stream, in_clear, .. } => {
+                let why = if in_clear { "media in clear where SRTP was agreed" } else { "SRTP packets that no key opens" };
+                tracing::error!(recording = %id, stream = stream.0, "{why}: this side of the call is not being recorded");
+                let _ = shard.events.send(WorkerEvent::Undecryptable { id, in_clear });
+            }
+            StreamEvent::Decryptable { stream } => {
+                tracing::info!(recording = %id, stream = stream.0, "SRTP packets can be opened now");
+                let _ = shard.events.send(WorkerEvent::Decryptable { id });
+            }
             StreamEvent::StrangerDropped { stream, from } => log_source("RTP of a stranger is dropped", id, stream, from),
         },
     }

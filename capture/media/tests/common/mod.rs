@@ -45,6 +45,7 @@ pub fn stream(index: u16, payload_types: &[u8]) -> StreamConfig {
         payloads,
         active: true,
         expected_source: None,
+        srtp: None,
     }
 }
 
