@@ -6,7 +6,7 @@ use crate::comfort_noise::Noise;
 pub use crate::kind::CodecKind;
 use crate::opus::{OpusDecoder, OpusError};
 use crate::plc::Plc;
-use crate::{g711, g722, l16, opus_packet};
+use crate::{g711, g722, g726, g729, gsm, l16, opus_packet};
 
 /// A payload that is not what its payload type says.
 #[derive(Debug, Error)]
@@ -42,6 +42,9 @@ enum State {
     Plain(Plc),
     G722(Box<g722::Decoder>, Plc),
     Opus(Box<OpusSource>),
+    G729(g729::Decoder),
+    Gsm(Box<gsm::Decoder>, Plc),
+    G726(Box<g726::Decoder>, Plc),
     Noise(Noise),
 }
 
@@ -57,6 +60,9 @@ impl AudioDecoder {
             CodecKind::G722 => State::G722(Box::default(), plc),
             CodecKind::Opus => State::Opus(Box::new(OpusSource::new(kind.audio_rate())?)),
             CodecKind::ComfortNoise => State::Noise(Noise::default()),
+            CodecKind::G729 => State::G729(g729::Decoder::default()),
+            CodecKind::Gsm => State::Gsm(Box::default(), plc),
+            CodecKind::G726 { bits, aal2 } => State::G726(Box::new(g726::Decoder::new(bits, aal2)), plc),
         };
         Ok(AudioDecoder { kind, state })
     }
@@ -71,6 +77,7 @@ impl AudioDecoder {
     /// # Errors
     /// When the payload cannot be of this codec.
     pub fn samples(&self, payload: &[u8]) -> Result<usize, CodecError> {
+        let wrong = || CodecError::Length { codec: self.kind.name(), length: payload.len() };
         let samples = match self.kind {
             CodecKind::Pcmu | CodecKind::Pcma => payload.len(),
             CodecKind::G722 => payload.len() * 2,
@@ -83,6 +90,12 @@ impl AudioDecoder {
                     / 3
             }
             CodecKind::ComfortNoise => 0,
+            CodecKind::G729 => g729::samples(payload).ok_or_else(wrong)?,
+            CodecKind::Gsm => {
+                let whole = !payload.is_empty() && payload.len().is_multiple_of(gsm::FRAME_BYTES);
+                if whole { payload.len() / gsm::FRAME_BYTES * gsm::FRAME_SAMPLES } else { return Err(wrong()) }
+            }
+            CodecKind::G726 { bits, .. } => payload.len() * 8 / usize::from(bits.max(1)),
         };
         let milliseconds = samples / (self.kind.audio_rate() / 1000).max(1) as usize;
         if milliseconds > MAX_PACKET_MS { Err(CodecError::TooLong(milliseconds)) } else { Ok(samples) }
@@ -101,9 +114,13 @@ impl AudioDecoder {
                 match self.kind {
                     CodecKind::Pcma => g711::decode_alaw(payload, out),
                     CodecKind::L16 { channels, .. } => l16::decode(payload, channels, out),
-                    CodecKind::Pcmu | CodecKind::G722 | CodecKind::Opus | CodecKind::ComfortNoise => {
-                        g711::decode_ulaw(payload, out);
-                    }
+                    CodecKind::Pcmu
+                    | CodecKind::G722
+                    | CodecKind::Opus
+                    | CodecKind::G729
+                    | CodecKind::Gsm
+                    | CodecKind::G726 { .. }
+                    | CodecKind::ComfortNoise => g711::decode_ulaw(payload, out),
                 }
                 plc.good(&mut out[start..]);
             }
@@ -112,6 +129,15 @@ impl AudioDecoder {
                 plc.good(&mut out[start..]);
             }
             State::Opus(source) => source.decode(payload, out)?,
+            State::G729(decoder) => decoder.decode(payload, out),
+            State::Gsm(decoder, plc) => {
+                payload.chunks_exact(gsm::FRAME_BYTES).for_each(|frame| decoder.decode(frame, out));
+                plc.good(&mut out[start..]);
+            }
+            State::G726(decoder, plc) => {
+                decoder.decode(payload, out);
+                plc.good(&mut out[start..]);
+            }
             State::Noise(noise) => noise.set(payload),
         }
         Ok(out.len() - start)
@@ -120,7 +146,8 @@ impl AudioDecoder {
     /// Appends `samples` samples in place of lost packets: concealed, then faded to silence.
     pub fn conceal(&mut self, samples: usize, out: &mut Vec<i16>) {
         match &mut self.state {
-            State::Plain(plc) | State::G722(_, plc) => plc.conceal(samples, out),
+            State::Plain(plc) | State::G722(_, plc) | State::Gsm(_, plc) | State::G726(_, plc) => plc.conceal(samples, out),
+            State::G729(decoder) => decoder.conceal(samples, out),
             State::Opus(source) => source.conceal(samples, out),
             State::Noise(noise) => noise.fill(samples, out),
         }
@@ -132,7 +159,12 @@ impl AudioDecoder {
     pub fn decode_fec(&mut self, samples: usize, following: &[u8], out: &mut Vec<i16>) {
         match &mut self.state {
             State::Opus(source) => source.decode_fec(samples, following, out),
-            State::Plain(_) | State::G722(..) | State::Noise(_) => self.conceal(samples, out),
+            State::Plain(_)
+            | State::G722(..)
+            | State::G729(_)
+            | State::Gsm(..)
+            | State::G726(..)
+            | State::Noise(_) => self.conceal(samples, out),
         }
     }
 }
@@ -241,7 +273,12 @@ mod tests {
                 CodecKind::G722 => wideband.encode(frame, &mut payload),
                 CodecKind::L16 { .. } => l16::encode(frame, &mut payload),
                 CodecKind::Opus => payload.extend_from_slice(opus.encode(frame).unwrap()),
-                CodecKind::Pcmu | CodecKind::Pcma | CodecKind::ComfortNoise => g711::encode_ulaw(frame, &mut payload),
+                CodecKind::Pcmu
+                | CodecKind::Pcma
+                | CodecKind::G729
+                | CodecKind::Gsm
+                | CodecKind::G726 { .. }
+                | CodecKind::ComfortNoise => g711::encode_ulaw(frame, &mut payload),
             }
             decoder.decode(&payload, &mut out).unwrap();
         }
@@ -315,9 +352,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_payload_panics(bytes in proptest::collection::vec(any::<u8>(), 0..2_000), pick in 0..6_usize) {
+        fn no_payload_panics(bytes in proptest::collection::vec(any::<u8>(), 0..2_000), pick in 0..10_usize) {
             let kind = [CodecKind::Pcmu, CodecKind::Pcma, CodecKind::G722, CodecKind::L16 { rate: 44_100, channels: 2 },
-                CodecKind::Opus, CodecKind::ComfortNoise][pick];
+                CodecKind::Opus, CodecKind::ComfortNoise, CodecKind::G729, CodecKind::Gsm,
+                CodecKind::G726 { bits: 4, aal2: false }, CodecKind::G726 { bits: 3, aal2: true }][pick];
             let mut decoder = AudioDecoder::new(kind).unwrap();
             let mut out = Vec::new();
             let said = decoder.samples(&bytes).ok();

@@ -19,6 +19,17 @@ pub enum CodecKind {
     },
     /// Opus.
     Opus,
+    /// G.729 with Annexes A and B.
+    G729,
+    /// GSM 06.10 full rate.
+    Gsm,
+    /// G.726 ADPCM.
+    G726 {
+        /// Bits a sample, 2 to 5: 16 to 40 kbit/s.
+        bits: u8,
+        /// Packed as in ATM AAL2.
+        aal2: bool,
+    },
     /// Comfort noise (RFC 3389).
     ComfortNoise,
 }
@@ -37,7 +48,32 @@ impl CodecKind {
             }
             ("OPUS", 48_000, 1..=2) => Some(CodecKind::Opus),
             ("CN", _, 1) => Some(CodecKind::ComfortNoise),
+            ("G729" | "G729A" | "G729B" | "G729AB", 8_000, 1) => Some(CodecKind::G729),
+            ("GSM", 8_000, 1) => Some(CodecKind::Gsm),
+            ("G721", 8_000, 1) => Some(CodecKind::G726 { bits: 4, aal2: false }),
+            (name, 8_000, 1) => {
+                let (name, aal2) = name.strip_prefix("AAL2-").map_or((name, false), |name| (name, true));
+                let bits = match name {
+                    "G726-16" => 2,
+                    "G726-24" => 3,
+                    "G726-32" => 4,
+                    "G726-40" => 5,
+                    _ => return None,
+                };
+                Some(CodecKind::G726 { bits, aal2 })
+            }
             _ => None,
+        }
+    }
+
+    /// CPU that decoding a second costs, G.711 being 1.
+    pub fn decode_cost(self) -> u32 {
+        match self {
+            CodecKind::Pcmu | CodecKind::Pcma | CodecKind::L16 { .. } | CodecKind::ComfortNoise => 1,
+            CodecKind::G722 | CodecKind::Gsm => 5,
+            CodecKind::G726 { .. } => 10,
+            CodecKind::Opus => 15,
+            CodecKind::G729 => 40,
         }
     }
 
@@ -45,11 +81,14 @@ impl CodecKind {
     pub fn static_payload_type(payload_type: u8) -> Option<CodecKind> {
         match payload_type {
             0 => Some(CodecKind::Pcmu),
+            2 => Some(CodecKind::G726 { bits: 4, aal2: false }),
+            3 => Some(CodecKind::Gsm),
             8 => Some(CodecKind::Pcma),
             9 => Some(CodecKind::G722),
             10 => Some(CodecKind::L16 { rate: 44_100, channels: 2 }),
             11 => Some(CodecKind::L16 { rate: 44_100, channels: 1 }),
             13 | 19 => Some(CodecKind::ComfortNoise),
+            18 => Some(CodecKind::G729),
             _ => None,
         }
     }
@@ -63,13 +102,31 @@ impl CodecKind {
             CodecKind::L16 { .. } => "L16",
             CodecKind::Opus => "opus",
             CodecKind::ComfortNoise => "CN",
+            CodecKind::G729 => "G729",
+            CodecKind::Gsm => "GSM",
+            CodecKind::G726 { bits, aal2 } => match (bits, aal2) {
+                (2, false) => "G726-16",
+                (3, false) => "G726-24",
+                (4, false) => "G726-32",
+                (_, false) => "G726-40",
+                (2, true) => "AAL2-G726-16",
+                (3, true) => "AAL2-G726-24",
+                (4, true) => "AAL2-G726-32",
+                (_, true) => "AAL2-G726-40",
+            },
         }
     }
 
     /// Ticks of the RTP timestamp per second.
     pub fn rtp_clock_rate(self) -> u32 {
         match self {
-            CodecKind::Pcmu | CodecKind::Pcma | CodecKind::G722 | CodecKind::ComfortNoise => 8_000,
+            CodecKind::Pcmu
+            | CodecKind::Pcma
+            | CodecKind::G722
+            | CodecKind::ComfortNoise
+            | CodecKind::G729
+            | CodecKind::Gsm
+            | CodecKind::G726 { .. } => 8_000,
             CodecKind::L16 { rate, .. } => rate,
             CodecKind::Opus => 48_000,
         }
@@ -78,7 +135,12 @@ impl CodecKind {
     /// Samples per second that its decoder gives, in Hz.
     pub fn audio_rate(self) -> u32 {
         match self {
-            CodecKind::Pcmu | CodecKind::Pcma | CodecKind::ComfortNoise => 8_000,
+            CodecKind::Pcmu
+            | CodecKind::Pcma
+            | CodecKind::ComfortNoise
+            | CodecKind::G729
+            | CodecKind::Gsm
+            | CodecKind::G726 { .. } => 8_000,
             CodecKind::G722 | CodecKind::Opus => 16_000,
             CodecKind::L16 { rate, .. } => rate,
         }
@@ -102,7 +164,10 @@ mod tests {
         assert_eq!(CodecKind::from_rtpmap("L16", 16_000, 1), Some(CodecKind::L16 { rate: 16_000, channels: 1 }));
         assert_eq!(CodecKind::from_rtpmap("EVS", 16_000, 1), None);
         assert_eq!(CodecKind::from_rtpmap("PCMU", 16_000, 1), None);
-        assert_eq!(CodecKind::static_payload_type(18), None);
+        assert_eq!(CodecKind::static_payload_type(18), Some(CodecKind::G729));
+        assert_eq!(CodecKind::from_rtpmap("AAL2-G726-32", 8_000, 1), Some(CodecKind::G726 { bits: 4, aal2: true }));
+        assert_eq!(CodecKind::from_rtpmap("AMR", 8_000, 1), None);
+        assert_eq!(CodecKind::from_rtpmap("iLBC", 8_000, 1), None);
     }
 
     #[test]
@@ -117,7 +182,7 @@ mod tests {
         assert_eq!(CodecKind::static_payload_type(10), Some(CodecKind::L16 { rate: 44_100, channels: 2 }));
         assert_eq!(CodecKind::static_payload_type(11), Some(CodecKind::L16 { rate: 44_100, channels: 1 }));
         assert_eq!(of(13), Some(("CN", 8_000, 8_000)));
-        for payload_type in [18, 34, 96, 127] {
+        for payload_type in [4, 34, 96, 127] {
             assert_eq!(of(payload_type), None);
         }
         assert!(CodecKind::Opus.is_wideband() && !CodecKind::Pcma.is_wideband());

@@ -36,7 +36,7 @@ fn srtp(keys: &StreamKeys) -> Option<SrtpConfig> {
 /// What can be stored, and what decoding it costs: the SRS asks this of every codec in an offer.
 pub(super) fn storable(format: &Format) -> Option<u32> {
     let kind = CodecKind::from_rtpmap(&format.name, format.clock_rate, format.channels)?;
-    (kind != CodecKind::ComfortNoise).then_some(1)
+    (kind != CodecKind::ComfortNoise).then(|| kind.decode_cost())
 }
 
 fn index(index: usize) -> StreamIndex {
