@@ -1,7 +1,7 @@
 # The commands of the README. One build profile (release) serves them all.
 FERRIC := target/release/ferric
 
-.PHONY: run test bench lint build clean
+.PHONY: run test interop bench lint build clean
 
 run: build
 	$(FERRIC) demo
@@ -14,6 +14,12 @@ build:
 test:
 	.ci/setup test
 	.ci/test
+
+# make interop CORPUS=DIR: plays a folder of messages to a node, with RTP, and looks at what was recorded.
+interop: build
+	.ci/setup test
+	@test -n "$(CORPUS)" || { echo "name the folder: make interop CORPUS=DIR" >&2; exit 2; }
+	target/venv/bin/python tests/interop/play.py "$(CORPUS)" $(if $(NODE),--node $(NODE) --api $(API) --token $(TOKEN) --key $(KEY)) $(ARGS)
 
 bench: build
 	cargo bench --profile release --bench capacity

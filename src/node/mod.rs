@@ -356,6 +356,9 @@ async fn capture_events(
 ) {
     while let Some(event) = events.recv().await {
         match event {
+            WorkerEvent::FirstMedia { id } => {
+                let _ = asks.send(Ask::Capture(CaptureEvent::MediaHeard { recording: RecordingId(id) }));
+            }
             WorkerEvent::MediaSilent { id } => {
                 let _ = asks.send(Ask::Capture(CaptureEvent::MediaSilent { recording: RecordingId(id) }));
             }

@@ -216,6 +216,7 @@ impl Signalling {
                 }
                 self.tell_capture(recording);
             }
+            Command::Park { recording } => self.worker.park(recording.0),
             Command::Release { recording, cause } => {
                 self.known.remove(&recording);
                 metrics::call(if cause == ReleaseCause::Cancelled { "cancelled" } else { "recorded" });

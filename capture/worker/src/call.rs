@@ -128,6 +128,11 @@ pub struct CallSnapshot {
 /// What a worker tells.
 #[derive(Debug, Clone)]
 pub enum WorkerEvent {
+    /// The first packet of a stream came.
+    FirstMedia {
+        /// Which recording.
+        id: Uuid,
+    },
     /// No RTP on any active stream.
     MediaSilent {
         /// Which recording.

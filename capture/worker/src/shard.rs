@@ -45,6 +45,7 @@ pub(crate) enum Command {
     Update { id: Uuid, streams: Vec<StreamConfig>, sockets: Vec<(StreamIndex, SocketPair)>, taken: Vec<Taken> },
     Session { id: Uuid, session: Box<SessionInfo> },
     Control { id: Uuid, control: Control, reply: Sender<Result<ControlOutcome, ControlError>> },
+    Park { id: Uuid },
     Release { id: Uuid, reason: &'static str },
     Snapshot { reply: Sender<Vec<CallSnapshot>> },
     Shutdown,
@@ -77,6 +78,8 @@ struct Call {
     sockets: Vec<(StreamIndex, SocketPair)>,
     visits: u32,
     tags: Vec<(String, String)>,
+    /// It stands still since then.
+    parked: Option<Instant>,
 }
 
 pub(crate) struct Shard {
@@ -137,7 +140,7 @@ impl State {
         match command {
             Command::Begin { recorder, session, mut sockets, taken } => {
                 sockets.extend(self.take(&taken));
-                self.begin(Call { recorder, session, sockets, visits: 0, tags: Vec::new() });
+                self.begin(Call { recorder, session, sockets, visits: 0, tags: Vec::new(), parked: None });
             }
             Command::Update { id, streams, mut sockets, taken } => {
                 sockets.extend(self.take(&taken));
@@ -151,6 +154,14 @@ impl State {
             }
             Command::Control { id, control, reply } => {
                 let _ = reply.send(self.control(id, control));
+            }
+            Command::Park { id } => {
+                if let Some(seat) = self.find(id) {
+                    self.visit(seat, &ClockPair::read());
+                    if let Some(call) = self.call(seat) {
+                        call.parked = Some(Instant::now());
+                    }
+                }
             }
             Command::Release { id, reason } => {
                 if let Some(seat) = self.find(id) {
@@ -204,6 +215,7 @@ impl State {
         let Some(seat) = self.find(id) else { return };
         let ports = self.shard.returned_ports.clone();
         let Some(call) = self.call(seat) else { return };
+        call.parked = None;
         call.sockets.extend(sockets);
         let gone = |index: &StreamIndex| !streams.iter().any(|stream| stream.index == *index);
         let mut kept = Vec::new();
@@ -269,6 +281,9 @@ impl State {
     fn visit(&mut self, seat: Seat, clock: &ClockPair) -> bool {
         let State { seats, batch, shard, .. } = self;
         let Some(call) = call_at(seats, seat) else { return false };
+        if call.parked.is_some() {
+            return true;
+        }
         let Call { recorder, sockets, visits, .. } = call;
         *visits = visits.wrapping_add(1);
         let mut packets = 0;
@@ -317,7 +332,7 @@ impl State {
         self.visit(seat, &clock);
         let Some(call) = call_at(&mut self.seats, seat) else { return };
         let (state, reason) = verdict(&call.recorder.stats().streams, reason);
-        call.recorder.stop(clock.now, state, reason);
+        call.recorder.stop(call.parked.unwrap_or(clock.now), state, reason);
         self.drain(seat);
         let place = self.seats.get_mut(seat.index).and_then(|(_, place)| place.take());
         let Some(call) = place else { return };
@@ -402,7 +417,10 @@ fn tell(shard: &Shard, id: Uuid, event: RecorderEvent) {
             let _ = shard.events.send(WorkerEvent::Failed { id });
         }
         RecorderEvent::Stream(event) => match event {
-            StreamEvent::FirstMedia { stream, from } => log_source("first RTP", id, stream, from),
+            StreamEvent::FirstMedia { stream, from } => {
+                log_source("first RTP", id, stream, from);
+                let _ = shard.events.send(WorkerEvent::FirstMedia { id });
+            }
             StreamEvent::SourceMoved { stream, to, .. } => log_source("RTP comes from another address", id, stream, to),
             StreamEvent::Undecryptable { stream, in_clear, .. } => {
                 let why = if in_clear { "media in clear where SRTP was agreed" } else { "SRTP packets that no key opens" };

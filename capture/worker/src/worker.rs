@@ -336,6 +336,13 @@ impl Worker {
         }
     }
 
+    /// Lets a call stand still: [`Worker::update`] lets it go on, [`Worker::release`] ends it as of now.
+    pub fn park(&self, id: Uuid) {
+        if let Some(shard) = self.shard_of(id) {
+            self.tell(shard, Command::Park { id });
+        }
+    }
+
     /// Ends a call; its recording is finished behind.
     pub fn release(&self, id: Uuid, reason: &'static str) {
         let placed = lock(&self.calls).remove(&id);

@@ -205,6 +205,11 @@ pub enum Command {
         /// All that is known now.
         info: SessionInfo,
     },
+    /// The recording stands still at this moment: a `Change` lets it go on, a `Release` ends it as of now.
+    Park {
+        /// Which recording.
+        recording: RecordingId,
+    },
     /// End a recording.
     Release {
         /// Which.
@@ -269,6 +274,11 @@ pub enum CaptureEvent {
         recording: RecordingId,
         /// Why.
         reason: RefuseReason,
+    },
+    /// The first RTP packet of a recording came.
+    MediaHeard {
+        /// Which.
+        recording: RecordingId,
     },
     /// No RTP on any active stream for `recording.rtp_timeout`; told again each time that long passes.
     MediaSilent {

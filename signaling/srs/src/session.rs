@@ -100,6 +100,8 @@ pub(crate) struct Session {
     pub(crate) info: SessionInfo,
     pub(crate) metadata: Metadata,
     pub(crate) peer_allows_update: bool,
+    /// RTP came: the peer has had our 200, whatever became of its ACK.
+    pub(crate) heard: bool,
     /// The peer's Accept lists the request for a metadata snapshot.
     pub(crate) peer_gives_snapshots: bool,
     /// When a snapshot was asked for last, and how often.

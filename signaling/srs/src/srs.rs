@@ -242,6 +242,7 @@ impl Srs {
         match event {
             CaptureEvent::Ready { recording, streams } => self.handle_ready(now, recording, streams),
             CaptureEvent::Refused { recording, reason } => self.handle_refused(now, recording, reason),
+            CaptureEvent::MediaHeard { recording } => self.handle_media(recording),
             CaptureEvent::MediaSilent { recording } => self.handle_silence(now, recording),
             CaptureEvent::Died { recording } => self.handle_death(now, recording),
         }

@@ -45,6 +45,7 @@ impl Capture {
                     self.owed.push((*recording, streams.clone(), false));
                 }
                 Command::Info { recording, .. } => assert!(self.running.contains_key(recording), "news of what does not run"),
+                Command::Park { recording } => assert!(self.running.contains_key(recording)),
                 Command::Release { recording, .. } => {
                     assert!(self.running.remove(recording).is_some(), "released twice");
                     self.ended += 1;

@@ -67,6 +67,7 @@ impl Srs {
             self.change(now, id, None, Vec::new());
             self.tell_recording(id);
         } else if recording.pair.is_some() && recording.legs.len() == 1 && recording.begun && cause == ReleaseCause::Bye {
+            self.outputs.push_back(SrsOutput::Capture(Command::Park { recording: id }));
             self.deadlines.set(Deadline::Linger(id), now + LINGER);
         } else {
             self.release(id, cause);
@@ -118,6 +119,16 @@ impl Srs {
             self.end(now, key, ReleaseCause::CaptureFailed, true);
         }
         self.release(id, ReleaseCause::CaptureFailed);
+    }
+
+    /// The first RTP of a recording.
+    pub(super) fn handle_media(&mut self, id: RecordingId) {
+        let sessions = self.recordings.get(&id).map(crate::recording::Recording::sessions).unwrap_or_default();
+        for key in sessions {
+            if let Some(session) = self.sessions.get_mut(&key) {
+                session.heard = true;
+            }
+        }
     }
 
     /// No RTP. On hold that means nothing: the session timer watches then.

@@ -110,7 +110,10 @@ impl Srs {
         let Some(key) = DialogId::of_request(request).and_then(|dialog| self.by_dialog.get(&dialog).copied()) else { return };
         let Some(session) = self.sessions.get_mut(&key) else { return };
         let number = request.cseq().map_or(0, |cseq| cseq.number);
-        if session.accepted.as_ref().is_none_or(|accepted| accepted.cseq() != number) {
+        let matches = session.accepted.as_ref().is_some_and(|accepted| accepted.cseq() == number);
+        // Some count their ACKs anew. It is ours all the same, unless an answer is awaited and this one has none.
+        let is_stray = !matches && (session.accepted.is_none() || (session.awaits_answer && request.body().is_empty()));
+        if is_stray {
             return;
         }
         session.accepted = None;

@@ -28,7 +28,9 @@ impl Srs {
         let checked = validate_request(&request)
             .and_then(|()| validate_scheme(&request))
             .and_then(|()| validate_require(&request, &KNOWN_OPTIONS));
-        if let Err(reject) = checked {
+        // A call that its client ends is over, however badly it says so.
+        let ends = request.method() == Method::Bye && DialogId::of_request(&request).is_some_and(|dialog| self.by_dialog.contains_key(&dialog));
+        if let Err(reject) = checked.or_else(|reject| if ends { Ok(()) } else { Err(reject) }) {
             if request.method() == Method::Invite && DialogId::of_request(&request).is_none() {
                 let invite = self.note_offer(now, &request, &flow, "unknown");
                 self.event(SrsEvent::Refused { invite, status: reject.status, cause: "malformed" });
@@ -191,6 +193,7 @@ impl Srs {
             info,
             metadata: Metadata::default(),
             peer_allows_update: request.values("Allow").iter().any(|method| method == "UPDATE"),
+            heard: false,
             peer_gives_snapshots: accepts.iter().any(|media_type| media_type.trim().eq_ignore_ascii_case(SNAPSHOT_REQUEST_TYPE)),
             snapshots: (None, 0),
             ends_at: now + self.config.max_call,
@@ -230,7 +233,9 @@ impl Srs {
 
     fn handle_in_dialog(&mut self, now: Instant, id: ServerTransactionId, key: SessionKey, request: Message, flow: Flow) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
-        if let Err(reject) = session.dialog.check_request(&request) {
+        if let Err(reject) = session.dialog.check_request(&request)
+            && request.method() != Method::Bye
+        {
             self.reject(now, id, &request, &reject, "cseq");
             return;
         }

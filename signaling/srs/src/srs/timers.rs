@@ -57,7 +57,15 @@ impl Srs {
                 self.deadlines.set(Deadline::Session(key, Due::Accepted), next);
             }
             // What was recorded until here is kept.
-            AcceptedStep::GaveUp => self.end(now, key, ReleaseCause::NoAck, true),
+            AcceptedStep::GaveUp => match self.sessions.get_mut(&key).filter(|session| session.heard) {
+                // RTP goes to ports that only the 200 named: the call lives, and is recorded.
+                Some(session) => {
+                    session.accepted = None;
+                    session.awaits_answer = false;
+                    self.warn(key, "the 200 was never acknowledged; media come all the same");
+                }
+                None => self.end(now, key, ReleaseCause::NoAck, true),
+            },
             AcceptedStep::Wait => {
                 let next = accepted.poll_timeout();
                 self.deadlines.set(Deadline::Session(key, Due::Accepted), next);

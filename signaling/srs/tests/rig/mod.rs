@@ -296,6 +296,7 @@ fn describe(command: &Command) -> String {
         Command::Info { info, .. } => {
             format!("capture: info, {} parties, {} documents", info.participants.len(), info.documents.len())
         }
+        Command::Park { .. } => "capture: park".to_owned(),
         Command::Release { cause, .. } => format!("capture: release ({})", cause.as_str()),
     }
 }

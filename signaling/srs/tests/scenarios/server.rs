@@ -95,7 +95,7 @@ impl Server {
                     }
                     SrsOutput::Capture(Command::Change { recording, streams, .. }) => self.ready(now, recording, &streams),
                     SrsOutput::Capture(Command::Release { cause, .. }) => self.released.push(cause),
-                    SrsOutput::Capture(Command::Info { .. }) | SrsOutput::Event(_) => {}
+                    SrsOutput::Capture(Command::Info { .. } | Command::Park { .. }) | SrsOutput::Event(_) => {}
                 }
             }
             let Some((_, answer)) = self.answers.pop_front_if(|(at, _)| *at <= now) else { break };
