@@ -135,7 +135,7 @@ fn main() {
         shards: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         tenants: HashMap::from([("t".to_owned(), tenant)]),
     };
-    let (worker, _events) = Worker::start(config, spool, |_| ()).unwrap();
+    let (worker, _events) = Worker::start(config, spool, |_, _| ()).unwrap();
     let memory_before = resident_kib();
     let program = std::env::current_exe().unwrap();
     let mut sender = Command::new(program).args(["send", &(seconds + 4).to_string()]).stdin(Stdio::piped()).spawn().unwrap();

@@ -1,6 +1,7 @@
 //! The command line. Each subcommand has a file; errors say what happened and what to do next.
 
 mod api;
+mod assurance;
 mod check;
 mod decrypt;
 mod demo;
@@ -60,6 +61,8 @@ enum Command {
         #[command(subcommand)]
         command: spool::SpoolCommand,
     },
+    /// Tell what became of every call of a day, and prove that it adds up.
+    Assurance(assurance::AssuranceArguments),
     /// Send many SIPREC calls with real RTP to a recorder.
     Load(load::LoadArguments),
 }
@@ -94,6 +97,7 @@ pub fn main() -> ExitCode {
         Command::Decrypt(arguments) => decrypt::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Spool { command } => spool::run(&command),
+        Command::Assurance(arguments) => assurance::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),
     };
     match result {

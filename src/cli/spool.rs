@@ -37,13 +37,17 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    fn spool(&self) -> anyhow::Result<PathBuf> {
-        let data_dir = match (&self.config, &self.data_dir) {
+    /// The node's data folder.
+    pub(crate) fn data_dir(&self) -> anyhow::Result<PathBuf> {
+        Ok(match (&self.config, &self.data_dir) {
             (Some(file), _) => Config::load(file)?.node.data_dir,
             (None, Some(folder)) => folder.clone(),
             (None, None) => PathBuf::from("ferric-data"),
-        };
-        let spool = data_dir.join("spool");
+        })
+    }
+
+    fn spool(&self) -> anyhow::Result<PathBuf> {
+        let spool = self.data_dir()?.join("spool");
         if !spool.is_dir() {
             bail!("there is no spool at {}: name the node's --config or --data-dir", spool.display());
         }

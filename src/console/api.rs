@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use uuid::Uuid;
 
 use super::range::{Wanted, wanted};
-use super::{Alarm, CallView, Console, ControlView, ObjectKind, Problem, RecordingView, RecordingsPage, RecordingsQuery, UploadsView, auth, openapi};
+use super::{Alarm, AssuranceQuery, AssuranceView, CallView, Console, ControlView, ObjectKind, Problem, RecordingView, RecordingsPage, RecordingsQuery, UploadsView, auth, openapi};
 
 /// Largest request body.
 const MAX_BODY: usize = 64 * 1024;
@@ -40,6 +40,7 @@ pub(super) fn router(console: Console) -> Router {
         .route("/recordings/{id}/metadata", get(metadata))
         .route("/recordings/{id}/manifest", get(manifest))
         .route("/uploads", get(uploads))
+        .route("/assurance", get(assurance))
         .route("/alarms", get(alarms))
         .layer(middleware::from_fn_with_state(console.clone(), auth::require_token));
     Router::new()
@@ -86,6 +87,15 @@ async fn metrics(State(console): State<Console>) -> Response {
 
 fn parse_id(text: &str) -> Result<Uuid, Problem> {
     Uuid::try_parse(text).map_err(|_| Problem::new(StatusCode::NOT_FOUND, format!("\"{text}\" is no id; ids are UUIDs")))
+}
+
+#[utoipa::path(get, path = "/api/v1/assurance", params(("from" = Option<String>, Query,), ("to" = Option<String>, Query,), ("limit" = Option<usize>, Query,), ("cursor" = Option<String>, Query,)), responses((status = 200, body = AssuranceView), (status = 400)))]
+pub(super) async fn assurance(
+    State(console): State<Console>,
+    query: Result<Query<AssuranceQuery>, QueryRejection>,
+) -> Answered<AssuranceView> {
+    let Query(query) = query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    Ok(Json(console.backend.assurance(query).await?))
 }
 
 #[utoipa::path(get, path = "/api/v1/calls", responses((status = 200, body = Vec<CallView>)))]
@@ -136,7 +146,7 @@ pub(super) async fn tags(
 
 #[utoipa::path(get, path = "/api/v1/recordings", params(
     ("from" = Option<String>, Query,), ("to" = Option<String>, Query,), ("party" = Option<String>, Query,),
-    ("tenant" = Option<String>, Query,), ("tag" = Option<String>, Query,), ("state" = Option<String>, Query,),
+    ("tenant" = Option<String>, Query,), ("tag" = Option<String>, Query,), ("correlator" = Option<String>, Query,), ("state" = Option<String>, Query,),
     ("limit" = Option<u32>, Query,), ("cursor" = Option<String>, Query,)),
     responses((status = 200, body = RecordingsPage), (status = 400)))]
 pub(super) async fn recordings(

@@ -116,6 +116,95 @@ pub struct RecordingView {
     pub stored: bool,
 }
 
+/// What became of one INVITE that asked for a recording.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct AssuranceCall {
+    /// Its id in the ledger.
+    pub invite: Uuid,
+    /// When it came, RFC 3339.
+    pub received: String,
+    /// Whose call.
+    pub tenant: String,
+    /// How it came: `siprec`, `plain`, `cucm-near-end`, ...
+    pub source: String,
+    /// `complete`, `recovered`, `partial`, `refused`; absent while the call runs.
+    pub outcome: Option<String>,
+    /// Status code of a refusal.
+    pub status: Option<u16>,
+    /// Why.
+    pub cause: Option<String>,
+    /// The recordings that it fed.
+    pub recordings: Vec<Uuid>,
+    /// Where audio is missing, the first 32.
+    pub gaps: Vec<AssuranceGap>,
+    /// How many such stretches there are.
+    pub gap_count: u64,
+}
+
+/// A stretch without audio that nobody asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct AssuranceGap {
+    /// 0 = left, 1 = right.
+    pub channel: u8,
+    /// In ms of the recording.
+    pub from_ms: u64,
+    /// In ms of the recording.
+    pub to_ms: u64,
+    /// `loss` or `no-rtp`.
+    pub reason: String,
+}
+
+/// How many INVITEs came to what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct AssuranceTotals {
+    /// INVITEs that came.
+    pub received: u64,
+    /// Recorded whole.
+    pub complete: u64,
+    /// Finished after a crash.
+    pub recovered: u64,
+    /// Recorded in part.
+    pub partial: u64,
+    /// Not taken.
+    pub refused: u64,
+    /// Without an outcome yet.
+    pub open: u64,
+}
+
+/// The ledger of a time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct AssuranceView {
+    /// From here, RFC 3339.
+    pub from: String,
+    /// To before here, RFC 3339.
+    pub to: String,
+    /// Sums over the whole time.
+    pub totals: AssuranceTotals,
+    /// Every INVITE has one outcome or is open.
+    pub adds_up: bool,
+    /// The files are as the node wrote them: hashes, order, signatures.
+    pub intact: bool,
+    /// What is wrong, if anything.
+    pub problems: Vec<String>,
+    /// The INVITEs, in order.
+    pub calls: Vec<AssuranceCall>,
+    /// For the next page.
+    pub next_cursor: Option<String>,
+}
+
+/// Which part of the ledger.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct AssuranceQuery {
+    /// From here (RFC 3339); a day ago if absent.
+    pub from: Option<String>,
+    /// To before here (RFC 3339); now if absent.
+    pub to: Option<String>,
+    /// Calls in the answer, at most 10,000.
+    pub limit: Option<usize>,
+    /// Of the page before.
+    pub cursor: Option<String>,
+}
+
 /// A page of the catalogue.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct RecordingsPage {
@@ -137,6 +226,8 @@ pub struct RecordingsQuery {
     pub party: Option<String>,
     /// Whose.
     pub tenant: Option<String>,
+    /// An id by which another system knows the call (Cisco-Guid, UCID, Session-ID, ...), whole.
+    pub correlator: Option<String>,
     /// `name` or `name=value`.
     pub tag: Option<String>,
     /// How it ended.
@@ -213,6 +304,9 @@ pub trait Backend: Send + Sync + 'static {
     fn recording(&self, id: Uuid) -> Answer<'_, RecordingView>;
     /// A sealed object, from the spool or the store.
     fn object(&self, id: Uuid, kind: ObjectKind) -> Answer<'_, Bytes>;
+    /// What became of the INVITEs of a time.
+    fn assurance(&self, query: AssuranceQuery) -> Answer<'_, AssuranceView>;
+
     /// The uploads.
     fn uploads(&self) -> UploadsView;
     /// What stands.

@@ -11,7 +11,7 @@ mod problem;
 mod range;
 
 pub use backend::{
-    Alarm, Answer, Backend, BackendError, CallView, ControlView, ObjectKind, ParticipantView, Readiness, RecordingView, RecordingsPage, RecordingsQuery,
+    Alarm, Answer, AssuranceCall, AssuranceGap, AssuranceQuery, AssuranceTotals, AssuranceView, Backend, BackendError, CallView, ControlView, ObjectKind, ParticipantView, Readiness, RecordingView, RecordingsPage, RecordingsQuery,
     StreamView, UploadsView,
 };
 pub use problem::Problem;

@@ -53,6 +53,19 @@ impl Backend for Fake {
         assert_eq!(query.party.as_deref(), Some("+1555"));
         found(ID, RecordingsPage { recordings: Vec::new(), next_cursor: Some("c".into()) })
     }
+    fn assurance(&self, query: AssuranceQuery) -> Answer<'_, AssuranceView> {
+        assert_eq!((query.from.as_deref(), query.limit), (Some("2026-01-01T00:00:00Z"), Some(2)));
+        found(ID, AssuranceView {
+            from: "2026-01-01T00:00:00Z".into(),
+            to: "2026-01-02T00:00:00Z".into(),
+            totals: AssuranceTotals { received: 1, complete: 1, ..AssuranceTotals::default() },
+            adds_up: true,
+            intact: true,
+            problems: Vec::new(),
+            calls: Vec::new(),
+            next_cursor: None,
+        })
+    }
     fn recording(&self, _: Uuid) -> Answer<'_, RecordingView> {
         Box::pin(async { Err(BackendError::NotFound("no such recording".into())) })
     }
@@ -123,6 +136,13 @@ async fn the_catalogue_takes_its_filters_and_refuses_others() {
     assert_eq!((status, page["next_cursor"].as_str()), (200, Some("c")));
     assert_eq!(json("GET", "/api/v1/recordings?party=%2B1555&limit=0", "").await.0, 400);
     assert_eq!(json("GET", "/api/v1/recordings?partei=x", "").await.0, 400);
+}
+
+#[tokio::test]
+async fn the_ledger_of_a_time_is_told() {
+    let (status, view) = json("GET", "/api/v1/assurance?from=2026-01-01T00:00:00Z&limit=2", "").await;
+    assert_eq!((status, view["totals"]["complete"].as_u64(), view["adds_up"].as_bool()), (200, Some(1), Some(true)));
+    assert_eq!(json("GET", "/api/v1/assurance?limit=x", "").await.0, 400);
 }
 
 #[tokio::test]

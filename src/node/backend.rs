@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ferric_assurance::Ledger;
+use ferric_media::keys::NodePublicKey;
 use ferric_media::stats::Channel;
 use ferric_srs::port::RecordingId;
 use ferric_worker::call::{CallSnapshot, Control, ControlOutcome};
@@ -18,7 +20,7 @@ use super::catalogue::Bookkeeper;
 use super::signalling::Ask;
 use super::watch::Watcher;
 use crate::console::{
-    Alarm, Answer, Backend, BackendError, CallView, ControlView, ObjectKind, ParticipantView, Readiness, RecordingView, RecordingsPage,
+    Alarm, Answer, AssuranceQuery, AssuranceView, Backend, BackendError, CallView, ControlView, ObjectKind, ParticipantView, Readiness, RecordingView, RecordingsPage,
     RecordingsQuery, StreamView, UploadsView,
 };
 
@@ -29,6 +31,8 @@ pub(super) struct NodeBackend {
     pub(super) stores: Stores,
     pub(super) spool_root: PathBuf,
     pub(super) watcher: Watcher,
+    pub(super) ledger: Ledger,
+    pub(super) node_key: NodePublicKey,
     pub(super) prometheus: Option<PrometheusHandle>,
 }
 
@@ -159,6 +163,14 @@ impl Backend for NodeBackend {
             let unavailable = |error: object_store::Error| BackendError::Unavailable(format!("the store does not give it: {error}"));
             let found = object_store::ObjectStoreExt::get(&target.store, &path).await.map_err(unavailable)?;
             found.bytes().await.map_err(unavailable)
+        })
+    }
+
+    fn assurance(&self, query: AssuranceQuery) -> Answer<'_, AssuranceView> {
+        let (ledger, key) = (self.ledger.clone(), self.node_key.clone());
+        Box::pin(async move {
+            let done = tokio::task::spawn_blocking(move || super::assurance::view(&ledger, &key, &query)).await;
+            done.map_err(|_| BackendError::Unavailable("the ledger does not answer".into()))?
         })
     }
 

@@ -27,8 +27,6 @@ pub(super) struct Bookkeeper {
     node: String,
     catalog: Catalog,
     writer: CatalogWriter,
-    /// Ids of other systems hold numbers at times; a hashed catalogue does not get them.
-    with_correlators: bool,
 }
 
 /// Opens the catalogue and starts its writer.
@@ -38,7 +36,7 @@ pub(super) async fn open(config: &Config, party_key: [u8; 32]) -> anyhow::Result
     let policy = if config.catalog.hashed { PartyPolicy::Hashed(HashKey(party_key)) } else { PartyPolicy::Clear };
     let catalog = Catalog::open(&url, policy).await.with_context(|| format!("the catalogue {url} cannot be opened"))?;
     let (writer, task) = CatalogWriter::start(catalog.clone());
-    Ok((Bookkeeper { node: config.node.id.clone(), catalog, writer, with_correlators: !config.catalog.hashed }, task))
+    Ok((Bookkeeper { node: config.node.id.clone(), catalog, writer }, task))
 }
 
 impl Bookkeeper {
@@ -74,7 +72,7 @@ impl Bookkeeper {
         };
         update.sip_call_id = Some(session.sip.call_id.clone());
         update.parties = Some(session.participants.iter().map(party).collect());
-        update.correlators = self.with_correlators.then(|| session.sip.correlators.clone());
+        update.correlators = Some(session.sip.correlators.clone());
         update
     }
 
@@ -184,6 +182,7 @@ fn search(query: RecordingsQuery) -> Result<Search, BackendError> {
         }),
         state: state.transpose()?,
         sip_call_id: None,
+        correlator: query.correlator,
         limit: query.limit,
         cursor: query.cursor,
     })

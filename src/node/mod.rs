@@ -5,6 +5,7 @@
 //! stop:  no new calls -> running calls -> SIP -> worker (files finished) -> finisher -> uploader -> console
 //! ```
 
+mod assurance;
 mod backend;
 mod bridge;
 mod catalogue;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
+use ferric_assurance::Ledger;
 use ferric_media::keys::Recipient;
 use ferric_sip::dialog::SessionTimerConfig;
 use ferric_sip::flow::Transport;
@@ -36,6 +38,9 @@ use ferric_worker::spool_gauge::{HighWater, SpoolGauge};
 use ferric_worker::store::open_target;
 use ferric_worker::sync::GroupSync;
 use ferric_worker::upload::{Stores, UploadConfig, UploadHandle, Uploader};
+use ferric_media::manifest::RecordingState;
+use ferric_worker::Ending;
+use ferric_worker::spool_writer::FinishedRecording;
 use ferric_worker::worker::{TenantKeys, Worker, WorkerConfig};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -45,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, SipListener};
 use crate::console::Console;
 use crate::metrics;
+pub(crate) use assurance::FOLDER as ASSURANCE;
 use backend::NodeBackend;
 use catalogue::Bookkeeper;
 use signalling::{Ask, Signalling, SignallingStats};
@@ -85,6 +91,7 @@ pub struct Node {
     asks: mpsc::UnboundedSender<Ask>,
     signalling: Arc<SignallingStats>,
     books: Bookkeeper,
+    ledger: Ledger,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
     book_task: JoinHandle<()>,
@@ -108,8 +115,14 @@ impl Node {
         for (folder, reason) in &recovery.aside {
             tracing::error!(folder, reason, "a damaged recording was set aside");
         }
+        let ledger = assurance::open(&config, &identity)?;
         for manifest in recovery.finished.iter().chain(&recovery.ready) {
             books.ready(manifest);
+            assurance::finished(&ledger, manifest);
+        }
+        let settled = ledger.settle("the node stopped");
+        if settled > 0 {
+            tracing::warn!(settled, "calls of the node's last life have their outcome now");
         }
         for _ in &recovery.finished {
             metrics::recording("recovered");
@@ -130,15 +143,23 @@ impl Node {
         let upload_books = books.clone();
         let events = Box::new(move |event| watch::upload_event(&upload_books, event));
         let (uploads, uploader) = Uploader::start(spool.clone(), stores.clone(), upload_config, events, stop.child_token());
-        let (ready_uploads, ready_books) = (uploads.clone(), books.clone());
+        let (ready_uploads, ready_books, ready_ledger) = (uploads.clone(), books.clone(), ledger.clone());
         let finisher = Arc::new(Finisher::start(committer, move |manifest| {
+            assurance::finished(&ready_ledger, manifest);
             ready_books.ready(manifest);
             ready_uploads.submit(manifest);
         })?);
         let sync = GroupSync::start(spool.clone(), SYNC_INTERVAL)?;
         let gauge = Arc::new(SpoolGauge::new(spool.clone(), HighWater::Percent(config.upload.spool_high_water)));
-        let submit = Arc::clone(&finisher);
-        let (worker, worker_events) = Worker::start(worker_config(&config)?, spool.clone(), move |finished| submit.submit(finished))?;
+        let (submit, ended_ledger) = (Arc::clone(&finisher), ledger.clone());
+        let finish = move |finished: FinishedRecording, ending: &Ending| {
+            let id = finished.start.id;
+            let reason = (finished.state == RecordingState::Partial).then(|| ending.reason.to_owned());
+            assurance::details(&ended_ledger, id, ending, reason);
+            submit.submit(finished);
+        };
+        let (worker, worker_events) = Worker::start(worker_config(&config)?, spool.clone(), finish)?;
+        let max_call = config.recording.max_call;
 
         let (sockets, inbound) = bind_sip(&config).await?;
         let sip = sockets.listeners().to_vec();
@@ -150,7 +171,7 @@ impl Node {
         let (asks, ask_receiver) = mpsc::unbounded_channel();
         let signalling = Arc::new(SignallingStats::default());
         let srs = Srs::new(srs_config(&config, &sip), Instant::now(), SystemTime::now());
-        let task = Signalling::new(srs, sockets.clone(), Arc::clone(&worker), books.clone(), Arc::clone(&signalling));
+        let task = Signalling::new(srs, sockets.clone(), Arc::clone(&worker), books.clone(), Arc::clone(&signalling), ledger.clone());
         let mut tasks = Vec::new();
         tasks.push(tokio::spawn(task.run(inbound, ask_receiver)));
         tasks.push(tokio::spawn(capture_events(worker_events, asks.clone(), books.clone(), Arc::clone(&signalling))));
@@ -163,6 +184,8 @@ impl Node {
             finisher: Arc::clone(&finisher),
             sockets,
             signalling: Arc::clone(&signalling),
+            ledger: ledger.clone(),
+            max_call,
             state: Arc::new(watch::State::default()),
         };
         let backend = NodeBackend {
@@ -172,6 +195,8 @@ impl Node {
             stores,
             spool_root,
             watcher: watcher.clone(),
+            ledger: ledger.clone(),
+            node_key: identity.node_key.public().clone(),
             prometheus: metrics::install().ok(),
         };
         tasks.push(tokio::spawn(watcher.run(stop.child_token())));
@@ -190,7 +215,7 @@ impl Node {
             node_key: identity.node_public_file,
             recovered: recovery.finished.len(),
         };
-        Ok(Node { addresses, worker, finisher, sync, uploads, asks, signalling, books, stop, tasks, book_task, uploader })
+        Ok(Node { addresses, worker, finisher, sync, uploads, asks, signalling, books, ledger, stop, tasks, book_task, uploader })
     }
 
     /// Where it listens and keeps things.
@@ -237,6 +262,7 @@ impl Node {
             drop(sync);
         })
         .await;
+        self.ledger.sync();
         // What a store takes now need not wait for the next start.
         let deadline = Instant::now() + LAST_UPLOADS;
         while self.uploads.stats().waiting > 0 && Instant::now() < deadline {

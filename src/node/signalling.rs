@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use ferric_assurance::Ledger;
 use ferric_sip::flow::{Flow, Transport};
 use ferric_sip::message::Message;
 use ferric_sip_io::{Inbound, InboundKind, SipSockets};
@@ -79,12 +80,20 @@ pub(super) struct Signalling {
     pub(super) worker: Arc<Worker>,
     pub(super) books: Bookkeeper,
     pub(super) stats: Arc<SignallingStats>,
+    ledger: Ledger,
     known: HashMap<RecordingId, Known>,
 }
 
 impl Signalling {
-    pub(super) fn new(srs: Srs, sockets: SipSockets, worker: Arc<Worker>, books: Bookkeeper, stats: Arc<SignallingStats>) -> Signalling {
-        Signalling { srs, sockets, worker, books, stats, known: HashMap::new() }
+    pub(super) fn new(
+        srs: Srs,
+        sockets: SipSockets,
+        worker: Arc<Worker>,
+        books: Bookkeeper,
+        stats: Arc<SignallingStats>,
+        ledger: Ledger,
+    ) -> Signalling {
+        Signalling { srs, sockets, worker, books, stats, ledger, known: HashMap::new() }
     }
 
     /// Runs until nobody can ask anything any more.
@@ -160,8 +169,28 @@ impl Signalling {
                     self.sockets.send(&flow, bytes);
                 }
                 SrsOutput::Capture(command) => self.command(command),
-                SrsOutput::Event(event) => log(event),
+                SrsOutput::Event(event) => {
+                    self.note(&event);
+                    log(event);
+                }
             }
+        }
+    }
+
+    /// The ledger hears of every INVITE.
+    fn note(&self, event: &SrsEvent) {
+        match event {
+            SrsEvent::Offered { invite, tenant, call_id, source_kind } => self.ledger.received(invite.0, tenant, call_id, source_kind),
+            SrsEvent::Feeds { invite, recording } => self.ledger.recorded_by(invite.0, recording.0),
+            SrsEvent::Refused { invite, status, cause } => self.ledger.refused(invite.0, *status, cause),
+            SrsEvent::Closed { invite, cause } => self.ledger.ended(invite.0, cause.as_str()),
+            SrsEvent::Started { .. }
+            | SrsEvent::Ended { .. }
+            | SrsEvent::RequestDone { .. }
+            | SrsEvent::Rejected { .. }
+            | SrsEvent::Untrusted { .. }
+            | SrsEvent::MetadataProblem { .. }
+            | SrsEvent::Probing { .. } => {}
         }
     }
 

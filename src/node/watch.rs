@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use ferric_assurance::Ledger;
 use ferric_sip_io::SipSockets;
 use ferric_worker::spool::{Spool, Stage};
 use ferric_worker::spool_commit::Finisher;
@@ -42,6 +43,8 @@ pub(super) struct Watcher {
     pub(super) finisher: Arc<Finisher>,
     pub(super) sockets: SipSockets,
     pub(super) signalling: Arc<SignallingStats>,
+    pub(super) ledger: Ledger,
+    pub(super) max_call: Duration,
     pub(super) state: Arc<State>,
 }
 
@@ -127,6 +130,17 @@ impl Watcher {
         if cut > 0 {
             let text = format!("{cut} recordings were cut short since the start because the disk refused them");
             alarms.push(Alarm { name: "recordings-cut", text, advice: "They are marked partial; the log names them." });
+        }
+        let overdue = self.ledger.overdue(self.max_call);
+        if let Some(first) = overdue.first() {
+            let text = format!("{} calls have no outcome although they should be over (the first came at {})", overdue.len(), first.received);
+            let advice = "`ferric assurance` lists them; the log tells what became of their recordings.";
+            alarms.push(Alarm { name: "assurance-overdue", text, advice });
+        }
+        let (_, waiting, faults) = self.ledger.health();
+        if waiting > 0 || faults > 0 {
+            let text = format!("the ledger of recording assurance has {waiting} lines that the disk refuses, and {faults} faults");
+            alarms.push(Alarm { name: "assurance-ledger", text, advice: "Check the disk that holds the data folder; `ferric assurance` names faults." });
         }
         let unopened = self.signalling.unopened();
         if let Some((id, in_clear)) = unopened.first() {

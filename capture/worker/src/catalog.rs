@@ -29,7 +29,7 @@ use ferric_media::manifest::{Digest, SignedManifest};
 use ferric_media::metadata::{Correlator, MetadataState, RecordingMetadata};
 use ferric_media::timestamp::Timestamp;
 
-use crate::catalog_party::{PartyPolicy, address_tokens, name_token};
+use crate::catalog_party::{PartyPolicy, address_tokens, correlator_token, name_token};
 
 /// Why the catalogue does not answer.
 #[derive(Debug, thiserror::Error)]
@@ -303,7 +303,7 @@ impl Catalog {
         .bind(update.audio_bytes.map(integer))
         .bind(update.sip_call_id.as_ref())
         .bind(participants)
-        .bind(update.correlators.as_ref().map(json))
+        .bind(update.correlators.as_ref().filter(|_| clear).map(json))
         .bind(update.quality.as_ref().map(json))
         .bind(update.manifest.map(|(digest, _)| digest.to_string()))
         .bind(update.manifest.and_then(|(_, previous)| previous).map(|digest| digest.to_string()))
@@ -315,6 +315,16 @@ impl Catalog {
             for token in tokens(parties, clear) {
                 sqlx::query("INSERT OR IGNORE INTO parties (token, recording_id) VALUES (?, ?)")
                     .bind(self.parties.stored(&token))
+                    .bind(&id)
+                    .execute(&mut **transaction)
+                    .await?;
+            }
+        }
+        if let Some(correlators) = &update.correlators {
+            sqlx::query("DELETE FROM correlators WHERE recording_id = ?").bind(&id).execute(&mut **transaction).await?;
+            for correlator in correlators {
+                sqlx::query("INSERT OR IGNORE INTO correlators (token, recording_id) VALUES (?, ?)")
+                    .bind(self.parties.stored(&correlator_token(&correlator.value)))
                     .bind(&id)
                     .execute(&mut **transaction)
                     .await?;

@@ -69,6 +69,11 @@ fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; 32] {
     Sha256::new().chain_update(pad(0x5c)).chain_update(inner).finalize().into()
 }
 
+/// The token of an id by which another system knows a call: ids are compared without regard to case.
+pub fn correlator_token(value: &str) -> String {
+    value.trim().to_lowercase()
+}
+
 /// Tokens of an address of record or a number.
 pub fn address_tokens(address: &str) -> Vec<String> {
     let mut rest = address.trim();

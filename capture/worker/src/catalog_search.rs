@@ -16,7 +16,7 @@ use ferric_media::metadata::{Correlator, MetadataState};
 use ferric_media::timestamp::Timestamp;
 
 use crate::catalog::{Catalog, CatalogError, Party, Quality, UploadState, state_text};
-use crate::catalog_party::{address_tokens, name_token};
+use crate::catalog_party::{address_tokens, correlator_token, name_token};
 
 /// Rows of a page if nobody asks for a number.
 pub const DEFAULT_LIMIT: u32 = 100;
@@ -40,6 +40,8 @@ pub struct Search {
     pub state: Option<MetadataState>,
     /// Call-ID of the recording session.
     pub sip_call_id: Option<String>,
+    /// An id by which another system knows the call, whole.
+    pub correlator: Option<String>,
     /// Rows of the page, 1 to [`MAX_LIMIT`].
     pub limit: Option<u32>,
     /// Continue after this place.
@@ -151,6 +153,10 @@ impl Catalog {
         }
         if let Some(call_id) = &search.sip_call_id {
             query.push(" AND sip_call_id = ").push_bind(call_id.clone());
+        }
+        if let Some(value) = &search.correlator {
+            let token = self.parties.stored(&correlator_token(value));
+            query.push(" AND id IN (SELECT recording_id FROM correlators WHERE token = ").push_bind(token).push(")");
         }
         if let Some((name, value)) = &search.tag {
             query.push(" AND id IN (SELECT recording_id FROM tags WHERE name = ").push_bind(name.clone());

@@ -30,6 +30,8 @@ const RETRY: Duration = Duration::from_millis(500);
 pub struct Ending {
     /// Complete, or partial when no media ever came.
     pub state: RecordingState,
+    /// Why, in a few words.
+    pub reason: &'static str,
     /// Lengths and hashes.
     pub totals: RecordingTotals,
     /// The last that signalling knew.
@@ -66,7 +68,7 @@ struct Page {
 }
 
 /// Where finished recordings go.
-pub(crate) type Finish = Box<dyn Fn(FinishedRecording) + Send>;
+pub(crate) type Finish = Box<dyn Fn(FinishedRecording, &Ending) + Send>;
 
 pub(crate) struct Scribe {
     pub(crate) entries: Receiver<Entry>,
@@ -168,13 +170,9 @@ impl Scribe {
         if ending.state != RecordingState::Complete {
             finished.state = ending.state;
         }
-        let event = WorkerEvent::Finished {
-            id: finished.start.id,
-            tenant: finished.start.tenant.clone(),
-            state: finished.state,
-            ending: Box::new(ending),
-        };
-        (self.finish)(finished);
+        let (id, tenant, state) = (finished.start.id, finished.start.tenant.clone(), finished.state);
+        (self.finish)(finished, &ending);
+        let event = WorkerEvent::Finished { id, tenant, state, ending: Box::new(ending) };
         let _ = self.events.send(event);
     }
 }

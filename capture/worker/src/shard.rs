@@ -340,7 +340,7 @@ impl State {
         self.count(&call);
         let id = call.recorder.id();
         if let Some(totals) = call.recorder.totals() {
-            let ending = Ending { state, totals: totals.clone(), session: call.session, tags: call.tags, quality: call.recorder.stats() };
+            let ending = Ending { state, reason, totals: totals.clone(), session: call.session, tags: call.tags, quality: call.recorder.stats() };
             let _ = self.shard.scribe.send(Entry::Finish { id, ending: Box::new(ending) });
         }
         for (_, pair) in call.sockets {

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::call::{Assignment, CallSnapshot, Control, ControlError, ControlOutcome, Refusal, StreamAddress, Taken, WorkerEvent};
 use crate::ports::{PortPool, SocketPair};
-use crate::scribe::{Entry, Scribe, ScribeStats};
+use crate::scribe::{Ending, Entry, Scribe, ScribeStats};
 use crate::shard::{Command, Shard, ShardStats};
 use crate::spool::{Spool, SpoolError};
 use crate::spool_index::RecordingStart;
@@ -116,7 +116,7 @@ impl Worker {
     pub fn start(
         config: WorkerConfig,
         spool: Spool,
-        finish: impl Fn(FinishedRecording) + Send + 'static,
+        finish: impl Fn(FinishedRecording, &Ending) + Send + 'static,
     ) -> std::io::Result<(Arc<Worker>, UnboundedReceiver<WorkerEvent>)> {
         let (events, receiver) = unbounded_channel();
         let (scribe, entries) = bounded(ENTRIES);
