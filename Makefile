@@ -19,7 +19,7 @@ test:
 interop: build
 	.ci/setup test
 	@test -n "$(CORPUS)" || { echo "name the folder: make interop CORPUS=DIR" >&2; exit 2; }
-	target/venv/bin/python tests/interop/play.py "$(CORPUS)" $(if $(NODE),--node $(NODE) --api $(API) --token $(TOKEN) --key $(KEY)) $(ARGS)
+	target/venv/bin/python tests/field/play.py "$(CORPUS)" $(if $(NODE),--node $(NODE) --api $(API) --token $(TOKEN) --key $(KEY)) $(ARGS)
 
 bench: build
 	cargo bench --profile release --bench capacity

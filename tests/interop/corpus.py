@@ -2,60 +2,27 @@
 
     MAKER-WHAT[-NN-METHOD].sip   a message; NN gives the order, Call-ID tells dialogs of one scenario apart
     MAKER-WHAT.mime              a multipart body without its INVITE
-    MAKER-WHAT.xml               recording metadata
+    MAKER-WHAT.xml, .txt         recording metadata, or a fragment of a message
     flows/MAKER-WHAT.tsv         send, recv, pause, media: the order and the pauses of a scenario
     media/*.pcap                 RTP
-    expected.tsv                 optional: scenario, number of recordings
+    expected.tsv                 optional: the name of a scenario or message, and its number of recordings
+    README.md                    tells which messages are cut short on purpose
+
+Nothing depends on a maker's name. A response is a reference: what a server answered.
 """
 
 import dataclasses
 import pathlib
 import re
-import struct
 
-NUMBERED = re.compile(r"^(?P<base>.+?)-(?P<number>\d\d)-(?P<what>.+)$")
+import metadata
+import wrap
+from message import METHODS, Message
+from sdp import held, media
 
-
-class Message:
-    """A SIP message as bytes: header lines and body are kept as they are."""
-
-    def __init__(self, name, raw):
-        self.name = name
-        for separator in (b"\r\n\r\n", b"\n\n"):
-            if separator in raw:
-                head, self.body = raw.split(separator, 1)
-                break
-        else:
-            head, self.body = raw, b""
-        lines = re.split(rb"\r?\n", head)
-        # A folded line belongs to the one before.
-        self.lines = []
-        for line in lines:
-            if line[:1] in (b" ", b"\t") and self.lines:
-                self.lines[-1] += b"\r\n" + line
-            else:
-                self.lines.append(line)
-        self.start = self.lines.pop(0).decode("utf-8", "replace") if self.lines else ""
-        self.raw = raw
-
-    @property
-    def is_response(self):
-        return self.start.startswith("SIP/2.0 ")
-
-    @property
-    def method(self):
-        if self.is_response:
-            return (self.header("CSeq") or "").split(" ")[-1]
-        return self.start.split(" ")[0]
-
-    def header(self, name):
-        short = {"call-id": "i", "from": "f", "to": "t", "contact": "m", "content-type": "c", "via": "v"}
-        wanted = {name.lower(), short.get(name.lower(), name.lower())}
-        for line in self.lines:
-            key, _, value = line.partition(b":")
-            if key.strip().decode("latin-1").lower() in wanted:
-                return value.strip().decode("utf-8", "replace")
-        return None
+NUMBERED = re.compile(r"^(?P<base>.+)-(?P<number>\d\d)-(?P<what>.+)$")
+WORDS = [*(method.lower() for method in METHODS), "reinvite", "re-invite", "200ok", "200", "100", "180", "183", "202", "4xx", "4\\d\\d", "ok", "trying", "ringing"]
+METHOD_SUFFIX = re.compile(rf"-(?:{'|'.join(WORDS)})(?:-\w+)?$")
 
 
 @dataclasses.dataclass
@@ -63,6 +30,7 @@ class Step:
     kind: str  # send, pause, media
     message: Message | None = None
     seconds: float = 0.0
+    what: str = ""  # media: pause, resume, or the name of a capture ("" is audio of any kind)
 
 
 @dataclasses.dataclass
@@ -71,212 +39,280 @@ class Dialog:
     steps: list
     truncated: bool = False
 
+    @property
+    def messages(self):
+        return [step.message for step in self.steps if step.kind == "send"]
+
+    @property
+    def invite(self):
+        """The INVITE that begins it."""
+        return next((message for message in self.messages if message.method == "INVITE"), None)
+
 
 @dataclasses.dataclass
 class Scenario:
     name: str
     dialogs: list
     expected: int
-    references: list = dataclasses.field(default_factory=list)
+    # Halves of one call find each other by these: scenarios that share one are not played at the same time.
+    keys: frozenset = frozenset()
 
 
-def sdp(labels, port=16384):
-    text = "v=0\r\no=- 1 1 IN IP4 198.51.100.20\r\ns=-\r\nc=IN IP4 198.51.100.20\r\nt=0 0\r\n"
-    for index, label in enumerate(labels):
-        text += f"m=audio {port + 2 * index} RTP/AVP 0 101\r\na=rtpmap:0 PCMU/8000\r\na=rtpmap:101 telephone-event/8000\r\na=sendonly\r\n"
-        text += f"a=label:{label}\r\n" if label else ""
-    return text
-
-
-def invite(name, body, content_type):
-    text = (
-        f"INVITE sip:srs@192.0.2.10:5060 SIP/2.0\r\nVia: SIP/2.0/UDP 198.51.100.20:5060;branch=z9hG4bK-1\r\nMax-Forwards: 70\r\n"
-        f"From: <sip:src@198.51.100.20>;tag=src-1\r\nTo: <sip:srs@192.0.2.10>\r\nCall-ID: {name}@198.51.100.20\r\nCSeq: 1 INVITE\r\n"
-        f"Contact: <sip:src@198.51.100.20:5060>;+sip.src\r\nRequire: siprec\r\nContent-Type: {content_type}\r\nContent-Length: 0\r\n\r\n"
-    )
-    return Message(name, text.encode() + body)
-
-
-def in_dialog(name, method, body, content_type, number):
-    text = (
-        f"{method} sip:srs@192.0.2.10:5060 SIP/2.0\r\nVia: SIP/2.0/UDP 198.51.100.20:5060;branch=z9hG4bK-2\r\nMax-Forwards: 70\r\n"
-        f"From: <sip:src@198.51.100.20>;tag=src-1\r\nTo: <sip:srs@192.0.2.10>\r\nCall-ID: {name}@198.51.100.20\r\nCSeq: {number} {method}\r\n"
-        f"Contact: <sip:src@198.51.100.20:5060>;+sip.src\r\nContent-Type: {content_type}\r\nContent-Length: 0\r\n\r\n"
-    )
-    return Message(name, text.encode() + body)
-
-
-METADATA = "application/rs-metadata+xml"
-MINIMAL = b"""<?xml version="1.0" encoding="UTF-8"?>
-<recording xmlns="urn:ietf:params:xml:ns:recording:1"><datamode>complete</datamode><session session_id="first"/>
-<participant participant_id="first-a"><nameID aor="sip:a@example.com"/></participant>
-<participant participant_id="first-b"><nameID aor="sip:b@example.com"/></participant>
-<stream stream_id="first-1" session_id="first"><label>1</label></stream>
-<stream stream_id="first-2" session_id="first"><label>2</label></stream>
-<participantstreamassoc participant_id="first-a"><send>first-1</send></participantstreamassoc>
-<participantstreamassoc participant_id="first-b"><send>first-2</send></participantstreamassoc></recording>"""
-
-
-def multipart(parts):
-    body = b""
-    for content_type, part in parts:
-        body += b"--player\r\nContent-Type: " + content_type.encode() + b"\r\n\r\n" + part + b"\r\n"
-    return "multipart/mixed;boundary=player", body + b"--player--\r\n"
-
-
-def from_mime(name, raw):
-    found = re.search(rb"^--([^\r\n]+?)(?:--)?\s*$", raw, re.M)
-    boundary = found.group(1).decode().strip() if found else "boundary"
-    return invite(name, raw, f'multipart/mixed;boundary="{boundary}"')
-
-
-def from_xml(name, raw):
-    """Steps for metadata alone; nothing for what a server would send."""
-    text = raw.decode("utf-8", "replace")
-    root = re.search(r"<(?:[\w.-]+:)?([\w.-]+)[\s>/]", re.sub(r"<\?.*?\?>|<!--.*?-->", "", text, flags=re.S))
-    root = root.group(1) if root else ""
-    if root.startswith("requestsnapshot"):
+def half(message):
+    """What the two dialogs of one call share where each has one end of it, and which end (Cisco's From parameters)."""
+    sender = (message.header("From") or "").lower() if message else ""
+    found = dict(re.findall(r";\s*(x-[a-z]+)=?([^;>\s]*)", sender))
+    end = "near" if "x-nearend" in found else "far" if "x-farend" in found else None
+    if end is None or not found.get("x-refci"):
         return None
-    labels = list(dict.fromkeys(label.strip() for label in re.findall(r"<(?:\w+:)?label>\s*([^<]+?)\s*</", text)))
-    partial = re.search(r"datamode>\s*partial", text, re.I)
-    if root.startswith("recording") and root != "recorderList" and labels and not partial:
-        content_type, body = multipart([("application/sdp", sdp(labels).encode()), (METADATA, raw)])
-        return [Step("send", invite(name, body, content_type)), Step("pause", seconds=1.5)]
-    content_type, body = multipart([("application/sdp", sdp(["1", "2"]).encode()), (METADATA, MINIMAL)])
-    method, kind = ("UPDATE", METADATA) if root.startswith("recording") and root != "recorderList" else ("INFO", "application/xml")
-    first = invite(name, body, content_type)
-    return [Step("send", first), Step("pause", seconds=1.0), Step("send", in_dialog(name, method, raw, kind, 2)), Step("pause", seconds=1.0)]
+    return (found["x-refci"], found.get("x-farendrefci", ""), found.get("x-nearendclusterid", "")), end
 
 
-def flow(folder, base):
-    """Names of messages and pauses in the order of the flow's file, if there is one."""
-    path = folder / "flows" / f"{base}.tsv"
-    if not path.exists():
-        return None
+def active_labels(message):
+    """Labels of a message's audio lines that are not refused or removed."""
+    lines = media(message.body.decode("utf-8", "replace"))
+    return {line["label"] for line in lines if line["kind"] == "audio" and line["port"]} if lines else None
+
+
+def expected(dialogs):
+    """How many recordings these dialogs make together."""
+    total, ends = 0, {}
+    for dialog in dialogs:
+        if dialog.truncated or dialog.invite is None:
+            # A request within a dialog that is not in the folder gets one of the player's own.
+            total += 0 if dialog.truncated or all(message.method == "OPTIONS" for message in dialog.messages) else 1
+            continue
+        found = half(dialog.invite)
+        if found:
+            key, end = found
+            ends.setdefault(key, []).append(end)
+            continue
+        said, labels = [], set()
+        for message in dialog.messages:
+            now = active_labels(message)
+            labels = now if now is not None else labels
+            said += [(metadata.read(document), labels) for document in message.documents]
+        total += metadata.recordings(said)
+    return total + sum(max(found.count("near"), found.count("far")) for found in ends.values())
+
+
+def parse_flow(path, names):
+    """The steps of a flow's file: the columns are told by what stands in them, not by their order."""
     steps = []
     for line in path.read_text(errors="replace").splitlines():
-        if line.startswith("#") or "\t" not in line:
+        if line.startswith("#") or not line.strip():
             continue
-        kind, what = line.split("\t")[:2]
-        if kind == "send":
-            steps.append(("send", what.strip()))
-        elif kind == "pause":
-            milliseconds = re.search(r"\d+", what)
-            steps.append(("pause", int(milliseconds.group()) / 1000 if milliseconds else 0.2))
-    return steps or None
+        fields = [field.strip() for field in re.split(r"\t|\s{2,}", line)]
+        kinds = [field.lower() for field in fields if field.lower() in ("send", "recv", "pause", "media", "nop", "sendcmd", "recvcmd")]
+        named = next((field for field in fields if field in names or f"{field}.sip" in names), None)
+        rest = " ".join(field for field in fields if field.lower() not in ("pause", "media"))
+        if named and "recv" not in kinds:
+            steps.append(("send", named if named in names else f"{named}.sip"))
+        elif "pause" in kinds:
+            seconds = re.search(r"(\d+(?:\.\d+)?)\s*(ms|s\b)?", rest)
+            value = float(seconds.group(1)) if seconds else 200.0
+            in_seconds = bool(seconds) and seconds.group(2) == "s"
+            steps.append(("pause", value if in_seconds else value / 1000))
+        elif "media" in kinds:
+            capture = re.search(r"([\w.-]+)\.(?:pcap|pcapng|cap)\b", rest)
+            word = re.search(r'"(pause|resume)|\b(pause|resume|hold|stop)\b', rest)
+            what = capture.group(0) if capture else (word.group(1) or word.group(2)) if word else ""
+            steps.append(("media", {"hold": "pause", "stop": "pause"}.get(what, what)))
+    return steps
 
 
 def steps_of(messages, order):
     """The steps of one dialog: in the flow's order where it names the messages, else by their number."""
     by_name = {message.name: message for message in messages}
     if order and any(kind == "send" and what in by_name for kind, what in order):
-        steps = [Step("send", by_name[what]) if kind == "send" else Step("pause", seconds=what) for kind, what in order if kind == "pause" or what in by_name]
+        steps, others = [], False
+        for kind, what in order:
+            if kind == "send":
+                others = what not in by_name
+                if not others:
+                    steps.append(Step("send", by_name.pop(what)))
+            elif kind == "pause":
+                steps.append(Step("pause", seconds=what))
+            elif not others:
+                steps.append(Step("media", what=what))
         # Pauses before the first message are those of other dialogs.
-        while steps and steps[0].kind == "pause":
+        while steps and steps[0].kind != "send":
             steps.pop(0)
-        return steps
+        # What the flow forgot is sent before the end.
+        left = [Step("send", message) for message in by_name.values()]
+        at = next((at for at, step in enumerate(steps) if step.kind == "send" and step.message.method == "BYE"), len(steps))
+        return steps[:at] + left + steps[at:]
     steps = []
     for number, message in enumerate(messages):
         steps.append(Step("send", message))
         following = messages[number + 1] if number + 1 < len(messages) else None
-        if message.method in ("INVITE", "ACK", "UPDATE") and (following is None or following.method != "ACK"):
-            steps.append(Step("pause", seconds=1.5))
+        cancelled = message.method == "INVITE" and following is not None and following.method == "CANCEL"
+        if message.method in ("INVITE", "ACK", "UPDATE", "INFO") and (following is None or following.method != "ACK") and not cancelled:
+            steps.append(Step("pause", seconds=1.6))
     return steps
 
 
-def half(message):
-    """What the two dialogs of one call share where each has one end of it, and which end."""
-    sender = (message.header("From") or "").lower()
-    found = {name: value for name, value in re.findall(r"(x-[a-z]+)=?([^;>]*)", sender)}
-    end = "near" if "x-nearend" in found else "far" if "x-farend" in found else None
-    if end is None or not found.get("x-refci"):
-        return None
-    return (found["x-refci"], found.get("x-farendrefci", "")), end
+def cut_on_purpose(readme, stem):
+    """True if the folder's README says in one breath that a message is cut."""
+    return any(stem in clause and re.search(r"\bcut\b|truncat", clause, re.I) for clause in re.split(r"[;\n]|\.\s", readme))
 
 
-def expected(dialogs):
-    """How many recordings these dialogs make: one each, two halves of a call together one."""
-    keys = set()
-    for number, dialog in enumerate(dialogs):
-        first = next((step.message for step in dialog.steps if step.kind == "send" and step.message.method == "INVITE"), None)
-        if first is None or dialog.truncated:
-            continue
-        key = half(first)
-        keys.add(key[0] if key else number)
-    return len(keys)
+def bases(paths):
+    """Files by scenario: numbered ones by the name before the number, others by their own, methods left out where that unites some."""
+    groups, plain = {}, []
+    for path in paths:
+        found = NUMBERED.match(path.stem)
+        if found and METHOD_SUFFIX.search(f"-{found['what']}") or found and re.search("|".join(WORDS[:6]), found["what"]):
+            groups.setdefault(found["base"], []).append((int(found["number"]), path))
+        else:
+            plain.append(path)
+    stripped = {}
+    for path in plain:
+        stripped.setdefault(METHOD_SUFFIX.sub("", path.stem), []).append(path)
+    for base, found in stripped.items():
+        if len(found) > 1 and any(METHOD_SUFFIX.search(path.stem) for path in found):
+            groups.setdefault(base, []).extend((None, path) for path in found)
+        else:
+            for path in found:
+                groups.setdefault(path.stem, []).append((None, path))
+    return groups
+
+
+def dialogs_of(base, messages, order, readme):
+    """The dialogs among the messages of one scenario, by Call-ID; what has no INVITE of its own belongs to the only one that has."""
+    by_call = {}
+    for message in messages:
+        by_call.setdefault(message.header("Call-ID"), []).append(message)
+    begun = [call for call, group in by_call.items() if any(message.method == "INVITE" and not message.has_to_tag for message in group)]
+    if len(begun) == 1:
+        for call in [call for call in by_call if call != begun[0]]:
+            if not any(message.method == "OPTIONS" for message in by_call[call]):
+                by_call[begun[0]] += by_call.pop(call)
+        by_call[begun[0]].sort(key=messages.index)
+    found = []
+    for number, group in enumerate(by_call.values()):
+        name = base if len(by_call) == 1 else f"{base}#{number + 1}"
+        cut = any(message.is_cut and ("truncat" in base or cut_on_purpose(readme, message.name.removesuffix(".sip"))) for message in group)
+        found.append(Dialog(name, steps_of(group, order), cut))
+    return found
 
 
 def together(base):
     """Scenarios of one call carry the same name but for a letter or the end of the call."""
-    name = re.sub(r"-?(near|far)[-_]?end", "", base)
-    return re.sub(r"-[a-e]$", "", name)
+    return re.sub(r"-[a-e]$", "", re.sub(r"-?(?:near|far)[-_]?end", "", base))
+
+
+class Union:
+    """Which scenarios belong together."""
+
+    def __init__(self):
+        self.parent = {}
+
+    def find(self, name):
+        self.parent.setdefault(name, name)
+        while self.parent[name] != name:
+            name = self.parent[name]
+        return name
+
+    def join(self, one, other):
+        self.parent[self.find(other)] = self.find(one)
+
+
+def read_told(folder):
+    """What expected.tsv says: a name and a number in each line, in either order."""
+    told = {}
+    for path in folder.glob("expected.tsv"):
+        for line in path.read_text(errors="replace").splitlines():
+            fields = [field.strip() for field in line.split("\t") if field.strip()]
+            number = next((field for field in fields if field.isdigit()), None)
+            name = next((field for field in fields if not field.isdigit()), None)
+            if number is not None and name and not line.startswith("#"):
+                told[name.removesuffix(".sip")] = int(number)
+    return told
 
 
 def load(folder):
+    """Scenarios, and references: pairs of a file's name and, for a response, its message."""
     folder = pathlib.Path(folder)
-    told = {}
-    if (folder / "expected.tsv").exists():
-        for line in (folder / "expected.tsv").read_text().splitlines():
-            if "\t" in line and not line.startswith("#"):
-                name, count = line.split("\t")[:2]
-                told[name.strip()] = int(count)
-    bases, references = {}, []
-    for path in sorted(folder.glob("*.sip")):
+    readme = "\n".join(path.read_text(errors="replace") for path in sorted(folder.glob("README*")))
+    told, references = read_told(folder), []
+    messages = {}
+    paths = sorted(folder.glob("*.sip"))
+    for path in paths:
         message = Message(path.name, path.read_bytes())
-        found = NUMBERED.match(path.stem)
-        base = found["base"] if found else path.stem
-        if message.is_response or "Call-ID" not in message.raw.decode("latin-1") and not message.lines:
-            references.append(path.name)
-            continue
-        bases.setdefault(base, []).append(message)
-    scenarios = {}
-    for base, messages in bases.items():
-        order = flow(folder, base)
-        by_call = {}
-        for message in messages:
-            by_call.setdefault(message.header("Call-ID"), []).append(message)
-        for number, group in enumerate(by_call.values()):
-            truncated = "truncated" in base
-            name = base if len(by_call) == 1 else f"{base}#{number + 1}"
-            scenarios.setdefault(together(base), []).append(Dialog(name, steps_of(group, order), truncated))
-    stems = {path.stem for path in folder.glob("*.sip")}
-    for path in sorted(folder.glob("*.mime")):
-        name = path.stem if path.stem not in stems else f"{path.stem}.mime"
-        message = from_mime(name, path.read_bytes())
-        scenarios[name] = [Dialog(name, [Step("send", message), Step("pause", seconds=1.5)])]
-    for path in sorted([*folder.glob("*.xml"), *folder.glob("*.txt")]):
-        name = f"{path.stem}{path.suffix}"
-        raw = path.read_bytes()
-        steps = from_xml(name, raw) if path.suffix == ".xml" or b"<recording" in raw else None
-        if steps is None:
-            references.append(path.name)
+        if not message.is_sip or message.is_response or message.header("Call-ID") is None and not message.is_cut:
+            references.append((path.name, message if message.is_response else None))
         else:
-            scenarios[name] = [Dialog(name, steps)]
-    result = [Scenario(name, dialogs, told.get(name, expected(dialogs))) for name, dialogs in scenarios.items()]
-    return sorted(result, key=lambda scenario: scenario.name), references
+            messages[path.name] = message
+    flows = {path.stem: parse_flow(path, messages) for path in sorted((folder / "flows").glob("*.tsv"))}
+    groups, joined, found = bases([path for path in paths if path.name in messages]), Union(), {}
+    for base, files in groups.items():
+        files.sort(key=lambda entry: (entry[0] is None, entry[0] or 0, messages[entry[1].name].cseq if entry[0] is None else 0))
+        named = {path.name for _, path in files}
+        order = flows.get(base) or next((flow for flow in flows.values() if any(kind == "send" and what in named for kind, what in flow)), None)
+        found[base] = dialogs_of(base, [messages[path.name] for _, path in files], order, readme)
+    _unite(found, flows, groups, joined)
+    scenarios = {}
+    for base, dialogs in found.items():
+        scenarios.setdefault(joined.find(base), []).append((base, dialogs))
+    result = []
+    for members in scenarios.values():
+        name = members[0][0] if len(members) == 1 else together(members[0][0])
+        dialogs = [dialog for _, dialogs in members for dialog in dialogs]
+        result.append(_scenario(name, dialogs, told, [base for base, _ in members]))
+    result += _bodies(folder, told, references)
+    return sorted(result, key=lambda scenario: scenario.name), sorted(references, key=lambda entry: entry[0])
 
 
-def pcap_payloads(folder):
-    """RTP payloads by payload type out of the pcaps of a folder (Ethernet, raw IP or cooked capture)."""
-    found = {}
-    for path in sorted((pathlib.Path(folder) / "media").glob("*.pcap")):
-        data = path.read_bytes()
-        if len(data) < 24:
+def _unite(found, flows, groups, joined):
+    """Joins scenarios by name, by flows that name messages of several, and halves of one call that lack the other."""
+    by_name, by_file, lonely = {}, {}, {}
+    for base, dialogs in found.items():
+        joined.join(by_name.setdefault(together(base), base), base)
+        by_file.update({path.name: base for _, path in groups[base]})
+        ends = {}
+        for dialog in dialogs:
+            if half(dialog.invite):
+                key, end = half(dialog.invite)
+                ends.setdefault(key, []).append(end)
+        for key, sides in ends.items():
+            if len(set(sides)) == 1:
+                other = lonely.pop((key, "far" if sides[0] == "near" else "near"), None)
+                if other is not None:
+                    joined.join(other, base)
+                else:
+                    lonely[key, sides[0]] = base
+    for flow in flows.values():
+        named = [by_file[what] for kind, what in flow if kind == "send" and what in by_file]
+        for base in named[1:]:
+            joined.join(named[0], base)
+
+
+def _scenario(name, dialogs, told, names):
+    keys = frozenset(half(dialog.invite)[0] for dialog in dialogs if half(dialog.invite))
+    if name in told:
+        count = told[name]
+    elif any(each in told for each in names):
+        count = sum(told.get(each, 0) for each in names)
+    else:
+        count = expected(dialogs)
+    return Scenario(name, dialogs, count, keys)
+
+
+def _bodies(folder, told, references):
+    """Scenarios of files that are no whole message."""
+    stems = {path.stem for path in folder.glob("*.sip")}
+    for path in sorted([*folder.glob("*.mime"), *folder.glob("*.xml"), *folder.glob("*.txt")]):
+        raw, name = path.read_bytes(), path.name
+        if path.suffix == ".mime":
+            played = [wrap.from_mime(name, raw)]
+        elif path.suffix == ".xml":
+            played = wrap.from_xml(name, raw)
+        else:
+            message = Message(name, raw)
+            played = [message] if message.is_sip and not message.is_response and message.header("Call-ID") else wrap.from_text(name, raw)
+        if not played:
+            references.append((name, None))
             continue
-        order = "<" if data[:4] in (b"\xd4\xc3\xb2\xa1", b"\x4d\x3c\xb2\xa1") else ">"
-        link = struct.unpack(order + "I", data[20:24])[0]
-        skip = {1: 14, 101: 0, 228: 0, 113: 16, 276: 20, 0: 4}.get(link, 14)
-        at, stream = 24, {}
-        while at + 16 <= len(data):
-            size = struct.unpack(order + "I", data[at + 8 : at + 12])[0]
-            packet = data[at + 16 + skip : at + 16 + size]
-            at += 16 + size
-            if len(packet) < 40 or packet[0] >> 4 != 4 or packet[9] != 17:
-                continue
-            rtp = packet[(packet[0] & 15) * 4 + 8 :]
-            if len(rtp) > 12 and rtp[0] >> 6 == 2:
-                kind = rtp[1] & 127
-                stream.setdefault((kind, rtp[8:12]), []).append(rtp[12:])
-        for (kind, _), payloads in stream.items():
-            found.setdefault(kind, payloads)
-    return found
+        count = told if path.stem not in stems else {}
+        yield _scenario(name, [Dialog(name, steps_of(played, None))], count, [path.stem])

@@ -31,6 +31,7 @@ def media(body):
                     "protocol": fields[2],
                     "formats": [int(number) for number in fields[3:] if number.isdigit()],
                     "rtpmap": {},
+                    "fmtp": {},
                     "crypto": [],
                     "direction": direction,
                     "address": connection,
@@ -43,7 +44,6 @@ def media(body):
                 found[-1]["address"] = address
             else:
                 connection = address
-                # Some write the session's c= below the first m=, none above: both are read.
         elif line in ("a=sendrecv", "a=sendonly", "a=recvonly", "a=inactive"):
             if found:
                 found[-1]["direction"] = line[2:]
@@ -53,6 +53,10 @@ def media(body):
             number, name = line[9:].split(None, 1)
             if number.isdigit():
                 found[-1]["rtpmap"][int(number)] = name.strip()
+        elif found and line.startswith("a=fmtp:") and len(line[7:].split(None, 1)) == 2:
+            number, value = line[7:].split(None, 1)
+            if number.isdigit():
+                found[-1]["fmtp"][int(number)] = value.strip()
         elif found and line.startswith("a=crypto:"):
             found[-1]["crypto"].append(line[9:])
         elif found and line.startswith("a=label:"):
