@@ -182,8 +182,8 @@ def row(values):
     return "  ".join(str(value)[: width if name != "scenario" else 60].ljust(width) for (name, width), value in zip(WIDTH.items(), values))
 
 
-def start():
-    home = folder("interop")
+def start(name):
+    home = folder(f"{name}-node")
     extra = "[sip]\nsdes_without_tls = true\n"
     return Node(home, capture="max_calls = 300", recording='rtp_timeout = "30s"', extra=extra)
 
@@ -199,6 +199,7 @@ def main():
     arguments.add_argument("--transport", choices=["udp", "tcp"])
     arguments.add_argument("--at-once", type=int, default=8)
     arguments.add_argument("--json")
+    arguments.add_argument("--home", default="interop", help="name of the node's folder under target/system")
     given = arguments.parse_args()
     scenarios, references = load(given.corpus)
     scenarios = [scenario for scenario in scenarios if given.only in scenario.name]
@@ -212,7 +213,7 @@ def main():
     if given.node:
         node = Running(given.node, given.api, given.token, given.key)
     else:
-        node = own = start()
+        node = own = start(given.home)
         own.start()
         own.server = ("127.0.0.1", own.sip)
     pcap = pcap_payloads(given.corpus)
