@@ -53,6 +53,14 @@ pub struct StreamView {
     pub jitter_ms: f64,
     /// Estimated listening quality, 1 to 4.5.
     pub mos: Option<f64>,
+    /// The same for each of the last ten-second intervals, at most 30; null where nothing came.
+    pub mos_over_time: Vec<Option<f64>>,
+    /// How much longer runs of lost packets are than at random loss; 1 is random.
+    pub burst_ratio: f64,
+    /// Packets that came too late.
+    pub late: u64,
+    /// The SRTP suite, where it is SRTP.
+    pub srtp: Option<String>,
 }
 
 /// A live recording session.

@@ -82,6 +82,10 @@ fn call_view(call: CallSnapshot, tenant: String, started_at: String) -> CallView
                 lost: stream.lost,
                 jitter_ms: stream.jitter_ms,
                 mos: stream.mos,
+                mos_over_time: stream.mos_over_time.get(stream.mos_over_time.len().saturating_sub(30)..).unwrap_or_default().to_vec(),
+                burst_ratio: stream.burst_ratio,
+                late: stream.late,
+                srtp: stream.srtp.map(str::to_owned),
             })
             .collect(),
         tags: call.tags.into_iter().collect(),

@@ -19,10 +19,12 @@ pub mod seal;
 pub mod timestamp;
 
 mod audio_file;
+mod dtmf_mask;
 pub mod clock_map;
 pub mod gaps;
 pub mod jitter;
 pub mod pipeline;
+pub mod quality;
 pub mod reception;
 pub mod recorder;
 mod report;

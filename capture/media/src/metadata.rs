@@ -57,6 +57,9 @@ pub struct RecordingMetadata {
     /// Stretches in which a stream was on hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holds: Vec<Hold>,
+    /// True when key tones were taken out of the audio (`dtmf = "mask"`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dtmf_masked: bool,
     /// Key presses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dtmf: Vec<Dtmf>,
@@ -88,6 +91,7 @@ impl RecordingMetadata {
             gaps: Vec::new(),
             pauses: Vec::new(),
             holds: Vec::new(),
+            dtmf_masked: false,
             dtmf: Vec::new(),
             tags: Vec::new(),
             nodes: vec![NodePart { node: node.to_owned(), from: started_at, to: None, reason: None }],
@@ -301,9 +305,15 @@ pub struct StreamReport {
     /// Interarrival jitter (RFC 3550 6.4.1) at the end, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jitter_ms: Option<f64>,
-    /// Estimated listening quality, 1.0 to 4.5 (ITU-T G.107 mapping).
+    /// Estimated listening quality, 1.0 to 4.5 (ITU-T G.107).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mos: Option<f64>,
+    /// The same for each ten seconds of the timeline; null where nothing came.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mos_over_time: Vec<Option<f64>>,
+    /// How much longer runs of lost packets were than at random loss; 1 is random.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst_ratio: Option<f64>,
     /// The SRTP suite, by the name of `a=crypto`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub srtp: Option<String>,

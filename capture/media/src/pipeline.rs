@@ -20,6 +20,8 @@ use ferric_codecs::opus::{OpusSettings, PRE_SKIP_48K};
 use ferric_codecs::opus_packet::{silence, true_silence};
 use ferric_codecs::party::PartyEncoder;
 
+use crate::dtmf_mask::LOOK_AHEAD_MS;
+use crate::quality::INTERVAL_MS;
 use crate::gaps::{GapCause, GapList};
 use crate::rtcp::{self, ReportBlock};
 use crate::rtp::StreamIndex;
@@ -40,6 +42,9 @@ pub struct PipelineConfig {
     pub opus: OpusSettings,
     /// How long packets may be late.
     pub jitter_delay: Duration,
+    /// Key tones are silenced (`dtmf = "mask"`). [`PipelineConfig::jitter_delay`] should be longer then: audio is looked at
+    /// before it is encoded.
+    pub mask_dtmf: bool,
     /// Silence after which a stream's source may change.
     pub takeover: Duration,
 }
@@ -49,6 +54,7 @@ impl Default for PipelineConfig {
         PipelineConfig {
             opus: OpusSettings::default(),
             jitter_delay: Duration::from_millis(120),
+            mask_dtmf: false,
             takeover: Duration::from_millis(1_000),
         }
     }
@@ -84,6 +90,8 @@ pub struct MediaPipeline {
     unknown_stream: u64,
     counted: (u64, u64),
     ended_us: Option<i64>,
+    /// Intervals of quality that are over.
+    intervals: u64,
 }
 
 impl MediaPipeline {
@@ -104,6 +112,7 @@ impl MediaPipeline {
             unknown_stream: 0,
             counted: (0, 0),
             ended_us: None,
+            intervals: 0,
         };
         pipeline.update_streams(now, streams);
         pipeline
@@ -147,7 +156,11 @@ impl MediaPipeline {
             if let Some(stream) = self.stream_mut(config.index) {
                 stream.update(now, config, now_us);
             } else if self.streams.len() < MAX_STREAMS {
-                self.streams.push(Stream::new(config, rate, begin_us, takeover));
+                let mut stream = Stream::new(config, rate, begin_us, takeover);
+                if self.config.mask_dtmf {
+                    stream.mask_tones();
+                }
+                self.streams.push(stream);
             }
         }
         if self.streams.iter().any(|stream| stream.config().is_wideband()) {
@@ -230,6 +243,11 @@ impl MediaPipeline {
         let delay_us = i64::try_from(self.config.jitter_delay.as_micros()).unwrap_or(0);
         let due = u64::try_from((now_us - delay_us) / self.frame_us()).unwrap_or(0);
         self.run(due, now_us, sink);
+        while i64::try_from((self.intervals + 1) * INTERVAL_MS * 1_000).unwrap_or(i64::MAX) <= now_us - delay_us {
+            self.intervals += 1;
+            let delay_ms = self.config.jitter_delay.as_secs_f64() * 1_000.0;
+            self.streams.iter_mut().for_each(|stream| stream.close_interval(delay_ms));
+        }
     }
 
     /// Ends the recording: encodes the rest, without waiting for more. Returns its length in samples at 48 kHz.
@@ -252,13 +270,15 @@ impl MediaPipeline {
 
     fn run(&mut self, until: u64, now_us: i64, sink: &mut impl FnMut(EncodedFrame<'_>)) {
         let frame_us = self.frame_us();
+        let ahead_us = if self.config.mask_dtmf { i64::from(LOOK_AHEAD_MS) * 1_000 } else { 0 };
         while self.next < until {
             let batch = until.min(self.next + BATCH);
             let end_us = i64::try_from(batch).unwrap_or(0) * frame_us;
             for stream in &mut self.streams {
                 let lag_us = stream.voice().track().lag_us();
-                stream.drain(end_us + lag_us, now_us);
+                stream.drain(end_us + lag_us + ahead_us, now_us);
                 stream.voice_mut().fill_until(end_us);
+                stream.find_tones();
             }
             while self.next < batch {
                 self.encode(sink);
@@ -273,6 +293,7 @@ impl MediaPipeline {
         let samples = (self.rate * frame_ms / 1_000) as usize;
         self.next += 1;
         let position_48k = number * u64::from(frame_ms) * 48;
+        self.streams.iter_mut().for_each(|stream| stream.silence_tones(samples));
         if self.is_silenced(number) {
             if !self.encoders_fresh {
                 // What was said before the pause shall not colour what comes after.

@@ -26,6 +26,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use uuid::Uuid;
 
+use crate::dtmf_mask::LOOK_AHEAD_MS;
 use crate::audio_file::AudioFile;
 use crate::eopus::Content;
 use crate::keys::Recipient;
@@ -218,7 +219,13 @@ impl Recorder {
         let rate = if streams.iter().any(StreamConfig::is_wideband) { 16_000 } else { 8_000 };
         let (file, first) = AudioFile::new(&header, &config.recipients, config.opus.frame_ms, config.segment, rate, &mut rng)?;
         let mut metadata = RecordingMetadata::new(config.id, &config.tenant, &config.node, started_at, config.session.clone());
-        let pipeline_config = PipelineConfig { opus: config.opus, jitter_delay: config.jitter_delay, takeover: config.takeover };
+        let ahead = if config.mask_dtmf { Duration::from_millis(u64::from(LOOK_AHEAD_MS)) } else { Duration::ZERO };
+        let pipeline_config = PipelineConfig {
+            opus: config.opus,
+            jitter_delay: config.jitter_delay + ahead,
+            takeover: config.takeover,
+            mask_dtmf: config.mask_dtmf,
+        };
         let pipeline = MediaPipeline::new(now, pipeline_config, streams);
         report::fill(&mut metadata, &pipeline.stats(), config.mask_dtmf);
         let (sealed, metadata_summary) = seal_metadata(&config, started_at, &metadata, &mut rng)?;

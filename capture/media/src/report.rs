@@ -6,6 +6,7 @@ use crate::stats::{Channel, RecordingStats, StreamStats};
 
 /// Replaces the capture side's part of the document.
 pub(crate) fn fill(metadata: &mut RecordingMetadata, stats: &RecordingStats, mask_dtmf: bool) {
+    metadata.dtmf_masked = mask_dtmf;
     metadata.streams = stats.streams.iter().map(stream).collect();
     (metadata.gaps, metadata.holds, metadata.dtmf) = (Vec::new(), Vec::new(), Vec::new());
     for stream in &stats.streams {
@@ -52,6 +53,8 @@ fn stream(stats: &StreamStats) -> StreamReport {
         reordered: stats.reordered,
         jitter_ms: (stats.packets > 0).then_some(stats.jitter_ms),
         mos: stats.mos,
+        mos_over_time: stats.mos_over_time.clone(),
+        burst_ratio: (stats.packets > 0).then_some(stats.burst_ratio),
         srtp: stats.srtp.map(str::to_owned),
         undecryptable: stats.undecryptable + stats.unprotected,
         concealed_ms: stats.lost_ms,

@@ -80,6 +80,10 @@ pub struct StreamStats {
     pub jitter_ms: f64,
     /// Estimated mean opinion score, 1 to 4.5; `None` without media.
     pub mos: Option<f64>,
+    /// The same for each ten seconds of the recording; `None` where nothing came.
+    pub mos_over_time: Vec<Option<f64>>,
+    /// How much longer runs of lost packets are than at random loss (BurstR of ITU-T G.107): 1 is random.
+    pub burst_ratio: f64,
     /// Concealed or silent for loss, in ms.
     pub lost_ms: u64,
     /// First packet, ms since the recording began.
@@ -120,34 +124,4 @@ pub struct RecordingStats {
     pub pauses: Vec<Gap>,
     /// The streams, in order.
     pub streams: Vec<StreamStats>,
-}
-
-/// Mean opinion score by the E-model (ITU-T G.107, its defaults), 1 to 4.5.
-///
-/// `loss` is the share of packets lost or late, `delay_ms` one way. The loss
-/// robustness of G.711 with concealment stands for all codecs.
-pub fn mos(loss: f64, delay_ms: f64) -> f64 {
-    const LOSS_ROBUSTNESS: f64 = 25.1;
-    let percent = (loss * 100.0).clamp(0.0, 100.0);
-    let equipment = 95.0 * percent / (percent + LOSS_ROBUSTNESS);
-    let late = (delay_ms - 177.3).max(0.0);
-    let delay = 0.024 * delay_ms + 0.11 * late;
-    let r = (93.2 - equipment - delay).clamp(0.0, 100.0);
-    let mos = 1.0 + 0.035 * r + r * (r - 60.0) * (100.0 - r) * 7e-6;
-    (mos.clamp(1.0, 4.5) * 100.0).round() / 100.0
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
-    use super::*;
-
-    #[test]
-    fn the_score_falls_with_loss_and_delay() {
-        assert!((mos(0.0, 20.0) - 4.40).abs() < 0.02);
-        assert!(mos(0.01, 20.0) > 4.2);
-        assert!((mos(0.05, 20.0) - 3.8).abs() < 0.2);
-        assert!(mos(0.05, 300.0) < mos(0.05, 20.0));
-        assert!((mos(1.0, 1_000.0) - 1.0).abs() < f64::EPSILON);
-    }
 }

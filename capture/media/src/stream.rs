@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use ferric_codecs::decode::CodecKind;
 
 use crate::clock_map::{ClockMap, Fit, ticks_to_us};
+use crate::dtmf_mask::DtmfMask;
 use crate::jitter::{JitterBuffer, Waiting};
 use crate::reception::{Place, Reception};
 use crate::rtcp::{ReportBlock, RtcpItem};
@@ -25,7 +26,8 @@ use crate::rtp::{RtpPacket, Ssrc};
 use crate::sender_clock::SenderClock;
 use crate::source::{SourceLock, Verdict};
 use crate::srtp::{Opened, Reject, SrtpReceiver};
-use crate::stats::{StreamStats, mos};
+use crate::quality::{Loss, QualityTrack, mos};
+use crate::stats::StreamStats;
 use crate::telephone_event::TelephoneEvents;
 use crate::voice::{Placed, Voice};
 
@@ -111,6 +113,10 @@ pub(crate) struct Stream {
     events: TelephoneEvents,
     sender_clock: SenderClock,
     srtp: Option<SrtpReceiver>,
+    mask: Option<Box<DtmfMask>>,
+    quality: QualityTrack,
+    /// Runs of packets that were not there when their turn came.
+    runs: u64,
     /// The packet at hand, opened.
     plain: Vec<u8>,
     first_us: Option<i64>,
@@ -140,6 +146,9 @@ impl Stream {
             events: TelephoneEvents::default(),
             sender_clock: SenderClock::default(),
             srtp: config.srtp.clone().map(SrtpReceiver::new),
+            mask: None,
+            quality: QualityTrack::default(),
+            runs: 0,
             plain: Vec::new(),
             first_us: None,
             last_us: None,
@@ -272,7 +281,41 @@ impl Stream {
         {
             self.count.undecodable += 1;
         }
+        if matches!(kind, PayloadKind::TelephoneEvent { .. })
+            && let (Some(mask), Some(event)) = (&mut self.mask, self.events.list().last())
+        {
+            let from = i64::try_from(event.at_ms).unwrap_or(0) * 1_000;
+            mask.event(from, (from + i64::from(event.duration_ms) * 1_000).max(arrival.us));
+        }
         self.sort(arrival.us, &packet, kind);
+    }
+
+    /// From now on key tones are silenced.
+    pub(crate) fn mask_tones(&mut self) {
+        let rate = self.voice.track().rate();
+        self.mask.get_or_insert_with(|| Box::new(DtmfMask::new(rate)));
+    }
+
+    /// Looks for key tones in what waits to be encoded.
+    pub(crate) fn find_tones(&mut self) {
+        let Some(mask) = &mut self.mask else { return };
+        let track = self.voice.track();
+        let (at, samples) = track.waiting();
+        mask.scan(at, track.rate(), samples);
+        for (from, to) in mask.take_found() {
+            self.events.note_tone(ms(from), ms(to));
+        }
+    }
+
+    /// Silences key tones in the next frame.
+    pub(crate) fn silence_tones(&mut self, samples: usize) {
+        let Some(mask) = &mut self.mask else { return };
+        let track = self.voice.track_mut();
+        let (rate, (at, _)) = (track.rate(), track.waiting());
+        let at_us = at * 1_000_000 / i64::from(rate.max(1));
+        if let Some(frame) = track.frame_mut(samples) {
+            mask.apply(at_us, rate, frame);
+        }
     }
 
     /// Which segment a packet belongs to.
@@ -487,6 +530,7 @@ impl Stream {
             None => 0,
         };
         self.next = Some(packet.number + 1);
+        self.runs += u64::from(missing > 0);
         let Some(map) = self.map.as_mut() else { return };
         let found = self.config.payloads.iter().find(|(known, _)| *known == packet.payload_type).map(|(_, kind)| *kind);
         match found {
@@ -540,12 +584,23 @@ impl Stream {
         Some(self.reception.report(now_us))
     }
 
+    fn loss(&self) -> Loss {
+        let totals = self.reception.totals();
+        Loss { expected: totals.expected, gone: totals.lost() + self.count.late, runs: self.runs }
+    }
+
+    /// Ten seconds are over.
+    pub(crate) fn close_interval(&mut self, jitter_delay_ms: f64) {
+        let loss = self.loss();
+        self.quality.close(self.voice.codec(), loss, jitter_delay_ms + self.reception.jitter_ms());
+    }
+
     /// Everything up to now; `jitter_delay_ms` counts into the score.
     pub(crate) fn stats(&self, jitter_delay_ms: f64) -> StreamStats {
         let totals = self.reception.totals();
         let count = &self.count;
-        let gone = (totals.lost() + count.late) as f64;
-        let score = (totals.expected > 0).then(|| mos(gone / totals.expected as f64, jitter_delay_ms + self.reception.jitter_ms()));
+        let loss = self.loss();
+        let score = (totals.expected > 0).then(|| mos(self.voice.codec(), loss, jitter_delay_ms + self.reception.jitter_ms()));
         StreamStats {
             stream: self.config.index,
             label: self.config.label.clone(),
@@ -571,6 +626,8 @@ impl Stream {
             unprotected: count.unprotected,
             jitter_ms: (self.reception.jitter_ms() * 100.0).round() / 100.0,
             mos: score,
+            mos_over_time: self.quality.values().to_vec(),
+            burst_ratio: (loss.burst_ratio() * 100.0).round() / 100.0,
             lost_ms: self.voice.gaps().total_ms(crate::gaps::GapCause::Loss),
             first_packet_ms: self.first_us.map(ms),
             last_packet_ms: self.last_us.map(ms),

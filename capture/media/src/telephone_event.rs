@@ -12,6 +12,9 @@ use crate::stats::TelephoneEvent;
 /// Events kept of one stream.
 const MAX_EVENTS: usize = 256;
 
+/// An event and a tone no further apart than this are one key.
+const SAME_KEY_MS: u64 = 150;
+
 /// The events of one stream.
 #[derive(Debug, Default)]
 pub(crate) struct TelephoneEvents {
@@ -51,6 +54,18 @@ impl TelephoneEvents {
             digit: digit(event).filter(|_| !secret),
         });
         true
+    }
+
+    /// A key tone was found in the audio itself; not noted where an event tells of it.
+    pub(crate) fn note_tone(&mut self, from_ms: u64, to_ms: u64) {
+        let near = |event: &TelephoneEvent| {
+            let end = event.at_ms + u64::from(event.duration_ms);
+            from_ms < end + SAME_KEY_MS && event.at_ms < to_ms + SAME_KEY_MS
+        };
+        if self.events.len() < MAX_EVENTS && !self.events.iter().rev().take(4).any(near) {
+            let duration_ms = u32::try_from(to_ms.saturating_sub(from_ms)).unwrap_or(u32::MAX);
+            self.events.push(TelephoneEvent { at_ms: from_ms, duration_ms, digit: None });
+        }
     }
 
     /// A source began anew: its timestamps say nothing of the ones before.

@@ -177,6 +177,21 @@ impl Track {
         self.buffer.get(self.head..self.head + samples)
     }
 
+    /// As [`Track::frame`], to be changed in place.
+    pub(crate) fn frame_mut(&mut self, samples: usize) -> Option<&mut [i16]> {
+        self.buffer.get_mut(self.head..self.head + samples)
+    }
+
+    /// Everything written and not read, and the position of its first sample, at the encoder's rate.
+    pub(crate) fn waiting(&self) -> (i64, &[i16]) {
+        (self.read, self.buffer.get(self.head..).unwrap_or_default())
+    }
+
+    /// Rate of what is read, in Hz.
+    pub(crate) fn rate(&self) -> u32 {
+        self.rate
+    }
+
     /// Moves past samples that were read, or that nobody wants.
     pub fn consume(&mut self, samples: usize) {
         self.head = (self.head + samples).min(self.buffer.len());
