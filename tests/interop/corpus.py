@@ -38,6 +38,7 @@ class Dialog:
     name: str
     steps: list
     truncated: bool = False
+    after: str = ""  # the dialog that must be over before
 
     @property
     def messages(self):
@@ -189,12 +190,25 @@ def dialogs_of(base, messages, order, readme):
             if not any(message.method == "OPTIONS" for message in by_call[call]):
                 by_call[begun[0]] += by_call.pop(call)
         by_call[begun[0]].sort(key=messages.index)
+    parts = [(part, bool(at)) for group in by_call.values() for at, part in enumerate(calls_in(group))]
     found = []
-    for number, group in enumerate(by_call.values()):
-        name = base if len(by_call) == 1 else f"{base}#{number + 1}"
+    for number, (group, follows) in enumerate(parts):
+        name = base if len(parts) == 1 else f"{base}#{number + 1}"
         cut = any(message.is_cut and ("truncat" in base or cut_on_purpose(readme, message.name.removesuffix(".sip"))) for message in group)
-        found.append(Dialog(name, steps_of(group, order), cut))
+        found.append(Dialog(name, steps_of(group, order), cut, found[-1].name if follows else ""))
     return found
+
+
+def calls_in(group):
+    """The calls among messages with one Call-ID: after a BYE, an INVITE without a To tag begins another."""
+    parts, ended = [[]], False
+    for message in group:
+        if ended and message.method == "INVITE" and not message.has_to_tag:
+            parts.append([])
+            ended = False
+        parts[-1].append(message)
+        ended = ended or message.method == "BYE"
+    return parts
 
 
 def together(base):

@@ -15,6 +15,7 @@ class Said:
     participants: dict = dataclasses.field(default_factory=dict)  # id -> address
     members: dict = dataclasses.field(default_factory=dict)  # session -> ids of participants
     labels: dict = dataclasses.field(default_factory=dict)  # label -> session
+    speakers: dict = dataclasses.field(default_factory=dict)  # label -> ids of participants who send it
     broken: bool = False
 
 
@@ -49,8 +50,11 @@ def read(text):
     except Tree.ParseError:
         said.broken = True
         return said
+    streams, sends = {}, []
     for element in root.iter():
         name = local(element)
+        if name in ("participant", "participantstreamassoc"):
+            sends += _sends(element)
         if name == "session":
             session = _id(element, "session_id", "id")
             if session:
@@ -76,7 +80,20 @@ def read(text):
             for child in element:
                 if local(child) == "label" and child.text:
                     said.labels[child.text.strip()] = session
+                    streams[_id(element, "stream_id", "id")] = child.text.strip()
+    for participant, stream in sends:
+        if stream in streams:
+            said.speakers.setdefault(streams[stream], set()).add(participant)
     return said
+
+
+def _sends(element):
+    """Pairs of a participant and a stream it sends: named as text, or by a child."""
+    participant = _id(element, "participant_id", "id", "participant")
+    for child in element:
+        if participant and local(child) == "send":
+            texts = [child.text, *(grandchild.text for grandchild in child)]
+            yield from ((participant, text.strip()) for text in texts if text and text.strip())
 
 
 def recordings(documents):
