@@ -44,7 +44,7 @@ class Call:
         self.answered = []  # (request, body that was sent, answer), for a look afterwards
         self.documents = []  # recording metadata as they were sent
         self.began = self.ended = None
-        self.hung_up = False
+        self.hung_up = self.cancelled = False
         self.seen, self.cond, self.open = [], threading.Condition(), True
         self.wire = Wire(server, transport, self._take)
         threading.Thread(target=self._play, daemon=True).start()
@@ -334,6 +334,7 @@ class Call:
                 raise Failure(what)
             if not cancel:
                 self.failures.append(f"re-{what}")
+            self.cancelled = bool(cancel) and first
             return None
         if first:
             self.began = time.time()

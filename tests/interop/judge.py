@@ -62,6 +62,16 @@ def share(samples, hz):
     return float(np.median(found)) if found else 0.0
 
 
+def first_audio(call):
+    """The m-line that goes left: of the audio that the node took, the first with a label, else the first."""
+    for message, body, answer in call.answered:
+        if message.method == "INVITE" and answer.startswith("SIP/2.0 2"):
+            lines = sdp.media(answer.split("\r\n\r\n", 1)[-1])
+            taken = [index for index, line in enumerate(lines) if line["kind"] == "audio" and line["port"]]
+            return next((index for index in taken if lines[index]["label"]), taken[0] if taken else 0)
+    return 0
+
+
 class Look:
     """The look at one scenario: what is wrong, and what the table tells."""
 
@@ -134,18 +144,20 @@ class Look:
             return
         found = half(call.dialog.invite)
         spoke = [line for _, line in sorted(call.lines.items()) if line.spans]
-        first_index = min(call.lines, default=0)
+        first_index = first_audio(call)
         for line in spoke:
             if found and found[1]:
                 wanted = (1,) if found[1] == "far" else (0,)
-            elif len(own) > 1:
+            elif len(own) > 1 or line.index != first_index and not any(other.index == first_index and other.spans[-1].end > line.spans[0].begin for other in spoke):
+                # Recordings of its own number their channels anew; a line that comes when the left is free may take it.
                 wanted = (0, 1)
             else:
                 wanted = (0,) if line.index == first_index else (1,)
             missing = []
-            for span in line.spans:
-                if span.end - span.begin < 2 * TRIM + 0.25:
-                    continue
+            checked = [span for span in line.spans if span.end - span.begin >= 2 * TRIM + 0.25]
+            if not checked and line.sent > 50 and not any(self._at_all(entry, wanted) for entry in own):
+                self.say(f"m-line {line.index + 1} ({line.codec}) is not heard")
+            for span in checked:
                 beside = sum(1 for other in spoke if other is not line and any(each.begin < span.end and span.begin < each.end for each in other.spans))
                 least = 0.5 / max(1, beside)
                 if not any(self._hears(call, entry, span, wanted, least) for entry in own):
@@ -156,6 +168,9 @@ class Look:
                 self.say(f"m-line {line.index + 1} ({missing[0].codec}) is not heard on {where} at {when}")
         if len(own) == 1 and not found:
             self._gaps(call, own[0], spoke, first_index)
+
+    def _at_all(self, entry, wanted):
+        return any(rms(entry[2][channel]) > SILENT_RMS for channel in wanted)
 
     def _hears(self, call, entry, span, wanted, least):
         _, meta, sides = entry
@@ -212,7 +227,8 @@ class Look:
             lines = sdp.media(body)
             if message.method != "INVITE" or not answer.startswith("SIP/2.0 2") or not lines:
                 continue
-            places = {line["label"]: (0 if index == 0 else 1) for index, line in enumerate(lines) if line["kind"] == "audio" and line["label"]}
+            first = first_audio(call)
+            places = {line["label"]: (0 if index == first else 1) for index, line in enumerate(lines) if line["kind"] == "audio" and line["label"]}
             for document in message.documents:
                 for label, speakers in said.read(document).speakers.items():
                     for speaker in speakers:
