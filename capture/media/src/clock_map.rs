@@ -29,8 +29,8 @@ const WINDOW_AGE_US: i64 = 60_000_000;
 /// Corrections smaller than this are not worth it, in 1/10000 s: 3 ms. Arrivals
 /// are never exact, and audio that stays put is worth more than the last millisecond.
 const QUIET_DEAD_BAND: i64 = 30;
-/// While somebody speaks: 6 ms.
-const SPEECH_DEAD_BAND: i64 = 60;
+/// While somebody speaks: 4 ms.
+const SPEECH_DEAD_BAND: i64 = 40;
 /// From here speech is bent twice as hard: 12 ms.
 const SPEECH_URGENT: i64 = 120;
 /// Largest correction at once in silence: 5 ms.

@@ -287,6 +287,8 @@ impl Voice {
                 self.gaps.add(since, now_ms, GapCause::Hold);
                 self.held_since_ms = None;
                 self.active_since_ms = now_ms;
+                // What was heard before the hold does not come back as concealment.
+                self.concealed = i64::from(self.track.native_rate()) * CONCEAL_MS / 1_000;
             }
             (true, None) | (false, Some(_)) => {}
         }

@@ -156,8 +156,7 @@ impl Transform {
         Some(true)
     }
 
-    /// Protects an RTP packet: the sending side, which a recorder needs for its tests only.
-    #[cfg(test)]
+    /// Protects an RTP packet.
     pub(super) fn seal_rtp(&self, packet: &[u8], index: u64) -> Option<Vec<u8>> {
         let header = header_len(packet)?;
         let ssrc = word(packet, 8)?;

@@ -16,11 +16,13 @@
 mod cipher;
 mod keys;
 mod receiver;
+mod sender;
 mod suite;
 #[cfg(test)]
 mod vectors;
 
 pub use receiver::{Opened, Reject, SrtpReceiver};
+pub use sender::SrtpSender;
 pub use suite::SrtpSuite;
 
 use std::fmt;
