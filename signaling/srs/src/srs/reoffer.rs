@@ -166,8 +166,8 @@ impl Srs {
         if !waits {
             self.follow_metadata(now, key);
         }
-        self.tell_info(key);
         self.ask_for_snapshot(now, key, partial);
+        self.tell_info(key);
     }
 
     fn note_header(&mut self, now: Instant, key: SessionKey, request: &Message) {
