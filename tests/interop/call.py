@@ -267,7 +267,7 @@ class Call:
     def _story(self):
         steps = list(self.dialog.steps)
         messages = self.dialog.messages
-        if self.dialog.invite is None and any(message.method != "OPTIONS" for message in messages):
+        if self.dialog.invite is None and not self.dialog.is_outside:
             # A request within a dialog: the dialog is ours.
             self._invite(self._own_invite(messages[0]))
             time.sleep(1.0)
@@ -299,7 +299,7 @@ class Call:
                 pending = self._invite(message, cancel)
                 continue
             answer, body = self._request(message)
-            if self.answers[-1] >= 300:
+            if self.answers[-1] >= 300 and (self.to_tag or message.method == "OPTIONS"):
                 self.failures.append(f"{message.method} answered {answer.splitlines()[0][8:]}")
             elif sdp.media(body):
                 self._agree(sdp.media(body), sdp.media(answer.split("\r\n\r\n", 1)[1]))

@@ -25,6 +25,10 @@ WORDS = [*(method.lower() for method in METHODS), "reinvite", "re-invite", "200o
 METHOD_SUFFIX = re.compile(rf"-(?:{'|'.join(WORDS)})(?:-\w+)?$")
 
 
+# Requests that belong to no recording where they come alone.
+OUTSIDE = ("OPTIONS", "REGISTER", "SUBSCRIBE", "NOTIFY", "PUBLISH", "MESSAGE")
+
+
 @dataclasses.dataclass
 class Step:
     kind: str  # send, pause, media
@@ -43,6 +47,11 @@ class Dialog:
     @property
     def messages(self):
         return [step.message for step in self.steps if step.kind == "send"]
+
+    @property
+    def is_outside(self):
+        """True if nothing in it is about a recording."""
+        return all(message.method in OUTSIDE for message in self.messages)
 
     @property
     def invite(self):
@@ -81,7 +90,7 @@ def expected(dialogs):
     for dialog in dialogs:
         if dialog.truncated or dialog.invite is None:
             # A request within a dialog that is not in the folder gets one of the player's own.
-            total += 0 if dialog.truncated or all(message.method == "OPTIONS" for message in dialog.messages) else 1
+            total += 0 if dialog.truncated or dialog.is_outside else 1
             continue
         found = half(dialog.invite)
         if found:
@@ -187,7 +196,7 @@ def dialogs_of(base, messages, order, readme):
     begun = [call for call, group in by_call.items() if any(message.method == "INVITE" and not message.has_to_tag for message in group)]
     if len(begun) == 1:
         for call in [call for call in by_call if call != begun[0]]:
-            if not any(message.method == "OPTIONS" for message in by_call[call]):
+            if not all(message.method in OUTSIDE for message in by_call[call]):
                 by_call[begun[0]] += by_call.pop(call)
         by_call[begun[0]].sort(key=messages.index)
     parts = [(part, bool(at)) for group in by_call.values() for at, part in enumerate(calls_in(group))]

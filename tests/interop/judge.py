@@ -220,6 +220,10 @@ class Look:
         if len(own) == 1:
             self._sides(call, own[0][1])
 
+    def _changed(self, call):
+        """True if the dialog changed: who left, or whose stream is gone, need not have a channel at the end."""
+        return sum(1 for _, accepted in call.documents if accepted) > 1 or sum(1 for message, _, _ in call.answered if message.method == "INVITE") > 1
+
     def _sides(self, call, meta):
         """Who sends a stream is listed on its channel."""
         channels_of = {party["id"]: party.get("channel") for party in meta.get("participants", [])}
@@ -228,13 +232,16 @@ class Look:
             if message.method != "INVITE" or not answer.startswith("SIP/2.0 2") or not lines:
                 continue
             first = first_audio(call)
-            places = {line["label"]: (0 if index == first else 1) for index, line in enumerate(lines) if line["kind"] == "audio" and line["label"]}
+            places = {line["label"]: (0 if index == first else 1) for index, line in enumerate(lines) if line["kind"] == "audio" and line["port"] and line["label"]}
             for document in message.documents:
+                wanted = {}
                 for label, speakers in said.read(document).speakers.items():
-                    for speaker in speakers:
-                        wanted, given = places.get(label), channels_of.get(speaker)
-                        if wanted is not None and speaker in channels_of and given != wanted and len(speakers) == 1:
-                            self.say(f"participant {speaker} sends channel {'LR'[wanted]} and is listed on {'none' if given is None else 'LR'[given]}")
+                    for speaker in speakers if label in places else ():
+                        wanted.setdefault(speaker, set()).add(places[label])
+                for speaker, sides in wanted.items():
+                    given = channels_of.get(speaker)
+                    if speaker in channels_of and given not in sides and not (given is None and self._changed(call)):
+                        self.say(f"participant {speaker} sends channel {'LR'[min(sides)]} and is listed on {'none' if given is None else 'LR'[given]}")
             return
 
     def _identities(self, call):

@@ -27,7 +27,7 @@ from judge import Look, compare  # noqa: E402
 from lib.node import Node, ferric, folder  # noqa: E402
 from pcap import Captures  # noqa: E402
 
-COLUMNS = (("scenario", 38), ("answers", 13), ("made", 5), ("parties", 7), ("heard", 8), ("correlators", 32))
+COLUMNS = (("scenario", 38), ("answers", 13), ("made", 5), ("parties", 7), ("channels", 8), ("correlators", 32))
 # After the end of one pair of dialogs, another with the same ids is a new call.
 PAIR_GAP = 4.0
 # Ids that nearly every call has tell nothing in a narrow table.
@@ -107,8 +107,9 @@ class Player:
         paired = any(half(dialog.invite) for dialog in scenario.dialogs)
         for position, dialog in enumerate(scenario.dialogs):
             size = max((len(message.raw) for message in dialog.messages), default=0)
-            way = self.given.transport or ("tcp" if size > 60000 or number % 4 == 3 and not dialog.truncated else "udp")
-            way = "tcp" if size > 60000 else way
+            way = self.given.transport or ("tcp" if number % 4 == 3 else "udp")
+            # A stream cannot be cut as a datagram is, and a datagram cannot be as long as a stream.
+            way = "udp" if dialog.truncated else "tcp" if size > 60000 else way
             calls.append(Call(dialog, self.node.server, self.captures, way, f"-{number}-{position}", self.given.longest_pause))
         over = {dialog.name: threading.Event() for dialog in scenario.dialogs}
 
@@ -155,29 +156,41 @@ class Player:
         if any(call.dialog.truncated and 400 not in call.answers for call in calls):
             wrong.append("a cut datagram is not answered 400")
         look = Look(self.node, scenario, calls, [recording for recording in made if recording["stored"]])
+        answers = [status for call in calls for status in call.answers]
         return {
             "scenario": scenario.name,
-            "transport": sorted({call.transport for call in calls}),
-            "answers": [call.answers for call in calls],
+            "answer": told(answers),
+            "recordings": len(made),
             "expected": expected,
-            "recordings": [recording["id"] for recording in made],
-            "parties": sorted(look.parties),
-            "heard": look.heard,
-            "correlators": {name: sorted(values) for name, values in sorted(look.ids.items())},
-            "makers": sorted(look.makers),
-            "codecs": sorted({span.codec for call in calls for line in call.lines.values() for span in line.spans}),
+            "parties": len(look.parties),
+            "channels": ",".join(look.heard),
+            "correlators": len(look.ids),
             "wrong": wrong + look.wrong,
+            "details": {
+                "transports": sorted({call.transport for call in calls}),
+                "answers": [call.answers for call in calls],
+                "recordings": [recording["id"] for recording in made],
+                "parties": sorted(look.parties),
+                "correlators": {name: sorted(values) for name, values in sorted(look.ids.items())},
+                "makers": sorted(look.makers),
+                "codecs": sorted({span.codec for call in calls for line in call.lines.values() for span in line.spans}),
+            },
         }
 
 
-def cells(result):
-    answers = [status for each in result["answers"] for status in each]
+def told(answers):
+    """Status codes in the width of a column."""
     text = ",".join(map(str, answers))
-    if len(text) > 13:
-        text = f"{len(answers)} x {answers[0]}" if len(set(answers)) == 1 else f"{text[:10]}..."
-    names = [name for name in result["correlators"] if name not in COMMON] or list(result["correlators"])
-    made = f"{len(result['recordings'])}/{result['expected']}"
-    return [result["scenario"], text, made, len(result["parties"]), ",".join(result["heard"]), " ".join(names)]
+    if len(text) <= 13:
+        return text
+    return f"{len(answers)} x {answers[0]}" if len(set(answers)) == 1 else f"{text[:10]}..."
+
+
+def cells(result):
+    found = list(result["details"]["correlators"])
+    names = [name for name in found if name not in COMMON] or found
+    made = f"{result['recordings']}/{result['expected']}"
+    return [result["scenario"], result["answer"], made, result["parties"], result["channels"], " ".join(names)]
 
 
 def row(values):
@@ -247,6 +260,7 @@ def arguments():
     given.add_argument("--at-once", type=int, default=8)
     given.add_argument("--longest-pause", type=float, default=1.6, metavar="SECONDS", help="pauses of the flows are cut to this")
     given.add_argument("--patience", type=float, default=25, metavar="SECONDS", help="how long a recording may take to be stored")
+    given.add_argument("--home", default="interop", metavar="NAME", help="name of the folder of a node of our own, below target/system")
     given.add_argument("--json", metavar="FILE")
     given.add_argument("--list", action="store_true", help="tell what would be played, and end")
     return given.parse_args()
@@ -270,7 +284,7 @@ def main():
     if given.node and not (given.api and given.token and given.key):
         print("a running node needs --api, --token and --key as well", file=sys.stderr)
         return 2
-    own = None if given.node else start(folder("interop"))
+    own = None if given.node else start(folder(f"{given.home}-node"))
     node = own or Running(given.node, given.api, given.token, given.key)
     player = Player(node, Captures(given.corpus), given)
     every = [key for scenario in scenarios for key in scenario.keys]
@@ -296,7 +310,7 @@ def main():
     bad = [result["scenario"] for result in results if result["wrong"]]
     # Other recorders' answers differ as they like; those that the folder calls ours to give must not.
     bad += [name for name, _, differs in compared if differs and name.startswith("reference-srs-")]
-    total, wanted = sum(len(result["recordings"]) for result in results), sum(result["expected"] for result in results)
+    total, wanted = sum(result["recordings"] for result in results), sum(result["expected"] for result in results)
     print(f"{len(results)} scenarios, {total} recordings of {wanted}, {time.monotonic() - began:.0f} s; not as they should be: {len(bad)}")
     for name in bad:
         print(f"  {name}")

@@ -5,10 +5,13 @@ import struct
 import subprocess
 import sys
 import tempfile
+import types
 import unittest
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "system")]
+
+import numpy as np  # noqa: E402
 
 import corpus  # noqa: E402
 import judge  # noqa: E402
@@ -197,6 +200,10 @@ class Scenarios(unittest.TestCase):
         self.assertEqual({name: scenario.expected for name, scenario in found.items()}, {"a-truncated": 0, "b-short": 0, "c-wrong": 1})
         self.assertEqual(references, ["a-200ok.sip"])
 
+    def test_a_request_that_comes_alone(self):
+        found, _ = Folder(a_update_sip=request("UPDATE", "u", 7, tag=";tag=1"), b_options_sip=request("OPTIONS", "o")).load()
+        self.assertEqual({name: scenario.expected for name, scenario in found.items()}, {"a-update": 1, "b-options": 0})
+
     def test_what_is_told_beats_the_rules(self):
         found, _ = Folder(x_sip=request("INVITE", "c"), expected_tsv="# n\n3\tx.sip\n").load()
         self.assertEqual(found["x"].expected, 3)
@@ -255,6 +262,83 @@ class Wires(unittest.TestCase):
         held = bytearray(b"\r\n\r\nSIP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nabSIP/2.0 100 Trying\r\nl:0\r\n\r\nBYE")
         self.assertEqual(wire.whole(held), [b"SIP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nab", b"SIP/2.0 100 Trying\r\nl:0\r\n\r\n"])
         self.assertEqual(held, b"BYE")
+
+
+class Looks(unittest.TestCase):
+    """The judge, before a call of two lines of which the second is held from 3 to 5 s."""
+
+    BEGIN = 1_800_000_000.0
+
+    def look(self, change=lambda meta, sides: None, **recording):
+        span = lambda begin, end, hz: types.SimpleNamespace(begin=self.BEGIN + begin, end=self.BEGIN + end, codec="PCMU/8000", hz=hz, has_tone=True, packets=100)
+        line = lambda index, hz, *times: types.SimpleNamespace(index=index, hz=hz, sent=200, codec="PCMU/8000", has_tone=True, spans=[span(*each, hz) for each in times])
+        body = f"--q\r\nContent-Type: application/sdp\r\n\r\n{OFFER.replace('audio 0', 'audio 4002')}\r\n--q\r\nContent-Type: application/rs-metadata+xml\r\n\r\n{self.document}\r\n--q--\r\n"
+        head = 'Content-Type: multipart/mixed; boundary="q"\r\nCisco-Guid: 1-2-3-4\r\n'
+        invite = Message("x", request("INVITE", "c", body=body, headers=head).encode())
+        answer = f"SIP/2.0 200 OK\r\nCSeq: 1 INVITE\r\n\r\n{OFFER.replace('audio 0', 'audio 4002')}"
+        call = types.SimpleNamespace(
+            call_id="c-1", began=self.BEGIN, ended=self.BEGIN + 8, lines={0: line(0, 440, (0, 8)), 1: line(1, 620, (0, 3), (5, 8))},
+            dialog=types.SimpleNamespace(invite=invite, name="x"), documents=[(self.document, True)], answered=[(invite, body, answer)],
+        )  # fmt: skip
+        rate = judge.RATE
+        wave = lambda hz: rtp.tone(hz, rate).tolist() * 4
+        left, right = np.array(wave(440)), np.array(wave(620))
+        right[3 * rate : 5 * rate] = 0
+        meta = {
+            "started_at": "2027-01-15T08:00:00.000Z", "duration_ms": 8000, "end_reason": "bye",
+            "sip": {"correlators": [{"name": "Cisco-Guid", "value": "1-2-3-4"}]},
+            "participants": [{"id": "p1", "aor": "sip:one@example.net", "channel": 0}, {"id": "p2", "aor": "sip:two@example.net", "channel": 1}],
+            "src_metadata": [{"body": self.document}],
+        }  # fmt: skip
+        sides = [left, right]
+        change(meta, sides)
+        held, judge.opened = judge.opened, lambda *_: (meta, tuple(sides))
+        try:
+            return judge.Look(None, None, [call], [{"id": "r", "state": "complete", "sip_call_id": "c-1", **recording}]).wrong
+        finally:
+            judge.opened = held
+
+    document = (
+        '<recording><session session_id="A"/><participant participant_id="p1"><nameID aor="sip:one@example.net"/></participant>'
+        '<participant participant_id="p2"><nameID aor="sip:two@example.net"/></participant>'
+        '<stream stream_id="s1" session_id="A"><label>7</label></stream><stream stream_id="s2" session_id="A"><label>8</label></stream>'
+        '<participantstreamassoc participant_id="p1"><send>s1</send></participantstreamassoc>'
+        '<participantstreamassoc participant_id="p2"><send>s2</send></participantstreamassoc></recording>'
+    )
+
+    def test_what_is_right_is_not_complained_of(self):
+        self.assertEqual(self.look(), [])
+
+    def test_channels_changed_over(self):
+        wrong = self.look(lambda _, sides: sides.reverse())
+        self.assertTrue(any("m-line 1 (PCMU/8000) is not heard on L" in one for one in wrong) and any("m-line 2" in one for one in wrong), wrong)
+
+    def test_nothing_after_the_hold(self):
+        def cut(_, sides):
+            sides[1][5 * judge.RATE :] = 0
+
+        self.assertEqual(self.look(cut), ["m-line 2 (PCMU/8000) is not heard on R at 5.0-8.0 s"])
+
+    def test_the_hold_is_filled(self):
+        def fill(_, sides):
+            sides[1][:] = np.roll(sides[1], 2 * judge.RATE) + sides[1]
+
+        self.assertTrue(any("not silent while nothing was sent" in one for one in self.look(fill)))
+
+    def test_the_hold_is_left_out(self):
+        def join(meta, sides):
+            for channel in (0, 1):
+                sides[channel] = np.delete(sides[channel], range(3 * judge.RATE, 5 * judge.RATE))
+            meta["duration_ms"] = 6000
+
+        self.assertIn("6.0 s recorded of a call of 8.0 s", self.look(join))
+
+    def test_states_parties_ids_and_metadata(self):
+        self.assertIn("a recording is partial (bye)", self.look(state="partial"))
+        self.assertIn("participant sip:two@example.net is not listed", self.look(lambda meta, _: meta["participants"].pop()))
+        self.assertIn("Cisco-Guid is not among the correlators", self.look(lambda meta, _: meta["sip"]["correlators"].clear()))
+        self.assertIn("metadata 1 of 1 are not kept as they came", self.look(lambda meta, _: meta["src_metadata"].clear()))
+        self.assertIn("participant p2 sends channel R and is listed on none", self.look(lambda meta, _: meta["participants"][1].pop("channel")))
 
 
 class References(unittest.TestCase):
