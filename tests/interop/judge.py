@@ -206,6 +206,8 @@ class Look:
         squeeze = lambda text: re.sub(r"\s+", " ", text).strip()
         kept = [squeeze(body["body"]) for _, meta, _ in own for body in meta.get("src_metadata", [])]
         listed = set()
+        if any(line.events for line in call.lines.values()) and not any(meta.get("dtmf") for _, meta, _ in own):
+            self.say("key tones were sent as events and are not noted")
         for _, meta, _ in own:
             for party in meta.get("participants", []):
                 listed |= {party["id"], party.get("aor"), party.get("name")}

@@ -124,14 +124,18 @@ class Line:
             self.capture, self.capture_from, self.event_type = stream.window(), None, event_type
             self.capture_type, self.has_tone = stream.payload_type, False
 
-    def tick(self, muted):
-        """20 ms have passed."""
+    def tick(self, muted, whole=True):
+        """20 ms have passed, or a part of them, in which only a capture has something to send."""
         if self.target and not muted and (self.capture or self.payloads):
             self._sent_now()
             if self.capture:
                 self._captured()
                 return
+            if not whole:
+                return
             self._send(self.payload_type, False, self.sequence, self.timestamp, self.payloads[self.next % len(self.payloads)])
+        if not whole:
+            return
         self.next += 1
         self.sequence += 1
         self.timestamp += self.ticks

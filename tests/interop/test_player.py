@@ -271,7 +271,7 @@ class Looks(unittest.TestCase):
 
     def look(self, change=lambda meta, sides: None, **recording):
         span = lambda begin, end, hz: types.SimpleNamespace(begin=self.BEGIN + begin, end=self.BEGIN + end, codec="PCMU/8000", hz=hz, has_tone=True, packets=100)
-        line = lambda index, hz, *times: types.SimpleNamespace(index=index, hz=hz, sent=200, codec="PCMU/8000", has_tone=True, spans=[span(*each, hz) for each in times])
+        line = lambda index, hz, *times: types.SimpleNamespace(index=index, hz=hz, sent=200, codec="PCMU/8000", has_tone=True, events=set(), spans=[span(*each, hz) for each in times])
         body = f"--q\r\nContent-Type: application/sdp\r\n\r\n{OFFER.replace('audio 0', 'audio 4002')}\r\n--q\r\nContent-Type: application/rs-metadata+xml\r\n\r\n{self.document}\r\n--q--\r\n"
         head = 'Content-Type: multipart/mixed; boundary="q"\r\nCisco-Guid: 1-2-3-4\r\n'
         invite = Message("x", request("INVITE", "c", body=body, headers=head).encode())
