@@ -6,7 +6,7 @@ use crate::comfort_noise::Noise;
 pub use crate::kind::CodecKind;
 use crate::opus::{OpusDecoder, OpusError};
 use crate::plc::Plc;
-use crate::{g711, g722, g726, g729, gsm, l16, opus_packet};
+use crate::{g711, g722, g726, g729, gsm, ilbc, l16, opus_packet};
 
 /// A payload that is not what its payload type says.
 #[derive(Debug, Error)]
@@ -45,6 +45,7 @@ enum State {
     G729(g729::Decoder),
     Gsm(Box<gsm::Decoder>, Plc),
     G726(Box<g726::Decoder>, Plc),
+    Ilbc(Box<ilbc::Decoder>),
     Noise(Noise),
 }
 
@@ -63,6 +64,7 @@ impl AudioDecoder {
             CodecKind::G729 => State::G729(g729::Decoder::default()),
             CodecKind::Gsm => State::Gsm(Box::default(), plc),
             CodecKind::G726 { bits, aal2 } => State::G726(Box::new(g726::Decoder::new(bits, aal2)), plc),
+            CodecKind::Ilbc { frame_ms } => State::Ilbc(Box::new(ilbc::Decoder::new(frame_ms))),
         };
         Ok(AudioDecoder { kind, state })
     }
@@ -95,6 +97,7 @@ impl AudioDecoder {
                 let whole = !payload.is_empty() && payload.len().is_multiple_of(gsm::FRAME_BYTES);
                 if whole { payload.len() / gsm::FRAME_BYTES * gsm::FRAME_SAMPLES } else { return Err(wrong()) }
             }
+            CodecKind::Ilbc { frame_ms } => ilbc::samples(payload, frame_ms).ok_or_else(wrong)?,
             CodecKind::G726 { bits, .. } => payload.len() * 8 / usize::from(bits.max(1)),
         };
         let milliseconds = samples / (self.kind.audio_rate() / 1000).max(1) as usize;
@@ -120,6 +123,7 @@ impl AudioDecoder {
                     | CodecKind::G729
                     | CodecKind::Gsm
                     | CodecKind::G726 { .. }
+                    | CodecKind::Ilbc { .. }
                     | CodecKind::ComfortNoise => g711::decode_ulaw(payload, out),
                 }
                 plc.good(&mut out[start..]);
@@ -138,6 +142,7 @@ impl AudioDecoder {
                 decoder.decode(payload, out);
                 plc.good(&mut out[start..]);
             }
+            State::Ilbc(decoder) => decoder.decode(payload, out),
             State::Noise(noise) => noise.set(payload),
         }
         Ok(out.len() - start)
@@ -148,6 +153,7 @@ impl AudioDecoder {
         match &mut self.state {
             State::Plain(plc) | State::G722(_, plc) | State::Gsm(_, plc) | State::G726(_, plc) => plc.conceal(samples, out),
             State::G729(decoder) => decoder.conceal(samples, out),
+            State::Ilbc(decoder) => decoder.conceal(samples, out),
             State::Opus(source) => source.conceal(samples, out),
             State::Noise(noise) => noise.fill(samples, out),
         }
@@ -164,6 +170,7 @@ impl AudioDecoder {
             | State::G729(_)
             | State::Gsm(..)
             | State::G726(..)
+            | State::Ilbc(_)
             | State::Noise(_) => self.conceal(samples, out),
         }
     }
@@ -278,6 +285,7 @@ mod tests {
                 | CodecKind::G729
                 | CodecKind::Gsm
                 | CodecKind::G726 { .. }
+                | CodecKind::Ilbc { .. }
                 | CodecKind::ComfortNoise => g711::encode_ulaw(frame, &mut payload),
             }
             decoder.decode(&payload, &mut out).unwrap();
@@ -352,10 +360,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_payload_panics(bytes in proptest::collection::vec(any::<u8>(), 0..2_000), pick in 0..10_usize) {
+        fn no_payload_panics(bytes in proptest::collection::vec(any::<u8>(), 0..2_000), pick in 0..12_usize) {
             let kind = [CodecKind::Pcmu, CodecKind::Pcma, CodecKind::G722, CodecKind::L16 { rate: 44_100, channels: 2 },
                 CodecKind::Opus, CodecKind::ComfortNoise, CodecKind::G729, CodecKind::Gsm,
-                CodecKind::G726 { bits: 4, aal2: false }, CodecKind::G726 { bits: 3, aal2: true }][pick];
+                CodecKind::G726 { bits: 4, aal2: false }, CodecKind::G726 { bits: 3, aal2: true },
+                CodecKind::Ilbc { frame_ms: 20 }, CodecKind::Ilbc { frame_ms: 30 }][pick];
             let mut decoder = AudioDecoder::new(kind).unwrap();
             let mut out = Vec::new();
             let said = decoder.samples(&bytes).ok();

@@ -30,12 +30,31 @@ pub enum CodecKind {
         /// Packed as in ATM AAL2.
         aal2: bool,
     },
+    /// iLBC.
+    Ilbc {
+        /// The agreed length of a frame: 20 or 30.
+        frame_ms: u8,
+    },
     /// Comfort noise (RFC 3389).
     ComfortNoise,
 }
 
 impl CodecKind {
-    /// From the fields of `a=rtpmap`; `None` for what we cannot decode.
+    /// From the fields of `a=rtpmap` and the parameters of `a=fmtp`; `None` for what we cannot decode.
+    pub fn from_sdp(name: &str, clock_rate: u32, channels: u8, fmtp: Option<&str>) -> Option<CodecKind> {
+        let kind = CodecKind::from_rtpmap(name, clock_rate, channels)?;
+        if let CodecKind::Ilbc { .. } = kind {
+            // RFC 3952 5: 30 ms unless `mode=20` is said.
+            let mode = fmtp.unwrap_or_default().split([';', ' ', ',']).find_map(|parameter| {
+                let (key, value) = parameter.split_once('=')?;
+                key.trim().eq_ignore_ascii_case("mode").then_some(value.trim())
+            });
+            return Some(CodecKind::Ilbc { frame_ms: if mode == Some("20") { 20 } else { 30 } });
+        }
+        Some(kind)
+    }
+
+    /// From the fields of `a=rtpmap` alone; `None` for what we cannot decode.
     pub fn from_rtpmap(name: &str, clock_rate: u32, channels: u8) -> Option<CodecKind> {
         let name = name.to_ascii_uppercase();
         match (name.as_str(), clock_rate, channels.max(1)) {
@@ -50,6 +69,7 @@ impl CodecKind {
             ("CN", _, 1) => Some(CodecKind::ComfortNoise),
             ("G729" | "G729A" | "G729B" | "G729AB", 8_000, 1) => Some(CodecKind::G729),
             ("GSM", 8_000, 1) => Some(CodecKind::Gsm),
+            ("ILBC", 8_000, 1) => Some(CodecKind::Ilbc { frame_ms: 30 }),
             ("G721", 8_000, 1) => Some(CodecKind::G726 { bits: 4, aal2: false }),
             (name, 8_000, 1) => {
                 let (name, aal2) = name.strip_prefix("AAL2-").map_or((name, false), |name| (name, true));
@@ -74,6 +94,7 @@ impl CodecKind {
             CodecKind::G726 { .. } => 10,
             CodecKind::Opus => 15,
             CodecKind::G729 => 40,
+            CodecKind::Ilbc { .. } => 60,
         }
     }
 
@@ -104,6 +125,7 @@ impl CodecKind {
             CodecKind::ComfortNoise => "CN",
             CodecKind::G729 => "G729",
             CodecKind::Gsm => "GSM",
+            CodecKind::Ilbc { .. } => "iLBC",
             CodecKind::G726 { bits, aal2 } => match (bits, aal2) {
                 (2, false) => "G726-16",
                 (3, false) => "G726-24",
@@ -126,7 +148,8 @@ impl CodecKind {
             | CodecKind::ComfortNoise
             | CodecKind::G729
             | CodecKind::Gsm
-            | CodecKind::G726 { .. } => 8_000,
+            | CodecKind::G726 { .. }
+            | CodecKind::Ilbc { .. } => 8_000,
             CodecKind::L16 { rate, .. } => rate,
             CodecKind::Opus => 48_000,
         }
@@ -140,7 +163,8 @@ impl CodecKind {
             | CodecKind::ComfortNoise
             | CodecKind::G729
             | CodecKind::Gsm
-            | CodecKind::G726 { .. } => 8_000,
+            | CodecKind::G726 { .. }
+            | CodecKind::Ilbc { .. } => 8_000,
             CodecKind::G722 | CodecKind::Opus => 16_000,
             CodecKind::L16 { rate, .. } => rate,
         }
@@ -167,7 +191,27 @@ mod tests {
         assert_eq!(CodecKind::static_payload_type(18), Some(CodecKind::G729));
         assert_eq!(CodecKind::from_rtpmap("AAL2-G726-32", 8_000, 1), Some(CodecKind::G726 { bits: 4, aal2: true }));
         assert_eq!(CodecKind::from_rtpmap("AMR", 8_000, 1), None);
-        assert_eq!(CodecKind::from_rtpmap("iLBC", 8_000, 1), None);
+        assert_eq!(CodecKind::from_rtpmap("iLBC", 16_000, 1), None);
+    }
+
+    #[test]
+    fn ilbc_has_30_ms_unless_20_are_agreed() {
+        let of = |name, fmtp| CodecKind::from_sdp(name, 8_000, 1, fmtp);
+        assert_eq!(CodecKind::from_rtpmap("iLBC", 8_000, 1), Some(CodecKind::Ilbc { frame_ms: 30 }));
+        for (fmtp, frame_ms) in [
+            (None, 30),
+            (Some(""), 30),
+            (Some("mode=20"), 20),
+            (Some("mode=30"), 30),
+            (Some("x=1; Mode = 20"), 30),
+            (Some("x=1; MODE=20"), 20),
+            (Some("mode=200"), 30),
+        ] {
+            assert_eq!(of("ilbc", fmtp), Some(CodecKind::Ilbc { frame_ms }), "{fmtp:?}");
+        }
+        assert_eq!(of("ILBC", Some("mode=20")).map(CodecKind::name), Some("iLBC"));
+        assert_eq!(of("PCMA", Some("mode=20")), Some(CodecKind::Pcma));
+        assert_eq!(of("AMR", None), None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod g722;
 pub mod g726;
 pub mod g729;
 pub mod gsm;
+pub mod ilbc;
 pub mod kind;
 pub mod l16;
 pub mod level;
