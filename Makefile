@@ -1,7 +1,7 @@
 # The commands of the README. One build profile (release) serves them all.
 FERRIC := target/release/ferric
 
-.PHONY: run test interop bench lint build clean
+.PHONY: run test interop fuzz bench lint build clean
 
 run: build
 	$(FERRIC) demo
@@ -19,7 +19,12 @@ test:
 interop: build
 	.ci/setup test
 	@test -n "$(CORPUS)" || { echo "name the folder: make interop CORPUS=DIR" >&2; exit 2; }
-	target/venv/bin/python tests/field/play.py "$(CORPUS)" $(if $(NODE),--node $(NODE) --api $(API) --token $(TOKEN) --key $(KEY)) $(ARGS)
+	target/venv/bin/python tests/interop/play.py "$(CORPUS)" $(if $(NODE),--node $(NODE) --api $(API) --token $(or $(TOKEN),$(TOKEN_FILE)) --key $(KEY)) $(ARGS)
+
+# make fuzz: explores the parsers for a bounded time (SECONDS_EACH, 30 a target).
+fuzz:
+	.ci/setup build
+	tests/fuzz/run.sh
 
 bench: build
 	cargo bench --profile release --bench capacity

@@ -35,7 +35,7 @@ fn srtp(keys: &StreamKeys) -> Option<SrtpConfig> {
 
 /// What can be stored, and what decoding it costs: the SRS asks this of every codec in an offer.
 pub(super) fn storable(format: &Format) -> Option<u32> {
-    let kind = CodecKind::from_rtpmap(&format.name, format.clock_rate, format.channels)?;
+    let kind = CodecKind::from_sdp(&format.name, format.clock_rate, format.channels, format.fmtp.as_deref())?;
     (kind != CodecKind::ComfortNoise).then(|| kind.decode_cost())
 }
 
@@ -68,7 +68,7 @@ fn payload(format: &ferric_sip::sdp::Format) -> Option<(u8, PayloadKind)> {
     let kind = if format.name.eq_ignore_ascii_case("telephone-event") {
         PayloadKind::TelephoneEvent { clock_rate: format.clock_rate }
     } else {
-        PayloadKind::Audio(CodecKind::from_rtpmap(&format.name, format.clock_rate, format.channels)?)
+        PayloadKind::Audio(CodecKind::from_sdp(&format.name, format.clock_rate, format.channels, format.fmtp.as_deref())?)
     };
     Some((format.payload_type, kind))
 }
@@ -88,10 +88,9 @@ pub(super) fn refusal(refusal: Refusal) -> RefuseReason {
     }
 }
 
-/// What signalling knows, as the metadata document wants it. `started_unix_ms`
+/// What signalling knows, as the metadata document wants it; `specs` are all streams that the recording has had. `started_unix_ms`
 /// is the beginning of the recording's timeline.
 pub(super) fn session(info: &Signalled, specs: &[StreamSpec], started_unix_ms: u64) -> SessionInfo {
-    let channel_of = |index: usize| specs.iter().find(|spec| spec.index == index).map(|spec| spec.channel);
     let participants = info
         .participants
         .iter()
@@ -103,7 +102,7 @@ pub(super) fn session(info: &Signalled, specs: &[StreamSpec], started_unix_ms: u
                 id: participant.id.clone(),
                 name: participant.name.clone(),
                 aor: participant.aor.clone(),
-                channel: participant.stream.and_then(channel_of),
+                channel: participant.channel,
                 intervals: if throughout { Vec::new() } else { vec![interval] },
             }
         })

@@ -68,6 +68,7 @@ impl SignallingStats {
 }
 
 struct Known {
+    /// All that it has had.
     streams: Vec<StreamSpec>,
     info: SessionInfo,
     started: SystemTime,
@@ -229,7 +230,9 @@ impl Signalling {
             Command::Change { recording, streams, takes } => match self.worker.update(recording.0, bridge::streams(&streams), &bridge::taken(&takes)) {
                 Ok(addresses) => {
                     if let Some(known) = self.known.get_mut(&recording) {
-                        known.streams = streams;
+                        known.streams.retain(|had| !streams.iter().any(|stream| stream.index == had.index));
+                        known.streams.extend(streams);
+                        known.streams.sort_by_key(|stream| stream.index);
                     }
                     self.tell_capture(recording);
                     let streams = bridge::addresses(&addresses);

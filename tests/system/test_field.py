@@ -11,7 +11,7 @@ from lib.media import CODECS, Sender, channels, payloads, pitch, tone
 from lib.node import ROOT, Node, ferric, folder, wait
 from lib.sip import Call, sdp
 
-PLAYER = ROOT / "tests" / "field" / "play.py"
+PLAYER = ROOT / "tests" / "interop" / "play.py"
 
 
 def played(corpus, name):

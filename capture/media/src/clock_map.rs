@@ -213,20 +213,20 @@ impl ClockMap {
 
     /// True when a correction would be made in silence: worth looking whether there is any.
     pub fn wants_correction(&self) -> bool {
-        self.error().abs() * 10_000 >= self.rate * QUIET_DEAD_BAND
+        self.error().saturating_abs().saturating_mul(10_000) >= self.rate * QUIET_DEAD_BAND
     }
 
     /// Bends the map as far as `cover` hides, by whole samples of `sample` ticks.
     pub fn correct(&mut self, cover: Cover, timestamp: i64, sample: i64) {
         let error = self.error();
-        let size = error.abs() * 10_000;
+        let size = error.saturating_abs().saturating_mul(10_000);
         let most = match cover {
             Cover::Gap => error.abs(),
             Cover::Quiet if size >= self.rate * QUIET_DEAD_BAND => self.rate * QUIET_STEP / 10_000,
             Cover::Speech if size >= self.rate * SPEECH_URGENT => 2 * sample,
             Cover::Speech if size >= self.rate * SPEECH_DEAD_BAND => {
                 let position = self.position(timestamp);
-                if (position - self.bent_at) * 10_000 < self.rate * SPEECH_PACE {
+                if position.saturating_sub(self.bent_at).saturating_mul(10_000) < self.rate * SPEECH_PACE {
                     return;
                 }
                 self.bent_at = position;

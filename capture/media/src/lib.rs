@@ -21,6 +21,7 @@ pub mod timestamp;
 mod audio_file;
 mod dtmf_mask;
 pub mod clock_map;
+pub mod fuzz;
 pub mod gaps;
 pub mod jitter;
 pub mod pipeline;

@@ -53,6 +53,8 @@ impl Loss {
 fn impairment(codec: Option<CodecKind>) -> (f64, f64) {
     match codec {
         Some(CodecKind::G729) => (11.0, 19.0),
+        // No value in G.113: taken as hard on speech as G.729.
+        Some(CodecKind::Ilbc { .. }) => (11.0, 25.1),
         Some(CodecKind::Gsm) => (20.0, 25.1),
         Some(CodecKind::G726 { bits, .. }) => match bits {
             2 => (50.0, 25.1),

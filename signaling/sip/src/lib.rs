@@ -14,6 +14,7 @@
 pub mod deadline;
 pub mod dialog;
 pub mod flow;
+pub mod fuzz;
 pub mod framing;
 pub mod header;
 pub mod message;

@@ -112,6 +112,7 @@ fn newcomer(participant: &Participant, unix_ms: u64) -> ParticipantInfo {
         aor: None,
         label: None,
         stream: None,
+        channel: None,
         communication_session: None,
         joined: None,
         left: None,

@@ -75,6 +75,8 @@ pub struct ParticipantInfo {
     pub label: Option<String>,
     /// The stream that carries its voice, as far as it is known or could be guessed.
     pub stream: Option<usize>,
+    /// Where its voice lies, also after its stream has gone: 0 is left, 1 is right.
+    pub channel: Option<u8>,
     /// The communication session that it takes part in, by the SRC's id.
     pub communication_session: Option<String>,
     /// When it joined, as the SRC wrote it.

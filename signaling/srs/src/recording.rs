@@ -47,7 +47,7 @@ pub(crate) struct Recording {
     pub(crate) assigned: Vec<AssignedStream>,
     /// By which a second dialog finds it.
     pub(crate) pair: Option<(String, String)>,
-    /// Channels of its streams, fixed when they come.
+    /// Channels of all streams that it has had, fixed when they came.
     channels: HashMap<usize, u8>,
 }
 
@@ -115,8 +115,7 @@ impl Recording {
                 streams.push(stream);
             }
         }
-        self.channels.retain(|index, _| streams.iter().any(|stream| stream.index == *index));
-        let mut left_is_free = !self.channels.values().any(|channel| *channel == 0);
+        let mut left_is_free = !streams.iter().any(|stream| self.channels.get(&stream.index) == Some(&0));
         let is_new = |stream: &StreamSpec| !self.channels.contains_key(&stream.index);
         let labelled = streams.iter().find(|stream| is_new(stream) && stream.label.is_some());
         let first = labelled.or_else(|| streams.iter().find(|stream| is_new(stream))).map(|stream| stream.index);
@@ -134,15 +133,16 @@ impl Recording {
     pub(crate) fn info(&self, id: RecordingId, sessions: &HashMap<SessionKey, Session>) -> Option<SessionInfo> {
         let of_leg = |leg: &Leg| match &leg.over {
             Some(info) => Some(info.clone()),
-            None => sessions.get(&leg.session).map(|session| leg_info(leg, id, session)),
+            None => sessions.get(&leg.session).map(|session| leg_info(leg, id, session, &self.channels)),
         };
         self.legs.iter().filter_map(of_leg).reduce(merge)
     }
 
     /// A dialog ended: what was known of the call stays.
     pub(crate) fn leave(&mut self, id: RecordingId, session: &Session, key: SessionKey, unix_ms: u64) {
+        let channels = self.channels.clone();
         let Some(leg) = self.leg_mut(key) else { return };
-        let mut info = leg_info(leg, id, session);
+        let mut info = leg_info(leg, id, session, &channels);
         for party in &mut info.participants {
             party.gone_unix_ms.get_or_insert(unix_ms);
         }
@@ -154,13 +154,14 @@ impl Recording {
 
 /// What one dialog knows of the call, under capture's numbers. Where it feeds other recordings too, only the parties
 /// count whose voice or communication session is in this one.
-fn leg_info(leg: &Leg, id: RecordingId, session: &Session) -> SessionInfo {
+fn leg_info(leg: &Leg, id: RecordingId, session: &Session, channels: &HashMap<usize, u8>) -> SessionInfo {
     let mut info = session.info.clone();
     if session.recordings.len() > 1 {
         info.participants.retain(|party| session.takes_part(party, id, &leg.lines));
     }
     info.related.extend(session.recordings.iter().copied().filter(|other| *other != id));
     for party in &mut info.participants {
+        party.channel = party.stream.and_then(|line| channels.get(&(leg.number * LINES + line)).copied());
         party.stream = party.stream.filter(|line| leg.lines.contains(line)).map(|line| leg.number * LINES + line);
     }
     info
@@ -199,6 +200,7 @@ fn merge_party(known: &mut Vec<ParticipantInfo>, party: ParticipantInfo) {
     match known.iter_mut().find(|have| have.id == party.id && have.aor == party.aor) {
         Some(have) => {
             have.stream = have.stream.or(party.stream);
+            have.channel = have.channel.or(party.channel);
             have.name = have.name.take().or(party.name);
             have.seen_unix_ms = have.seen_unix_ms.min(party.seen_unix_ms);
             have.gone_unix_ms = have.gone_unix_ms.zip(party.gone_unix_ms).map(|(a, b)| a.max(b));

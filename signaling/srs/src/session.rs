@@ -7,13 +7,14 @@ use bytes::Bytes;
 use ferric_sip::dialog::{AcceptedInvite, Dialog, SessionTimer};
 use ferric_sip::flow::{Flow, Transport};
 use ferric_sip::message::Message;
+use ferric_sip::method::Method;
 use ferric_sip::sdp::{Origin, Sdp};
 use ferric_sip::siprec::{METADATA_TYPE, Metadata};
 use ferric_sip::transaction::ServerTransactionId;
 use ferric_sip::uri::Uri;
 
 use crate::event::InviteId;
-use crate::maker::{self, Clues, Half};
+use crate::maker::{self, Clues, Findings, Half};
 use crate::parties;
 use crate::port::{MetadataDocument, ParticipantInfo, RecordingId, SessionInfo, StreamSpec};
 
@@ -152,17 +153,25 @@ impl Session {
         self.info.participants != before
     }
 
-    /// Parties that the header of a later INVITE names, where they are named there.
+    /// What the header of a later request names: ids of other systems, and parties where no metadata name them.
     pub(crate) fn take_header(&mut self, request: &Message, unix_ms: u64) -> bool {
-        if self.metadata != Metadata::default() {
-            return false;
-        }
         let found = maker::read(&Clues::new(request, None));
+        let mut learned = false;
+        for (name, value) in header_ids(request, &found) {
+            let pair = (name, value.chars().take(MAX_CORRELATOR_CHARS).collect::<String>());
+            if self.info.correlators.len() < MAX_CORRELATORS && !self.info.correlators.contains(&pair) {
+                self.info.correlators.push(pair);
+                learned = true;
+            }
+        }
+        if self.metadata != Metadata::default() || request.method() != Method::Invite {
+            return learned;
+        }
         let before = self.info.participants.clone();
         if !found.parties.is_empty() {
             parties::renew_from_header(&mut self.info.participants, &found.parties, unix_ms);
         }
-        self.info.participants != before
+        learned || self.info.participants != before
     }
 
     fn update_metadata_ids(&mut self) {
@@ -219,19 +228,7 @@ pub(crate) fn info_of(request: &Message, metadata: Option<&[u8]>, tenant: &str, 
     let text = |name: &str| request.header(name).map(std::borrow::Cow::into_owned);
     let found = maker::read(&Clues::new(request, metadata));
     let mut correlators = vec![("Request-URI".to_owned(), request.request_uri().unwrap_or_default().into_owned())];
-    let mut seen: Vec<String> = Vec::new();
-    for name in request.header_names() {
-        let lower = name.to_ascii_lowercase();
-        if maker::is_correlator(&name) && !seen.contains(&lower) {
-            correlators.extend(request.headers(&name).take(8).map(|value| (name.clone().into_owned(), value.into_owned())));
-            seen.push(lower);
-        }
-    }
-    for (name, value) in found.ids {
-        if !correlators.contains(&(name.clone(), value.clone())) {
-            correlators.push((name, value));
-        }
-    }
+    correlators.extend(header_ids(request, &found));
     correlators.truncate(MAX_CORRELATORS);
     for (_, value) in &mut correlators {
         *value = value.chars().take(MAX_CORRELATOR_CHARS).collect();
@@ -252,6 +249,25 @@ pub(crate) fn info_of(request: &Message, metadata: Option<&[u8]>, tenant: &str, 
         warnings: Vec::new(),
     };
     (info, found.half)
+}
+
+/// Ids of other systems in a header: fields as they came, and what makers hide in them.
+fn header_ids(request: &Message, found: &Findings) -> Vec<(String, String)> {
+    let mut ids: Vec<(String, String)> = Vec::new();
+    let mut seen: Vec<String> = Vec::new();
+    for name in request.header_names() {
+        let lower = name.to_ascii_lowercase();
+        if maker::is_correlator(&name) && !seen.contains(&lower) {
+            ids.extend(request.headers(&name).take(8).map(|value| (name.clone().into_owned(), value.into_owned())));
+            seen.push(lower);
+        }
+    }
+    for pair in &found.ids {
+        if !ids.contains(pair) {
+            ids.push(pair.clone());
+        }
+    }
+    ids
 }
 
 /// Any one mark will do: a third of the field's clients leave out each of them.

@@ -139,6 +139,7 @@ mod tests {
             address: "192.0.2.10:40000".parse().unwrap(),
             formats: vec![offer.media[0].formats[0].clone()],
             direction: Direction::RecvOnly,
+            crypto: None,
         });
         let answer = write_answer(&offer, &[accepted, MediaAnswer::Refuse], &ORIGIN);
         assert_eq!(
@@ -159,6 +160,7 @@ mod tests {
             address: "[2001:db8::10]:40000".parse().unwrap(),
             formats: offer.media[0].formats.clone(),
             direction: Direction::Inactive,
+            crypto: None,
         });
         let answer = write_answer(&offer, &[accepted], &origin);
         assert!(answer.contains("o=- 7 1 IN IP6 2001:db8::10\r\n") && answer.contains("c=IN IP6 2001:db8::10\r\n"), "{answer}");

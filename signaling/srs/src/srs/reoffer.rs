@@ -63,9 +63,7 @@ impl Srs {
             self.deadlines.cancel(&Deadline::Session(key, Due::Probe));
         }
         self.note_metadata(now, key, &body.metadata);
-        if is_invite {
-            self.note_header(now, key, &request);
-        }
+        self.note_header(now, key, &request);
         match body.sdp.take() {
             Some(sdp) => self.change_streams(now, id, key, request, sdp),
             None if is_invite => {
@@ -170,7 +168,7 @@ impl Srs {
         self.tell_info(key);
     }
 
-    fn note_header(&mut self, now: Instant, key: SessionKey, request: &Message) {
+    pub(super) fn note_header(&mut self, now: Instant, key: SessionKey, request: &Message) {
         let unix_ms = self.unix_ms(now);
         if self.sessions.get_mut(&key).is_some_and(|session| session.take_header(request, unix_ms)) {
             self.tell_info(key);

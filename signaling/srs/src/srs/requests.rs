@@ -258,6 +258,7 @@ impl Srs {
                 self.end(now, key, ReleaseCause::Bye, false);
             }
             Method::Info => {
+                self.note_header(now, key, &request);
                 if let Ok(body) = read_body(&request) {
                     self.take_metadata(now, key, &body.metadata);
                 }
