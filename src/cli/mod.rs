@@ -5,6 +5,8 @@ mod assurance;
 mod check;
 mod decrypt;
 mod demo;
+mod interop;
+mod interop_report;
 mod keys;
 mod load;
 mod logging;
@@ -41,6 +43,8 @@ enum Command {
     },
     /// Record a bundled conversation end to end and compare the result with what was said.
     Demo(demo::DemoArguments),
+    /// Let an SBC make a test call, and say what works and what to change on it.
+    Interop(interop::InteropArguments),
     /// Check a configuration file.
     Check {
         /// Configuration file (TOML).
@@ -92,6 +96,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Run { config, data_dir } => run::run(config.as_deref(), &data_dir),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Interop(arguments) => interop::run(&arguments),
         Command::Check { config } => check::run(&config),
         Command::Keys { command: KeysCommand::New { out, tenant } } => keys::new(&out, &tenant),
         Command::Decrypt(arguments) => decrypt::run(&arguments),

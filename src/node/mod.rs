@@ -233,6 +233,11 @@ impl Node {
         self.signalling.sessions.load(std::sync::atomic::Ordering::Relaxed)
     }
 
+    /// Refuses new calls with 503, or takes them again.
+    pub fn refuse(&self, refuse: bool) {
+        let _ = self.asks.send(Ask::Refuse(refuse));
+    }
+
     /// Takes no new calls from now on.
     pub fn drain(&self) {
         let _ = self.asks.send(Ask::Drain);

@@ -13,7 +13,7 @@ use ferric_assurance::Ledger;
 use ferric_sip::flow::{Flow, Transport};
 use ferric_sip::message::Message;
 use ferric_sip_io::{Inbound, InboundKind, SipSockets};
-use ferric_srs::port::{CaptureEvent, Command, ReleaseCause, RecordingId, SessionInfo, StreamSpec};
+use ferric_srs::port::{CaptureEvent, RefuseReason, Command, ReleaseCause, RecordingId, SessionInfo, StreamSpec};
 use ferric_srs::{Srs, SrsEvent, SrsOutput};
 use ferric_worker::call::Assignment;
 use ferric_worker::worker::Worker;
@@ -37,6 +37,8 @@ pub(super) enum Ask {
     Stop(RecordingId, oneshot::Sender<()>),
     /// Take no calls from now on.
     Drain,
+    /// Refuse new calls with 503, or take them again.
+    Refuse(bool),
     /// End all calls.
     StopAll,
 }
@@ -156,6 +158,7 @@ impl Signalling {
                 self.srs.stop(now, session);
                 let _ = done.send(());
             }
+            Ask::Refuse(refuse) => self.srs.set_refusing(refuse.then_some(RefuseReason::Capacity)),
             Ask::Drain => self.srs.set_draining(true),
             Ask::StopAll => self.srs.stop_all(now),
         }
