@@ -213,7 +213,7 @@ mod tests {
             ..SessionInfo::default()
         };
         let mut metadata = RecordingMetadata::new(Uuid::from_u128(1), "t", "n", Timestamp::from_unix_ms(0), session);
-        let stream = |channel, packets, lost| StreamReport {
+        let stream = |channel: u8, packets, lost| StreamReport {
             label: Some((channel + 1).to_string()),
             channel: Some(channel),
             codecs: vec!["PCMU/8000".into()],

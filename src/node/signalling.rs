@@ -142,7 +142,10 @@ impl Signalling {
                 tracing::trace!(flow = ?inbound.flow, method = %message.method(), "received");
                 self.srs.handle_message(now, message, inbound.flow);
             }
-            InboundKind::Malformed { error, answered } => {
+            InboundKind::Malformed { error, answered, invite } => {
+                if let (Some(call_id), Some(status)) = (invite, answered) {
+                    self.srs.note_malformed(now, &call_id, status, &inbound.flow);
+                }
                 metrics::rejected("malformed");
                 tracing::debug!(source = %inbound.flow.remote.ip(), error, ?answered, "malformed message");
             }

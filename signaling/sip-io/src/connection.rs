@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::sockets::{Inbound, InboundKind, Shared};
+use crate::sockets::{Inbound, InboundKind, Shared, invite_of};
 
 /// A listener out of file handles tries again after this.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -183,12 +183,13 @@ fn refuse(shared: &Arc<Shared>, flow: &Flow, error: &FrameError) -> InboundKind 
         Err(broken) => broken.into_partial(),
     };
     let request = readable.filter(|request| request.is_request() && request.header("Via").is_some());
-    let mut answered = None;
+    let (mut answered, mut invite) = (None, None);
     if let Some(request) = request {
         let mut answer = Message::response(&request, status, Some(&error.to_string()));
+        invite = invite_of(&answer);
         answer.set_to_tag("malformed");
         shared.send(flow, answer.to_bytes());
         answered = Some(status);
     }
-    InboundKind::Malformed { error: error.to_string(), answered }
+    InboundKind::Malformed { error: error.to_string(), answered, invite }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ferric_sip::flow::{Flow, Transport};
 use ferric_sip::message::{Message, ParseError};
+use ferric_sip::method::Method;
 use rustls::{ClientConfig, ServerConfig};
 use thiserror::Error;
 use tokio::net::{TcpListener, UdpSocket};
@@ -87,9 +88,17 @@ pub enum InboundKind {
         error: String,
         /// Status of the answer sent.
         answered: Option<u16>,
+        /// Call-ID, where it was an INVITE that would have begun a dialog.
+        invite: Option<String>,
     },
     /// What was sent on this flow did not arrive.
     TransportError,
+}
+
+/// The Call-ID of the INVITE that an answer is for, if it would have begun a dialog.
+pub(crate) fn invite_of(answer: &Message) -> Option<String> {
+    let begins = answer.method() == Method::Invite && answer.to().is_ok_and(|to| to.tag().is_none());
+    answer.call_id().filter(|_| begins).map(std::borrow::Cow::into_owned)
 }
 
 /// Counts of what was dropped here.
@@ -188,13 +197,14 @@ impl Shared {
 
     /// Answers a request that cannot be parsed.
     pub(crate) fn malformed(self: &Arc<Shared>, flow: &Flow, error: &ParseError) -> InboundKind {
-        let mut answered = None;
+        let (mut answered, mut invite) = (None, None);
         if let Some(mut answer) = error.answer() {
+            invite = invite_of(&answer);
             answer.set_to_tag("malformed");
             answered = answer.status();
             self.send(flow, answer.to_bytes());
         }
-        InboundKind::Malformed { error: error.to_string(), answered }
+        InboundKind::Malformed { error: error.to_string(), answered, invite }
     }
 
     pub(crate) fn send(self: &Arc<Shared>, flow: &Flow, bytes: Bytes) {

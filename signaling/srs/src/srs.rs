@@ -74,6 +74,9 @@ pub enum SrsOutput {
     Event(SrsEvent),
 }
 
+/// INVITEs that could not be read whose repetitions are known.
+const MALFORMED_KNOWN: usize = 64;
+
 /// What a deadline is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Due {
@@ -129,6 +132,8 @@ pub struct Srs {
     own_requests: HashMap<ClientTransactionId, (SessionKey, Purpose)>,
     deadlines: DeadlineQueue<Deadline>,
     next_session: u64,
+    /// Call-IDs of the last INVITEs that could not be read.
+    malformed: VecDeque<String>,
     outputs: VecDeque<SrsOutput>,
 }
 
@@ -155,6 +160,7 @@ impl Srs {
             own_requests: HashMap::new(),
             deadlines: DeadlineQueue::default(),
             next_session: 0,
+            malformed: VecDeque::new(),
             outputs: VecDeque::new(),
         }
     }
@@ -235,6 +241,22 @@ impl Srs {
             }
             self.drain_layer(now);
         }
+    }
+
+    /// An INVITE came that could not even be read, and was answered by the transport: the books hear of it, once
+    /// however often it is repeated.
+    pub fn note_malformed(&mut self, now: Instant, call_id: &str, status: u16, flow: &Flow) {
+        let Some(tenant) = self.config.trust.tenant_of(flow.remote.ip()).map(str::to_owned) else { return };
+        if self.malformed.iter().any(|known| known == call_id) {
+            return;
+        }
+        if self.malformed.len() >= MALFORMED_KNOWN {
+            self.malformed.pop_front();
+        }
+        self.malformed.push_back(call_id.to_owned());
+        let invite = InviteId(self.new_uuid(now));
+        self.event(SrsEvent::Offered { invite, tenant, call_id: call_id.to_owned(), source_kind: "unknown" });
+        self.event(SrsEvent::Refused { invite, status, cause: "malformed" });
     }
 
     /// Hears from capture.
