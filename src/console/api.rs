@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use uuid::Uuid;
 
 use super::range::{Wanted, wanted};
-use super::{Alarm, AssuranceQuery, AssuranceView, CallView, Console, ControlView, ObjectKind, Problem, RecordingView, RecordingsPage, RecordingsQuery, UploadsView, auth, openapi};
+use super::{Alarm, AssuranceQuery, AssuranceView, CallView, Console, ControlView, ObjectKind, Problem, RecordingView, RecordingsPage, RecordingsQuery, UploadsView, auth, events, openapi};
 
 /// Largest request body.
 const MAX_BODY: usize = 64 * 1024;
@@ -41,6 +41,7 @@ pub(super) fn router(console: Console) -> Router {
         .route("/recordings/{id}/manifest", get(manifest))
         .route("/uploads", get(uploads))
         .route("/assurance", get(assurance))
+        .route("/events", get(events::events))
         .route("/alarms", get(alarms))
         .layer(middleware::from_fn_with_state(console.clone(), auth::require_token));
     Router::new()

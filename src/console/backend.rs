@@ -315,6 +315,8 @@ pub trait Backend: Send + Sync + 'static {
     /// What became of the INVITEs of a time.
     fn assurance(&self, query: AssuranceQuery) -> Answer<'_, AssuranceView>;
 
+    /// What happens from now on.
+    fn events(&self) -> tokio::sync::broadcast::Receiver<super::Event>;
     /// The uploads.
     fn uploads(&self) -> UploadsView;
     /// What stands.

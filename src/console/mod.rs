@@ -6,6 +6,7 @@
 mod api;
 mod auth;
 mod backend;
+mod events;
 mod openapi;
 mod problem;
 mod range;
@@ -14,6 +15,7 @@ pub use backend::{
     Alarm, Answer, AssuranceCall, AssuranceGap, AssuranceQuery, AssuranceTotals, AssuranceView, Backend, BackendError, CallView, ControlView, ObjectKind, ParticipantView, Readiness, RecordingView, RecordingsPage, RecordingsQuery,
     StreamView, UploadsView,
 };
+pub use events::{BACKLOG, Event};
 pub use problem::Problem;
 
 use std::sync::Arc;

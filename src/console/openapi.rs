@@ -10,7 +10,7 @@ use super::api;
     info(title = "Ferric", description = "Calls, recordings and health of one node. Every path below /api/v1 wants the bearer token."),
     paths(
         api::calls, api::call, api::pause, api::resume, api::stop, api::tags, api::recordings, api::recording, api::audio,
-        api::metadata, api::manifest, api::uploads, api::assurance, api::alarms
+        api::metadata, api::manifest, api::uploads, api::assurance, super::events::events, api::alarms
     )
 )]
 struct Api;

@@ -72,6 +72,11 @@ impl Backend for Fake {
     fn object(&self, id: Uuid, _: ObjectKind) -> Answer<'_, Bytes> {
         found(id, Bytes::from_static(b"0123456789"))
     }
+    fn events(&self) -> tokio::sync::broadcast::Receiver<Event> {
+        let (sender, receiver) = tokio::sync::broadcast::channel(4);
+        sender.send(Event { recording: Some(ID), ..Event::new("call.started") }).unwrap();
+        receiver
+    }
     fn uploads(&self) -> UploadsView {
         UploadsView::default()
     }
@@ -143,6 +148,15 @@ async fn the_ledger_of_a_time_is_told() {
     let (status, view) = json("GET", "/api/v1/assurance?from=2026-01-01T00:00:00Z&limit=2", "").await;
     assert_eq!((status, view["totals"]["complete"].as_u64(), view["adds_up"].as_bool()), (200, Some(1), Some(true)));
     assert_eq!(json("GET", "/api/v1/assurance?limit=x", "").await.0, 400);
+}
+
+#[tokio::test]
+async fn events_come_as_they_happen() {
+    let (status, headers, body) = ask("GET", "/api/v1/events", &[TOKEN], "").await;
+    assert_eq!((status, headers["content-type"].to_str().unwrap()), (StatusCode::OK, "text/event-stream"));
+    let text = String::from_utf8(body.to_vec()).unwrap();
+    assert_eq!(text, format!("event: call.started\ndata: {{\"recording\":\"{ID}\"}}\n\n"));
+    assert_eq!(ask("GET", "/api/v1/events", &[], "").await.0, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]

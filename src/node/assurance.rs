@@ -10,21 +10,25 @@ use ferric_media::manifest::SignedManifest;
 use ferric_media::stats::Channel;
 use ferric_media::timestamp::Timestamp;
 use ferric_worker::Ending;
+use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use super::keys::Identity;
 use crate::config::Config;
-use crate::console::{AssuranceCall, AssuranceGap, AssuranceQuery, AssuranceTotals, AssuranceView, BackendError};
+use crate::console::{AssuranceCall, AssuranceGap, AssuranceQuery, AssuranceTotals, AssuranceView, BackendError, Event};
 use crate::metrics;
 
 /// The ledger's folder in the data folder.
 pub(crate) const FOLDER: &str = "assurance";
 
-pub(super) fn open(config: &Config, identity: &Identity) -> anyhow::Result<Ledger> {
+pub(super) fn open(config: &Config, identity: &Identity, events: broadcast::Sender<Event>) -> anyhow::Result<Ledger> {
     let folder = config.node.data_dir.join(FOLDER);
-    let tell = |entry: &ferric_assurance::Entry| {
+    let tell = move |entry: &ferric_assurance::Entry| {
         let outcome = entry.outcome.map_or("", ferric_assurance::Outcome::as_str);
         metrics::assurance(outcome);
+        let recording = entry.recordings.first().copied();
+        let event = Event { invite: entry.invite, recording, outcome: Some(outcome), cause: entry.cause.clone(), ..Event::new("assurance.outcome") };
+        let _ = events.send(event);
         let (invite, cause) = (entry.invite.unwrap_or_default(), entry.cause.as_deref().unwrap_or(""));
         tracing::info!(%invite, outcome, cause, gaps = entry.gap_count, "outcome of a call");
     };

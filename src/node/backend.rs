@@ -13,14 +13,14 @@ use ferric_worker::spool::{AUDIO, MANIFEST, METADATA, Stage};
 use ferric_worker::upload::Stores;
 use ferric_worker::worker::Worker;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use uuid::Uuid;
 
 use super::catalogue::Bookkeeper;
 use super::signalling::Ask;
 use super::watch::Watcher;
 use crate::console::{
-    Alarm, Answer, AssuranceQuery, AssuranceView, Backend, BackendError, CallView, ControlView, ObjectKind, ParticipantView, Readiness, RecordingView, RecordingsPage,
+    Alarm, Answer, AssuranceQuery, AssuranceView, Backend, BackendError, CallView, ControlView, Event, ObjectKind, ParticipantView, Readiness, RecordingView, RecordingsPage,
     RecordingsQuery, StreamView, UploadsView,
 };
 
@@ -33,6 +33,7 @@ pub(super) struct NodeBackend {
     pub(super) watcher: Watcher,
     pub(super) ledger: Ledger,
     pub(super) node_key: NodePublicKey,
+    pub(super) events: broadcast::Sender<Event>,
     pub(super) prometheus: Option<PrometheusHandle>,
 }
 
@@ -176,6 +177,10 @@ impl Backend for NodeBackend {
             let done = tokio::task::spawn_blocking(move || super::assurance::view(&ledger, &key, &query)).await;
             done.map_err(|_| BackendError::Unavailable("the ledger does not answer".into()))?
         })
+    }
+
+    fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
     }
 
     fn uploads(&self) -> UploadsView {

@@ -37,18 +37,18 @@ use ferric_worker::spool_commit::Finisher;
 use ferric_worker::spool_gauge::{HighWater, SpoolGauge};
 use ferric_worker::store::open_target;
 use ferric_worker::sync::GroupSync;
-use ferric_worker::upload::{Stores, UploadConfig, UploadHandle, Uploader};
+use ferric_worker::upload::{Stores, UploadConfig, UploadEvent, UploadHandle, Uploader};
 use ferric_media::manifest::RecordingState;
 use ferric_worker::Ending;
 use ferric_worker::spool_writer::FinishedRecording;
 use ferric_worker::worker::{TenantKeys, Worker, WorkerConfig};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, SipListener};
-use crate::console::Console;
+use crate::console::{BACKLOG, Console, Event};
 use crate::metrics;
 pub(crate) use assurance::FOLDER as ASSURANCE;
 use backend::NodeBackend;
@@ -115,7 +115,8 @@ impl Node {
         for (folder, reason) in &recovery.aside {
             tracing::error!(folder, reason, "a damaged recording was set aside");
         }
-        let ledger = assurance::open(&config, &identity)?;
+        let (events, _) = broadcast::channel(BACKLOG);
+        let ledger = assurance::open(&config, &identity, events.clone())?;
         for manifest in recovery.finished.iter().chain(&recovery.ready) {
             books.ready(manifest);
             assurance::finished(&ledger, manifest);
@@ -141,8 +142,14 @@ impl Node {
             ..UploadConfig::default()
         };
         let upload_books = books.clone();
-        let events = Box::new(move |event| watch::upload_event(&upload_books, event));
-        let (uploads, uploader) = Uploader::start(spool.clone(), stores.clone(), upload_config, events, stop.child_token());
+        let stored = events.clone();
+        let upload_events = Box::new(move |event| {
+            if let UploadEvent::Stored { manifest, .. } = &event {
+                let _ = stored.send(Event { recording: Some(manifest.manifest.id), ..Event::new("recording.stored") });
+            }
+            watch::upload_event(&upload_books, event);
+        });
+        let (uploads, uploader) = Uploader::start(spool.clone(), stores.clone(), upload_config, upload_events, stop.child_token());
         let (ready_uploads, ready_books, ready_ledger) = (uploads.clone(), books.clone(), ledger.clone());
         let finisher = Arc::new(Finisher::start(committer, move |manifest| {
             assurance::finished(&ready_ledger, manifest);
@@ -171,10 +178,10 @@ impl Node {
         let (asks, ask_receiver) = mpsc::unbounded_channel();
         let signalling = Arc::new(SignallingStats::default());
         let srs = Srs::new(srs_config(&config, &sip), Instant::now(), SystemTime::now());
-        let task = Signalling::new(srs, sockets.clone(), Arc::clone(&worker), books.clone(), Arc::clone(&signalling), ledger.clone());
+        let task = Signalling::new(srs, sockets.clone(), Arc::clone(&worker), books.clone(), Arc::clone(&signalling), ledger.clone(), events.clone());
         let mut tasks = Vec::new();
         tasks.push(tokio::spawn(task.run(inbound, ask_receiver)));
-        tasks.push(tokio::spawn(capture_events(worker_events, asks.clone(), books.clone(), Arc::clone(&signalling))));
+        tasks.push(tokio::spawn(capture_events(worker_events, asks.clone(), books.clone(), Arc::clone(&signalling), events.clone())));
 
         let watcher = watch::Watcher {
             worker: Arc::clone(&worker),
@@ -197,6 +204,7 @@ impl Node {
             watcher: watcher.clone(),
             ledger: ledger.clone(),
             node_key: identity.node_key.public().clone(),
+            events: events.clone(),
             prometheus: metrics::install().ok(),
         };
         tasks.push(tokio::spawn(watcher.run(stop.child_token())));
@@ -384,6 +392,7 @@ async fn capture_events(
     asks: mpsc::UnboundedSender<Ask>,
     books: Bookkeeper,
     signalling: Arc<SignallingStats>,
+    told: broadcast::Sender<Event>,
 ) {
     while let Some(event) = events.recv().await {
         match event {
@@ -401,6 +410,8 @@ async fn capture_events(
             WorkerEvent::Finished { id, tenant, state, ending } => {
                 metrics::recording(state.as_str());
                 books.finished(id, &tenant, &ending);
+                let outcome = Some(state.as_str());
+                let _ = told.send(Event { recording: Some(id), outcome, ..Event::new("recording.finished") });
                 signalling.decryptable(id);
                 tracing::info!(recording = %id, state = state.as_str(), ms = ending.totals.duration_ms, "recording finished");
             }

@@ -17,12 +17,13 @@ use ferric_srs::port::{CaptureEvent, RefuseReason, Command, ReleaseCause, Record
 use ferric_srs::{Srs, SrsEvent, SrsOutput};
 use ferric_worker::call::Assignment;
 use ferric_worker::worker::Worker;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::sleep_until;
 use uuid::Uuid;
 
 use super::bridge;
 use super::catalogue::Bookkeeper;
+use crate::console::Event;
 use crate::metrics;
 
 /// The SRS's idea of the wall clock is renewed this often.
@@ -84,6 +85,7 @@ pub(super) struct Signalling {
     pub(super) books: Bookkeeper,
     pub(super) stats: Arc<SignallingStats>,
     ledger: Ledger,
+    events: broadcast::Sender<Event>,
     known: HashMap<RecordingId, Known>,
 }
 
@@ -95,8 +97,9 @@ impl Signalling {
         books: Bookkeeper,
         stats: Arc<SignallingStats>,
         ledger: Ledger,
+        events: broadcast::Sender<Event>,
     ) -> Signalling {
-        Signalling { srs, sockets, worker, books, stats, ledger, known: HashMap::new() }
+        Signalling { srs, sockets, worker, books, stats, ledger, events, known: HashMap::new() }
     }
 
     /// Runs until nobody can ask anything any more.
@@ -191,9 +194,14 @@ impl Signalling {
             SrsEvent::Feeds { invite, recording } => self.ledger.recorded_by(invite.0, recording.0),
             SrsEvent::Refused { invite, status, cause } => self.ledger.refused(invite.0, *status, cause),
             SrsEvent::Closed { invite, cause } => self.ledger.ended(invite.0, cause.as_str()),
-            SrsEvent::Started { .. }
-            | SrsEvent::Ended { .. }
-            | SrsEvent::RequestDone { .. }
+            SrsEvent::Started { recording } => {
+                let _ = self.events.send(Event { recording: Some(recording.0), ..Event::new("call.started") });
+            }
+            SrsEvent::Ended { recording, cause } => {
+                let cause = Some(cause.as_str().to_owned());
+                let _ = self.events.send(Event { recording: Some(recording.0), cause, ..Event::new("call.ended") });
+            }
+            SrsEvent::RequestDone { .. }
             | SrsEvent::Rejected { .. }
             | SrsEvent::Untrusted { .. }
             | SrsEvent::MetadataProblem { .. }
