@@ -147,7 +147,7 @@ impl Voice {
             cut = usize::try_from(-hole).unwrap_or(0);
             if let Ok(hole) = usize::try_from(hole) {
                 if self.started && (missing > 0 || self.late_hole) {
-                    self.conceal(hole);
+                    self.conceal_before(hole, payload);
                 } else {
                     self.track.write_silence(hole);
                 }
@@ -256,6 +256,18 @@ impl Voice {
             self.conceal(missing);
         } else {
             self.track.write_silence(missing);
+        }
+    }
+
+    /// As [`Voice::conceal`], when the payload behind the gap is at hand: it may carry the end of it once more (Opus).
+    fn conceal_before(&mut self, samples: usize, following: &[u8]) {
+        let left = i64::from(self.track.native_rate()) * CONCEAL_MS / 1_000 - self.concealed;
+        let fits = usize::try_from(left).is_ok_and(|left| samples <= left);
+        let slot = self.current.and_then(|current| self.slots.get_mut(current));
+        let decoder = slot.filter(|slot| fits && slot.kind == CodecKind::Opus).and_then(|slot| slot.decoder.as_mut());
+        match decoder {
+            Some(decoder) => self.track.write(|out| decoder.decode_fec(samples, following, out)),
+            None => self.conceal(samples),
         }
     }
 

@@ -319,3 +319,30 @@ fn two_streams_of_one_sender_are_aligned_by_its_reports() {
         assert!(recorded.stats.streams.iter().all(|stream| (stream.late, stream.lost_ms) == (0, 0)));
     }
 }
+
+#[test]
+fn what_opus_repeats_fills_the_gap_before_it() {
+    let ann = syllables(16_000, 160_000, 5);
+    let mut encoder = opus::Encoder::new(16_000, opus::Channels::Mono, opus::Application::Voip).unwrap();
+    encoder.set_bitrate(opus::Bitrate::Bits(32_000)).unwrap();
+    encoder.set_inband_fec(true).unwrap();
+    encoder.set_packet_loss_perc(25).unwrap();
+    let mut sender = Sender::new(0, OPUS, 1);
+    let mut packets = Vec::new();
+    for (n, frame) in ann.chunks_exact(320).enumerate() {
+        let payload = encoder.encode_vec(frame, 1_275).unwrap();
+        let packet = sender.raw(n as i64 * 20_000, OPUS, &payload);
+        sender.skip_ms(20);
+        if n % 5 != 3 {
+            packets.push(packet);
+        }
+    }
+    let mut call = Call::new(vec![stream(0, &[OPUS])]);
+    call.add(packets);
+    let recorded = call.record(10_000, 16_000);
+    let (offset, same) = recorded.compare(0, 0, &ann);
+    println!("{offset} {same}");
+    assert_eq!(recorded.stats.streams[0].lost, 100);
+    // One packet of five is gone, and heard all the same.
+    assert!(same > 0.85, "{same}");
+}
