@@ -80,7 +80,7 @@ def test_tshark_finds_nothing_wrong_in_what_we_send():
         call.request("ACK", cseq=call.cseq, wait=False)
         others = [Call(node, 2 + n) for n in range(5)]
         assert others[0].request("OPTIONS").status == 200
-        assert others[1].invite(offer=sdp(((18, "G729/8000"),))).status == 488
+        assert others[1].invite(offer=sdp(((97, "EVS/16000"),))).status == 488
         assert others[2].invite(offer="nonsense").status == 400
         assert others[3].request("INVITE", body="x", content_type="text/html").status == 415
         assert others[4].request("REGISTER").status == 405
