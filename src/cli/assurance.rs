@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use ferric_assurance::{Call, Outcome, call_hash, read, verify};
+use ferric_assurance::{Call, Depth, Outcome, call_hash, read, verify};
 use ferric_media::keys::NodePublicKey;
 use ferric_media::timestamp::Timestamp;
 
@@ -51,7 +51,7 @@ pub(crate) fn run(arguments: &AssuranceArguments) -> anyhow::Result<ExitCode> {
     let cert = arguments.cert.clone().unwrap_or_else(|| data_dir.join("keys").join("node.public.pem"));
     let pem = std::fs::read_to_string(&cert).with_context(|| format!("{} cannot be read: name the node's public key with --cert", cert.display()))?;
     let key = NodePublicKey::from_pem(&pem).with_context(|| format!("{}", cert.display()))?;
-    let proof = verify(&folder, &key)?;
+    let proof = verify(&folder, &key, None, Depth::Every)?;
     if let Some(call_id) = &arguments.call_id {
         let file = data_dir.join("keys").join("parties.key");
         let secret = std::fs::read_to_string(&file).with_context(|| format!("{} cannot be read: Call-IDs are hashed with it", file.display()))?;

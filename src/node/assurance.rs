@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use ferric_assurance::{Call, Finished, GapEntry, Ledger, Outcome};
+use ferric_assurance::{Call, Depth, Finished, GapEntry, Ledger, Outcome};
 use anyhow::Context as _;
 use ferric_media::gaps::GapCause;
 use ferric_media::keys::NodePublicKey;
@@ -83,7 +83,9 @@ pub(super) fn view(ledger: &Ledger, key: &NodePublicKey, query: &AssuranceQuery)
     let folder = ledger.folder();
     let unreadable = |error: std::io::Error| BackendError::Unavailable(format!("the ledger cannot be read: {error}"));
     let report = ferric_assurance::read(&folder, from, to).map_err(unreadable)?;
-    let proof = ferric_assurance::verify(&folder, key).map_err(unreadable)?;
+    let day = |time: Timestamp| time.to_string().get(..10).unwrap_or_default().to_owned();
+    let days = (day(from), day(to));
+    let proof = ferric_assurance::verify(&folder, key, Some((&days.0, &days.1)), Depth::Last).map_err(unreadable)?;
     let totals = report.totals;
     let more = report.calls.len() > skip.saturating_add(limit);
     let mut problems = report.problems;

@@ -20,8 +20,8 @@ use crate::read::{call_hash, files};
 
 /// Lines are synced this often.
 const SYNC: Duration = Duration::from_millis(500);
-/// Days that are read at the start: no call lasts longer.
-const DAYS: usize = 8;
+/// Files that are read at the start: every start settles what it finds, and no call runs over two midnights.
+const DAYS: usize = 3;
 /// Lines that wait for a disk that refuses them.
 const MAX_WAITING: usize = 100_000;
 /// An INVITE whose dialog is over has its outcome by then.

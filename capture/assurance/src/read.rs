@@ -217,15 +217,30 @@ pub struct Verification {
     pub broken: Option<String>,
 }
 
-/// Checks hashes, numbers and signatures of all files of a folder.
+/// Which lines' signatures are checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Of every line.
+    Every,
+    /// Of the last line of each file: it holds the hash of the line before it, and so of all of them.
+    Last,
+}
+
+/// Checks hashes, numbers and signatures of the files of a folder, those of the days `from` to `to` (as `2026-03-01`) if
+/// they are named.
 ///
 /// # Errors
 /// A file cannot be read.
-pub fn verify(folder: &Path, key: &NodePublicKey) -> std::io::Result<Verification> {
+pub fn verify(folder: &Path, key: &NodePublicKey, days: Option<(&str, &str)>, depth: Depth) -> std::io::Result<Verification> {
     let mut done = Verification::default();
     let mut before: Option<(u64, Digest)> = None;
-    for path in files(folder)? {
+    let in_days = |path: &PathBuf| {
+        let day = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        days.is_none_or(|(from, to)| day.as_str() >= from && day.as_str() <= to)
+    };
+    for path in files(folder)?.into_iter().filter(in_days) {
         done.files += 1;
+        let mut last: Option<(usize, Entry)> = None;
         each_line(&path, |number, line| {
             if done.broken.is_some() {
                 return;
@@ -240,7 +255,7 @@ pub fn verify(folder: &Path, key: &NodePublicKey) -> std::io::Result<Verificatio
                 (Some((seq, digest)), Some(previous)) => digest == previous && entry.seq == seq + 1,
                 (Some(_), None) => false,
             };
-            if !entry.is_signed(key) {
+            if depth == Depth::Every && !entry.is_signed(key) {
                 done.broken = Some(format!("{place} is not signed by this node, or was changed"));
             } else if !follows {
                 done.broken = Some(format!("{place} does not follow the line before it: a line was taken out or put in"));
@@ -248,7 +263,13 @@ pub fn verify(folder: &Path, key: &NodePublicKey) -> std::io::Result<Verificatio
                 done.lines += 1;
             }
             before = Some((entry.seq, Digest::of(line)));
+            if depth == Depth::Last {
+                last = Some((number, entry));
+            }
         })?;
+        if let Some((number, _)) = last.filter(|(_, entry)| !entry.is_signed(key)) {
+            done.broken.get_or_insert(format!("{} line {number} is not signed by this node, or was changed", path.display()));
+        }
     }
     Ok(done)
 }

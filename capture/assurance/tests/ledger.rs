@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ferric_assurance::{Finished, GapEntry, Ledger, Outcome, Report, read, verify};
+use ferric_assurance::{Depth, Finished, GapEntry, Ledger, Outcome, Report, read, verify};
 use ferric_media::keys::NodeKey;
 use ferric_media::manifest::RecordingState;
 use ferric_media::timestamp::Timestamp;
@@ -37,6 +37,14 @@ fn done(state: RecordingState) -> Finished {
 
 fn all(folder: &Path) -> Report {
     read(folder, Timestamp::from_unix_ms(0), Timestamp::from_unix_ms(i64::from(u32::MAX) * 1_000)).unwrap()
+}
+
+/// Both ways of looking must see the same.
+fn check(folder: &Path) -> std::io::Result<ferric_assurance::Verification> {
+    let every = verify(folder, key().public(), None, Depth::Every)?;
+    let last = verify(folder, key().public(), None, Depth::Last)?;
+    assert_eq!(every.broken.is_some(), last.broken.is_some(), "{every:?} {last:?}");
+    Ok(every)
 }
 
 fn outcomes(report: &Report) -> HashMap<Uuid, Option<Outcome>> {
@@ -115,7 +123,7 @@ fn a_ledger_cut_at_any_byte_goes_on_and_loses_no_whole_line() {
         drop(ledger);
         let report = all(folder.path());
         assert!(report.adds_up && report.totals.open == 0, "cut at {cut}: {:?}", report.problems);
-        let verified = verify(folder.path(), key().public()).unwrap();
+        let verified = check(folder.path()).unwrap();
         assert_eq!(verified.broken, None, "cut at {cut}");
         assert!(verified.lines >= kept);
     }
@@ -155,18 +163,18 @@ fn any_changed_byte_shows() {
     drop(ledger);
     let path = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
     let whole = std::fs::read(&path).unwrap();
-    assert_eq!(verify(folder.path(), key().public()).unwrap().lines, 6);
+    assert_eq!(check(folder.path()).unwrap().lines, 6);
     for at in (0..whole.len()).step_by(7) {
         let mut changed = whole.clone();
         changed[at] ^= 4;
         std::fs::write(&path, &changed).unwrap();
-        assert!(verify(folder.path(), key().public()).unwrap().broken.is_some(), "byte {at}");
+        assert!(check(folder.path()).unwrap().broken.is_some(), "byte {at}");
     }
     let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
     for gone in 1..lines.len() - 1 {
         let rest: Vec<u8> = lines.iter().enumerate().filter(|(at, _)| *at != gone).flat_map(|(_, line)| line.to_vec()).collect();
         std::fs::write(&path, rest).unwrap();
-        assert!(verify(folder.path(), key().public()).unwrap().broken.is_some(), "without line {gone}");
+        assert!(check(folder.path()).unwrap().broken.is_some(), "without line {gone}");
     }
 }
 
@@ -213,5 +221,5 @@ fn many_calls_from_many_threads_add_up() {
     let report = all(folder.path());
     assert!(report.adds_up, "{:?}", report.problems);
     assert_eq!((report.totals.received, report.totals.open), (2_000, 0));
-    assert_eq!(verify(folder.path(), key().public()).unwrap().broken, None);
+    assert_eq!(check(folder.path()).unwrap().broken, None);
 }
