@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::manifest::RecordingState;
+use crate::stats::Bursts;
 use crate::timestamp::Timestamp;
 
 /// Version of this document's shape.
@@ -314,6 +315,12 @@ pub struct StreamReport {
     /// How much longer runs of lost packets were than at random loss; 1 is random.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst_ratio: Option<f64>,
+    /// Bursts of loss and the gaps between them (RFC 3611 4.7.2); absent where nothing was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bursts: Option<Bursts>,
+    /// Mean round trip to the sender in ms, where its RTCP told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_ms: Option<f64>,
     /// The SRTP suite, by the name of `a=crypto`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub srtp: Option<String>,

@@ -23,8 +23,8 @@ use ferric_codecs::party::PartyEncoder;
 use crate::dtmf_mask::LOOK_AHEAD_MS;
 use crate::quality::INTERVAL_MS;
 use crate::gaps::{GapCause, GapList};
-use crate::rtcp::{self, ReportBlock};
-use crate::rtp::StreamIndex;
+use crate::rtcp::{self, ReportBlock, RtcpItem};
+use crate::rtp::{Ssrc, StreamIndex};
 use crate::stats::{Channel, RecordingStats};
 use crate::stream::{Arrival, Stream, StreamConfig, StreamEvent};
 
@@ -47,6 +47,8 @@ pub struct PipelineConfig {
     pub mask_dtmf: bool,
     /// Silence after which a stream's source may change.
     pub takeover: Duration,
+    /// Ours in RTCP.
+    pub ssrc: Ssrc,
 }
 
 impl Default for PipelineConfig {
@@ -56,6 +58,7 @@ impl Default for PipelineConfig {
             jitter_delay: Duration::from_millis(120),
             mask_dtmf: false,
             takeover: Duration::from_millis(1_000),
+            ssrc: Ssrc(0),
         }
     }
 }
@@ -144,7 +147,7 @@ impl MediaPipeline {
     /// their state, streams no longer there end; those may come back.
     pub fn update_streams(&mut self, now: Instant, streams: Vec<StreamConfig>) {
         let now_us = self.call_us(now);
-        let (rate, takeover) = (self.rate, self.config.takeover);
+        let (rate, takeover, intervals) = (self.rate, self.config.takeover, self.intervals);
         // What is already encoded is past: a new stream begins at the next frame.
         let begin_us = i64::try_from(self.next).unwrap_or(0) * self.frame_us();
         for stream in &mut self.streams {
@@ -156,7 +159,7 @@ impl MediaPipeline {
             if let Some(stream) = self.stream_mut(config.index) {
                 stream.update(now, config, now_us);
             } else if self.streams.len() < MAX_STREAMS {
-                let mut stream = Stream::new(config, rate, begin_us, takeover);
+                let mut stream = Stream::new(config, rate, begin_us, intervals, takeover);
                 if self.config.mask_dtmf {
                     stream.mask_tones();
                 }
@@ -197,14 +200,19 @@ impl MediaPipeline {
 
     /// Takes a datagram of a stream's RTCP port; true when it is from the stream's host and of use.
     pub fn handle_rtcp(&mut self, arrival: Instant, stream: StreamIndex, from: SocketAddr, bytes: &[u8]) -> bool {
-        let us = self.call_us(arrival);
+        let (us, ours) = (self.call_us(arrival), self.config.ssrc);
         let Some(stream) = self.stream_mut(stream).filter(|stream| stream.source().is_some_and(|source| source.ip() == from.ip()))
         else {
             return false;
         };
         let Some(plain) = stream.open_rtcp(bytes) else { return false };
         let mut reported = false;
-        let valid = rtcp::parse(&plain, |item| reported |= stream.handle_rtcp(us, &item));
+        let valid = rtcp::parse(&plain, |item| match item {
+            RtcpItem::Reference { ssrc, reference, delay } if ssrc == ours => stream.take_reference(us, reference, delay),
+            RtcpItem::SenderReport(_) | RtcpItem::Cname { .. } | RtcpItem::Bye { .. } | RtcpItem::Reference { .. } => {
+                reported |= stream.handle_rtcp(us, &item);
+            }
+        });
         if reported {
             self.align();
         }
@@ -243,11 +251,26 @@ impl MediaPipeline {
         let delay_us = i64::try_from(self.config.jitter_delay.as_micros()).unwrap_or(0);
         let due = u64::try_from((now_us - delay_us) / self.frame_us()).unwrap_or(0);
         self.run(due, now_us, sink);
-        while i64::try_from((self.intervals + 1) * INTERVAL_MS * 1_000).unwrap_or(i64::MAX) <= now_us - delay_us {
-            self.intervals += 1;
-            let delay_ms = self.config.jitter_delay.as_secs_f64() * 1_000.0;
-            self.streams.iter_mut().for_each(|stream| stream.close_interval(delay_ms));
+        self.close_intervals(now_us - delay_us);
+    }
+
+    /// Closes the intervals of quality that end by `until_us`.
+    fn close_intervals(&mut self, until_us: i64) {
+        while i64::try_from((self.intervals + 1) * INTERVAL_MS * 1_000).unwrap_or(i64::MAX) <= until_us {
+            self.close_interval();
         }
+    }
+
+    fn close_interval(&mut self) {
+        self.intervals += 1;
+        let delay_ms = self.reorder_delay_ms();
+        self.streams.iter_mut().for_each(|stream| stream.close_interval(delay_ms));
+    }
+
+    /// What counts into the scores: looking ahead for key tones delays no listener.
+    fn reorder_delay_ms(&self) -> f64 {
+        let ahead_ms = if self.config.mask_dtmf { f64::from(LOOK_AHEAD_MS) } else { 0.0 };
+        (self.config.jitter_delay.as_secs_f64() * 1_000.0 - ahead_ms).max(0.0)
     }
 
     /// Ends the recording: encodes the rest, without waiting for more. Returns its length in samples at 48 kHz.
@@ -262,6 +285,11 @@ impl MediaPipeline {
         let frames = whole.div_ceil(u64::from(self.config.opus.frame_ms.max(1)) * 48);
         // A second on, so that nothing stays undecided.
         self.run(frames, now_us + 1_000_000, sink);
+        self.close_intervals(now_us);
+        if now_us > i64::try_from(self.intervals * INTERVAL_MS * 1_000).unwrap_or(i64::MAX) {
+            // The last one is shorter.
+            self.close_interval();
+        }
         let end_ms = u64::try_from(now_us / 1_000).unwrap_or(0);
         self.streams.iter_mut().for_each(|stream| stream.voice_mut().finish(end_ms));
         self.ended_us = Some(now_us);
@@ -374,6 +402,12 @@ impl MediaPipeline {
         Ok(active.filter_map(Stream::last_us).max())
     }
 
+    /// The reference time to send to a stream's peer, which may answer it: that gives the round trip (RFC 3611 4.4).
+    pub fn reference_time(&mut self, now: Instant, stream: StreamIndex) -> Option<u64> {
+        let now_us = self.call_us(now);
+        Some(self.stream_mut(stream)?.refer(now_us))
+    }
+
     /// Report blocks for every stream that has a source, with where they go.
     pub fn reports(&mut self, now: Instant, mut report: impl FnMut(StreamIndex, SocketAddr, ReportBlock)) {
         let now_us = self.call_us(now);
@@ -392,7 +426,7 @@ impl MediaPipeline {
 
     /// Everything up to now.
     pub fn stats(&self) -> RecordingStats {
-        let delay_ms = self.config.jitter_delay.as_secs_f64() * 1_000.0;
+        let delay_ms = self.reorder_delay_ms();
         let (frames_coded, frames_silent) = self.frames();
         let mut pauses = self.pauses.clone();
         if let Some(from) = self.paused_from {
@@ -411,8 +445,13 @@ impl MediaPipeline {
             frames_silent,
             unknown_stream: self.unknown_stream,
             pauses: pauses.list().to_vec(),
-            streams: self.streams.iter().map(|stream| stream.stats(delay_ms)).collect(),
+            streams: self.streams.iter().map(|stream| stream.stats(delay_ms, duration_ms)).collect(),
         }
+    }
+
+    /// The scores of the whole recording, of each stream in order: a value for each ten seconds, `None` where nothing came.
+    pub fn scores(&self) -> Vec<Vec<Option<f64>>> {
+        self.streams.iter().map(Stream::scores).collect()
     }
 }
 

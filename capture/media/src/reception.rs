@@ -195,6 +195,11 @@ impl Reception {
         self.step
     }
 
+    /// The same in µs; that of the usual 20 ms while unknown.
+    pub fn step_us(&self) -> i64 {
+        if self.step == 0 { 20_000 } else { i64::from(self.step) * 1_000_000 / i64::from(self.clock_rate) }
+    }
+
     /// The newest extended sequence number.
     pub fn highest(&self) -> u64 {
         self.highest

@@ -34,11 +34,12 @@ use crate::manifest::{AudioEntry, Digest, MetadataEntry, RecordingState};
 use crate::metadata::{Interval, Pause, RecordingMetadata, SessionInfo, Tag};
 use crate::pipeline::{EncodedFrame, MediaPipeline, PipelineConfig};
 use crate::report;
-use crate::rtcp::write_report;
+use crate::rtcp::{write_reference, write_report};
 use crate::rtp::{Ssrc, StreamIndex, is_rtcp};
 use crate::seal::{SealError, SealHeader, SealSummary, seal_document};
 use crate::stats::RecordingStats;
 use crate::stream::{StreamConfig, StreamEvent};
+use crate::verdict::{Shortfall, shortfall, warnings};
 use crate::timestamp::Timestamp;
 
 /// Pauses and tags kept of one recording, each.
@@ -225,13 +226,14 @@ impl Recorder {
             jitter_delay: config.jitter_delay + ahead,
             takeover: config.takeover,
             mask_dtmf: config.mask_dtmf,
+            ssrc: Ssrc(rng.random()),
         };
         let pipeline = MediaPipeline::new(now, pipeline_config, streams);
-        report::fill(&mut metadata, &pipeline.stats(), config.mask_dtmf);
+        report::fill(&mut metadata, &pipeline.stats(), pipeline.scores(), config.mask_dtmf);
         let (sealed, metadata_summary) = seal_metadata(&config, started_at, &metadata, &mut rng)?;
         let waiting_since = pipeline.last_media_us().is_ok().then_some(now);
         let mut recorder = Recorder {
-            ssrc: Ssrc(rng.random()),
+            ssrc: pipeline_config.ssrc,
             report_at: now,
             rng,
             pipeline,
@@ -365,7 +367,12 @@ impl Recorder {
             write_report(ours, Some(&block), cname, bye, &mut bytes);
             reports.push((stream, to, muxed, bytes));
         });
-        for (stream, to, muxed, bytes) in reports {
+        for (stream, to, muxed, mut bytes) in reports {
+            // Only a peer that speaks RTCP is asked for more of it.
+            let asked = !bye && self.peers.iter().any(|peer| peer.stream == stream);
+            if asked && let Some(ntp) = self.pipeline.reference_time(now, stream) {
+                write_reference(self.ssrc, ntp, &mut bytes);
+            }
             if let Some(bytes) = self.pipeline.seal_rtcp(stream, bytes) {
                 self.outputs.push_back(Output::Rtcp { stream, to, muxed, bytes });
             }
@@ -440,6 +447,14 @@ impl Recorder {
         self.tap = open;
     }
 
+    /// How the recording ends, were it to end as `asked`: one in which media should have been heard and was not is
+    /// partial, for the reason told. To be called before [`Recorder::stop`].
+    pub fn verdict(&self, asked: RecordingState) -> (RecordingState, Option<&'static str>) {
+        let reason = shortfall(&self.pipeline.stats(), self.config.rtp_timeout);
+        let state = if reason.is_some() && asked == RecordingState::Complete { RecordingState::Partial } else { asked };
+        (state, reason.map(Shortfall::text))
+    }
+
     /// Ends the recording: the rest of the audio, the last metadata and a BYE come
     /// out. A second call does nothing.
     pub fn stop(&mut self, now: Instant, state: RecordingState, reason: &str) {
@@ -455,6 +470,7 @@ impl Recorder {
         let duration_ms = length_48k / 48;
         let started_at = self.metadata.started_at;
         let ended_at = started_at.plus(Duration::from_millis(duration_ms));
+        warnings(&self.pipeline.stats()).iter().for_each(|text| self.add_warning(text));
         self.metadata.state = state.into();
         self.metadata.ended_at = Some(ended_at);
         self.metadata.duration_ms = Some(duration_ms);
@@ -473,7 +489,7 @@ impl Recorder {
 
     fn seal_metadata(&mut self, now: Instant) {
         (self.metadata_dirty, self.metadata_at) = (false, now);
-        report::fill(&mut self.metadata, &self.pipeline.stats(), self.config.mask_dtmf);
+        report::fill(&mut self.metadata, &self.pipeline.stats(), self.pipeline.scores(), self.config.mask_dtmf);
         match seal_metadata(&self.config, self.metadata.started_at, &self.metadata, &mut self.rng) {
             Ok((sealed, summary)) => {
                 self.metadata_summary = summary;

@@ -5,9 +5,10 @@ use crate::metadata::{Dtmf, Gap, Hold, Interval, RecordingMetadata, StreamReport
 use crate::stats::{Channel, RecordingStats, StreamStats};
 
 /// Replaces the capture side's part of the document.
-pub(crate) fn fill(metadata: &mut RecordingMetadata, stats: &RecordingStats, mask_dtmf: bool) {
+/// `scores` are of the whole recording, in the order of the streams.
+pub(crate) fn fill(metadata: &mut RecordingMetadata, stats: &RecordingStats, scores: Vec<Vec<Option<f64>>>, mask_dtmf: bool) {
     metadata.dtmf_masked = mask_dtmf;
-    metadata.streams = stats.streams.iter().map(stream).collect();
+    metadata.streams = stats.streams.iter().zip(scores).map(|(stats, scores)| stream(stats, scores)).collect();
     (metadata.gaps, metadata.holds, metadata.dtmf) = (Vec::new(), Vec::new(), Vec::new());
     for stream in &stats.streams {
         let number = channel(stream.channel);
@@ -39,7 +40,7 @@ fn channel(channel: Channel) -> u8 {
     }
 }
 
-fn stream(stats: &StreamStats) -> StreamReport {
+fn stream(stats: &StreamStats, mos_over_time: Vec<Option<f64>>) -> StreamReport {
     StreamReport {
         label: Some(stats.label.clone()).filter(|label| !label.is_empty()),
         channel: Some(channel(stats.channel)),
@@ -53,8 +54,10 @@ fn stream(stats: &StreamStats) -> StreamReport {
         reordered: stats.reordered,
         jitter_ms: (stats.packets > 0).then_some(stats.jitter_ms),
         mos: stats.mos,
-        mos_over_time: stats.mos_over_time.clone(),
+        mos_over_time,
         burst_ratio: (stats.packets > 0).then_some(stats.burst_ratio),
+        bursts: stats.bursts.filter(|bursts| bursts.density + bursts.gap_density > 0.0),
+        rtt_ms: stats.rtt_ms,
         srtp: stats.srtp.map(str::to_owned),
         undecryptable: stats.undecryptable + stats.unprotected,
         concealed_ms: stats.lost_ms,

@@ -1,9 +1,9 @@
 //! RTCP: sender and receiver reports, SDES and BYE (RFC 3550 6), compound or
-//! reduced-size (RFC 5506).
+//! reduced-size (RFC 5506), and of extended reports those that give the round trip (RFC 3611 4.4, 4.5).
 //!
 //! Reading is lenient: a compound packet is walked as far as its lengths hold,
 //! unknown packet types are skipped, the rest is dropped without complaint.
-//! We write a receiver report with our CNAME, and a BYE at the end.
+//! We write a receiver report with our CNAME, a reference time to peers that speak RTCP, and a BYE at the end.
 
 use crate::rtp::Ssrc;
 
@@ -11,6 +11,11 @@ const SENDER_REPORT: u8 = 200;
 const RECEIVER_REPORT: u8 = 201;
 const SOURCE_DESCRIPTION: u8 = 202;
 const GOODBYE: u8 = 203;
+const EXTENDED_REPORT: u8 = 207;
+/// Block type of a receiver reference time (RFC 3611 4.4).
+const REFERENCE_TIME: u8 = 4;
+/// Block type of the delay since it (RFC 3611 4.5).
+const REFERENCE_DELAY: u8 = 5;
 /// SDES item type of the canonical name.
 const CNAME: u8 = 1;
 /// Packets read of one datagram at most.
@@ -32,6 +37,15 @@ pub enum RtcpItem<'a> {
     Bye {
         /// Who leaves.
         ssrc: Ssrc,
+    },
+    /// A peer's answer to a receiver reference time: a sub-block of DLRR (RFC 3611 4.5).
+    Reference {
+        /// Who sent the reference time.
+        ssrc: Ssrc,
+        /// The middle 32 bits of it (LRR); 0 if none came.
+        reference: u32,
+        /// Since it came, in 1/65536 s (DLRR).
+        delay: u32,
     },
 }
 
@@ -72,6 +86,7 @@ pub fn parse<'a>(mut bytes: &'a [u8], mut found: impl FnMut(RtcpItem<'a>)) -> bo
         match kind {
             SENDER_REPORT => sender_report(body, &mut found),
             SOURCE_DESCRIPTION => source_description(body, first & 0x1f, &mut found),
+            EXTENDED_REPORT => extended_report(body, &mut found),
             GOODBYE => {
                 for ssrc in body.chunks_exact(4).take(usize::from(first & 0x1f)) {
                     found(RtcpItem::Bye { ssrc: Ssrc(word(ssrc)) });
@@ -121,6 +136,21 @@ fn source_description<'a>(mut body: &'a [u8], chunks: u8, found: &mut impl FnMut
     }
 }
 
+/// Walks the blocks behind the sender's SSRC.
+fn extended_report<'a>(body: &[u8], found: &mut impl FnMut(RtcpItem<'a>)) {
+    let mut blocks = body.get(4..).unwrap_or_default();
+    while let Some((&[kind, _, high, low], rest)) = blocks.split_first_chunk::<4>() {
+        let Some((block, after)) = rest.split_at_checked(usize::from(u16::from_be_bytes([high, low])) * 4) else { return };
+        if kind == REFERENCE_DELAY {
+            for answer in block.chunks_exact(12) {
+                let at = |offset: usize| word(answer.get(offset..).unwrap_or_default());
+                found(RtcpItem::Reference { ssrc: Ssrc(at(0)), reference: at(4), delay: at(8) });
+            }
+        }
+        blocks = after;
+    }
+}
+
 /// One block of a receiver report (RFC 3550 6.4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ReportBlock {
@@ -167,6 +197,24 @@ pub fn write_report(ours: Ssrc, block: Option<&ReportBlock>, cname: &str, bye: b
     }
 }
 
+/// Appends an extended report with our reference time, to be answered by [`RtcpItem::Reference`].
+pub fn write_reference(ours: Ssrc, ntp: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(&[0x80, EXTENDED_REPORT, 0, 4]);
+    out.extend_from_slice(&ours.0.to_be_bytes());
+    out.extend_from_slice(&[REFERENCE_TIME, 0, 0, 2]);
+    out.extend_from_slice(&ntp.to_be_bytes());
+}
+
+/// Appends a peer's answer to a reference time that came `delay` (in 1/65536 s) ago.
+pub fn write_reference_answer(ours: Ssrc, about: Ssrc, reference: u32, delay: u32, out: &mut Vec<u8>) {
+    out.extend_from_slice(&[0x80, EXTENDED_REPORT, 0, 5]);
+    out.extend_from_slice(&ours.0.to_be_bytes());
+    out.extend_from_slice(&[REFERENCE_DELAY, 0, 0, 3]);
+    for value in [about.0, reference, delay] {
+        out.extend_from_slice(&value.to_be_bytes());
+    }
+}
+
 /// Appends a sender report, as a media source would send it.
 pub fn write_sender_report(report: &SenderReport, cname: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(&[0x80, SENDER_REPORT, 0, 6]);
@@ -204,6 +252,23 @@ mod tests {
     }
 
     #[test]
+    fn reference_times_and_their_answers_have_the_shape_of_the_rfc() {
+        let mut bytes = Vec::new();
+        write_reference(Ssrc(7), 0x1122_3344_5566_7788, &mut bytes);
+        let wanted = [0x80, 207, 0, 4, 0, 0, 0, 7, 4, 0, 0, 2, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88];
+        assert_eq!(bytes, wanted);
+        assert!(items(&bytes).is_empty(), "it asks, and tells nothing");
+        let mut bytes = Vec::new();
+        write_reference_answer(Ssrc(8), Ssrc(7), 0x3344_5566, 99, &mut bytes);
+        // A statistics block before it, and one that claims more than there is behind it.
+        let statistics = [[6, 0, 0, 1], [9; 4]].concat();
+        bytes.splice(8..8, statistics);
+        bytes[3] += 2 + 1;
+        bytes.extend_from_slice(&[5, 0, 0, 3]);
+        assert_eq!(items(&bytes), ["Reference { ssrc: Ssrc(7), reference: 860116326, delay: 99 }"]);
+    }
+
+    #[test]
     fn our_report_has_the_lengths_it_says() {
         for name in ["", "a", "ab", "abc", "abcd", "0123456789"] {
             for block in [None, Some(&ReportBlock { cumulative_lost: -2, ..ReportBlock::default() })] {
@@ -231,7 +296,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..120), kind in 199_u8..206) {
+        fn no_bytes_make_it_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..120), kind in 199_u8..208) {
             if let [first, second, ..] = bytes.as_mut_slice() {
                 *first = *first & 0x3f | 0x80;
                 *second = kind;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::gaps::Gap;
 use crate::rtp::StreamIndex;
@@ -26,6 +26,24 @@ pub struct TelephoneEvent {
     pub duration_ms: u32,
     /// `0`-`9`, `*`, `#`, `A`-`D`; `None` for other events, and during a pause.
     pub digit: Option<char>,
+}
+
+/// Values of [`StreamStats::mos_over_time`] at most.
+pub const LAST_SCORES: usize = 30;
+
+/// Bursts of loss and the gaps between them (RFC 3611 4.7.2, Gmin 16); packets too late count as lost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Bursts {
+    /// Bursts of two or more lost packets.
+    pub count: u64,
+    /// Share of packets lost within bursts, 0 to 1.
+    pub density: f64,
+    /// Share of packets lost outside of bursts, 0 to 1.
+    pub gap_density: f64,
+    /// Mean length of a burst, in ms.
+    pub mean_ms: f64,
+    /// Mean length of a gap, in ms.
+    pub mean_gap_ms: f64,
 }
 
 /// One stream up to now.
@@ -80,10 +98,14 @@ pub struct StreamStats {
     pub jitter_ms: f64,
     /// Estimated mean opinion score, 1 to 4.5; `None` without media.
     pub mos: Option<f64>,
-    /// The same for each ten seconds of the recording; `None` where nothing came.
+    /// The same for each of the last ten-second intervals of the recording, at most [`LAST_SCORES`]; `None` where nothing came.
     pub mos_over_time: Vec<Option<f64>>,
     /// How much longer runs of lost packets are than at random loss (BurstR of ITU-T G.107): 1 is random.
     pub burst_ratio: f64,
+    /// Bursts of loss and the gaps between them; `None` before the first packet.
+    pub bursts: Option<Bursts>,
+    /// Round trip to the sender, mean in ms; `None` unless its RTCP answers (RFC 3611 4.5).
+    pub rtt_ms: Option<f64>,
     /// Concealed or silent for loss, in ms.
     pub lost_ms: u64,
     /// First packet, ms since the recording began.
@@ -95,6 +117,8 @@ pub struct StreamStats {
     pub source: Option<SocketAddr>,
     /// True while signalling has it active.
     pub active: bool,
+    /// So long signalling had it active, in ms.
+    pub active_ms: u64,
     /// Where it has no audio.
     pub gaps: Vec<Gap>,
     /// Digits pressed, the first 256.

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use ferric_codecs::decode::CodecKind;
 
+use crate::burst::LossCounter;
 use crate::clock_map::{ClockMap, Fit, ticks_to_us};
 use crate::dtmf_mask::DtmfMask;
 use crate::jitter::{JitterBuffer, Waiting};
@@ -26,8 +27,9 @@ use crate::rtp::{RtpPacket, Ssrc};
 use crate::sender_clock::SenderClock;
 use crate::source::{SourceLock, Verdict};
 use crate::srtp::{Opened, Reject, SrtpReceiver};
-use crate::quality::{Loss, QualityTrack, mos};
-use crate::stats::StreamStats;
+use crate::quality::{Conditions, QualityTrack, mos};
+use crate::round_trip::RoundTrip;
+use crate::stats::{Bursts, LAST_SCORES, StreamStats};
 use crate::telephone_event::TelephoneEvents;
 use crate::voice::{Placed, Voice};
 
@@ -115,8 +117,9 @@ pub(crate) struct Stream {
     srtp: Option<SrtpReceiver>,
     mask: Option<Box<DtmfMask>>,
     quality: QualityTrack,
-    /// Runs of packets that were not there when their turn came.
-    runs: u64,
+    /// Packets whose turn came.
+    losses: LossCounter,
+    round_trip: RoundTrip,
     /// The packet at hand, opened.
     plain: Vec<u8>,
     first_us: Option<i64>,
@@ -127,8 +130,8 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// A stream that joins at `start_us`; `rate` is the encoder's.
-    pub(crate) fn new(config: StreamConfig, rate: u32, start_us: i64, takeover: Duration) -> Stream {
+    /// A stream that joins at `start_us`, when so many intervals of quality are over; `rate` is the encoder's.
+    pub(crate) fn new(config: StreamConfig, rate: u32, start_us: i64, intervals: u64, takeover: Duration) -> Stream {
         Stream {
             lock: SourceLock::new(config.expected_source, takeover),
             stranger_told: false,
@@ -147,8 +150,9 @@ impl Stream {
             sender_clock: SenderClock::default(),
             srtp: config.srtp.clone().map(SrtpReceiver::new),
             mask: None,
-            quality: QualityTrack::default(),
-            runs: 0,
+            quality: QualityTrack::new(intervals),
+            losses: LossCounter::default(),
+            round_trip: RoundTrip::default(),
             plain: Vec::new(),
             first_us: None,
             last_us: None,
@@ -530,7 +534,9 @@ impl Stream {
             None => 0,
         };
         self.next = Some(packet.number + 1);
-        self.runs += u64::from(missing > 0);
+        if missing > 0 {
+            self.note_missing(missing, packet.timestamp);
+        }
         let Some(map) = self.map.as_mut() else { return };
         let found = self.config.payloads.iter().find(|(known, _)| *known == packet.payload_type).map(|(_, kind)| *kind);
         match found {
@@ -538,12 +544,26 @@ impl Stream {
                 match self.voice.place(codec, &packet.payload, packet.timestamp, missing, self.fresh, map) {
                     Placed::Audio => self.fresh = false,
                     Placed::Early => {}
-                    Placed::Late => self.count.late += 1,
+                    Placed::Late => {
+                        self.count.late += 1;
+                        return self.losses.gone(1);
+                    }
                     Placed::Undecodable => self.count.undecodable += 1,
                 }
             }
             Some(PayloadKind::Audio(_) | PayloadKind::TelephoneEvent { .. }) | None => self.voice.set_quiet(missing),
         }
+        self.losses.there();
+    }
+
+    /// Packets before the one of `timestamp` are not there.
+    fn note_missing(&mut self, missing: u64, timestamp: i64) {
+        let Some(map) = self.map.as_ref() else { return };
+        let at_us = ticks_to_us(map.position(timestamp), i64::from(map.clock_rate()));
+        // An interval in which nothing came has the worst score at any delay.
+        let conditions = self.conditions(0.0);
+        self.quality.run_ends(missing, at_us, self.reception.step_us(), conditions);
+        self.losses.gone(missing);
     }
 
     /// Takes what a peer's RTCP says; true when it is about this stream.
@@ -562,7 +582,7 @@ impl Stream {
                 self.sender_clock.set_name(name);
                 false
             }
-            RtcpItem::SenderReport(_) | RtcpItem::Cname { .. } | RtcpItem::Bye { .. } => false,
+            RtcpItem::SenderReport(_) | RtcpItem::Cname { .. } | RtcpItem::Bye { .. } | RtcpItem::Reference { .. } => false,
         }
     }
 
@@ -584,23 +604,50 @@ impl Stream {
         Some(self.reception.report(now_us))
     }
 
-    fn loss(&self) -> Loss {
-        let totals = self.reception.totals();
-        Loss { expected: totals.expected, gone: totals.lost() + self.count.late, runs: self.runs }
+    /// The reference time to ask the peer with, for the round trip.
+    pub(crate) fn refer(&mut self, now_us: i64) -> u64 {
+        self.round_trip.refer(now_us)
+    }
+
+    /// A peer's answer to it.
+    pub(crate) fn take_reference(&mut self, us: i64, reference: u32, delay: u32) {
+        self.round_trip.answer(us, reference, delay);
+    }
+
+    fn conditions(&self, reorder_delay_ms: f64) -> Conditions {
+        Conditions { codec: self.voice.codec(), delay_ms: reorder_delay_ms + self.round_trip.mean_ms().unwrap_or(0.0) / 2.0 }
     }
 
     /// Ten seconds are over.
-    pub(crate) fn close_interval(&mut self, jitter_delay_ms: f64) {
-        let loss = self.loss();
-        self.quality.close(self.voice.codec(), loss, jitter_delay_ms + self.reception.jitter_ms());
+    pub(crate) fn close_interval(&mut self, reorder_delay_ms: f64) {
+        let conditions = self.conditions(reorder_delay_ms);
+        self.quality.close(self.losses.loss(), conditions);
     }
 
-    /// Everything up to now; `jitter_delay_ms` counts into the score.
-    pub(crate) fn stats(&self, jitter_delay_ms: f64) -> StreamStats {
+    /// The scores of all intervals that are over.
+    pub(crate) fn scores(&self) -> Vec<Option<f64>> {
+        self.quality.values(usize::MAX)
+    }
+
+    fn bursts(&self) -> Option<Bursts> {
+        let counts = self.losses.bursts()?;
+        let packet_ms = self.reception.step_us() as f64 / 1_000.0;
+        let round = |value: f64, places: f64| (value * places).round() / places;
+        Some(Bursts {
+            count: counts.bursts,
+            density: round(counts.burst_density, 1e4),
+            gap_density: round(counts.gap_density, 1e4),
+            mean_ms: round(counts.mean_burst * packet_ms, 10.0),
+            mean_gap_ms: round(counts.mean_gap * packet_ms, 10.0),
+        })
+    }
+
+    /// Everything up to `now_ms`; `reorder_delay_ms` counts into the score.
+    pub(crate) fn stats(&self, reorder_delay_ms: f64, now_ms: u64) -> StreamStats {
         let totals = self.reception.totals();
         let count = &self.count;
-        let loss = self.loss();
-        let score = (totals.expected > 0).then(|| mos(self.voice.codec(), loss, jitter_delay_ms + self.reception.jitter_ms()));
+        let (loss, conditions) = (self.losses.loss(), self.conditions(reorder_delay_ms));
+        let score = (loss.expected > 0).then(|| mos(conditions.codec, loss, conditions.delay_ms));
         StreamStats {
             stream: self.config.index,
             label: self.config.label.clone(),
@@ -626,13 +673,16 @@ impl Stream {
             unprotected: count.unprotected,
             jitter_ms: (self.reception.jitter_ms() * 100.0).round() / 100.0,
             mos: score,
-            mos_over_time: self.quality.values().to_vec(),
+            mos_over_time: self.quality.values(LAST_SCORES),
             burst_ratio: (loss.burst_ratio() * 100.0).round() / 100.0,
+            bursts: self.bursts(),
+            rtt_ms: self.round_trip.mean_ms().map(|ms| (ms * 10.0).round() / 10.0),
             lost_ms: self.voice.gaps().total_ms(crate::gaps::GapCause::Loss),
             first_packet_ms: self.first_us.map(ms),
             last_packet_ms: self.last_us.map(ms),
             source: self.lock.address(),
             active: self.config.active,
+            active_ms: self.voice.active_ms(now_ms),
             gaps: self.voice.gaps().list().to_vec(),
             telephone_events: self.events.list().to_vec(),
         }

@@ -62,6 +62,8 @@ pub(crate) struct Voice {
     /// Since when signalling has the stream active; what came before is no missing media.
     active_since_ms: u64,
     held_since_ms: Option<u64>,
+    /// Active before that.
+    active_before_ms: u64,
 }
 
 impl Voice {
@@ -81,6 +83,7 @@ impl Voice {
             gaps: GapList::default(),
             active_since_ms: start_ms,
             held_since_ms: (!active).then_some(start_ms),
+            active_before_ms: 0,
         }
     }
 
@@ -293,6 +296,7 @@ impl Voice {
         match (active, self.held_since_ms) {
             (false, None) => {
                 self.note_no_media(now_ms);
+                self.active_before_ms = self.active_ms(now_ms);
                 self.held_since_ms = Some(now_ms);
             }
             (true, Some(since)) => {
@@ -304,6 +308,12 @@ impl Voice {
             }
             (true, None) | (false, Some(_)) => {}
         }
+    }
+
+    /// So long signalling had the stream active, in ms.
+    pub(crate) fn active_ms(&self, now_ms: u64) -> u64 {
+        let open = if self.held_since_ms.is_some() { 0 } else { now_ms.saturating_sub(self.active_since_ms) };
+        self.active_before_ms + open
     }
 
     /// The recording ends: what is open is closed.

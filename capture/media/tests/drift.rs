@@ -10,6 +10,7 @@ use ferric_codecs::g711;
 use ferric_codecs::opus::OpusDecoder;
 use ferric_media::pipeline::{MediaPipeline, PipelineConfig};
 use ferric_media::rtp::{RtpPacket, Ssrc, StreamIndex};
+use ferric_media::stats::LAST_SCORES;
 
 const RATE: usize = 8_000;
 const HOURS: u64 = 2;
@@ -144,5 +145,6 @@ fn two_hours_with_three_clocks() {
     }
     let stats = pipeline.stats();
     assert!(stats.streams.iter().all(|stream| stream.lost + stream.late == 0 && stream.gaps.is_empty()));
-    assert_eq!(stats.streams[0].mos_over_time.len(), (HOURS * 360 - 1) as usize);
+    assert_eq!(stats.streams[0].mos_over_time.len(), LAST_SCORES);
+    assert_eq!(pipeline.scores().iter().map(Vec::len).collect::<Vec<_>>(), [(HOURS * 360 - 1) as usize; 2]);
 }

@@ -281,6 +281,91 @@ fn receiver_reports_go_to_the_peer_and_a_bye_ends_them() {
 }
 
 #[test]
+fn the_round_trip_is_told_where_the_peer_answers() {
+    let (_, packets) = conversation(40);
+    let ssrc = Ssrc(u32::from_be_bytes(packets.iter().find(|packet| packet.stream == 0).unwrap().bytes[8..12].try_into().unwrap()));
+    let mut run = Run::new(config());
+    let mut fed = 0;
+    for second in 1..=40_u64 {
+        let until = packets.partition_point(|packet| packet.arrival_us <= second as i64 * 1_000_000);
+        run.until(second * 1_000, &packets[fed..until]);
+        fed = until;
+        let mut report = Vec::new();
+        write_sender_report(&SenderReport { ssrc, ntp: ntp_from_us(second as i64 * 1_000_000), rtp_timestamp: 0, packets: 1, octets: 1 }, "a", &mut report);
+        // The last reference time, as it came to the peer: the answer takes 80 ms there and back, and waits with the peer for the rest.
+        let asked = run.rtcp.iter().rev().find_map(|(stream, .., bytes)| {
+            let block = bytes.windows(4).position(|part| part == [4, 0, 0, 2])?;
+            let (ours, middle) = (&bytes[block - 4..block], &bytes[block + 6..block + 10]);
+            let number = |part: &[u8]| u32::from_be_bytes(part.try_into().unwrap());
+            assert_eq!(*stream, 0, "only a peer that speaks RTCP is asked");
+            Some((Ssrc(number(ours)), number(middle)))
+        });
+        if let Some((ours, reference)) = asked {
+            let now = ((86_400_000 + run.now_ms) * 65_536 / 1_000) as u32;
+            let waited = now.wrapping_sub(reference).wrapping_sub(80 * 65_536 / 1_000);
+            rtcp::write_reference_answer(ssrc, ours, reference, waited, &mut report);
+            // An answer to somebody else says nothing.
+            rtcp::write_reference_answer(ssrc, Ssrc(ours.0 ^ 1), reference, 0, &mut report);
+        }
+        run.recorder.handle_rtcp(run.now(), StreamIndex(0), address(1), &report);
+    }
+    run.stop();
+    let streams = run.last_metadata().streams;
+    let told = streams[0].rtt_ms.unwrap();
+    assert!((told - 80.0).abs() < 0.5, "{told}");
+    assert_eq!(streams[1].rtt_ms, None, "never invented");
+    // Forty seconds: four values; the way of 40 ms costs a little.
+    assert_eq!((streams[0].mos_over_time.len(), streams[1].mos_over_time.len()), (4, 4));
+    assert!(streams[0].mos_over_time[3].unwrap() < streams[1].mos_over_time[3].unwrap());
+}
+
+#[test]
+fn a_call_without_media_is_partial_and_says_why() {
+    let mut run = Run::new(config());
+    run.until(20_000, &[]);
+    assert_eq!(run.recorder.verdict(RecordingState::Complete), (RecordingState::Partial, Some("no media came")));
+    assert_eq!(run.recorder.verdict(RecordingState::Recovered), (RecordingState::Recovered, Some("no media came")));
+    let (state, reason) = run.recorder.verdict(RecordingState::Complete);
+    run.recorder.stop(run.now(), state, reason.unwrap_or("bye"));
+    run.drain();
+    assert_eq!(decode(&open_all(key(), &run.audio).unwrap()).map(|channel| channel.len()), [160_000; 2]);
+    let metadata = run.last_metadata();
+    assert_eq!((metadata.state, metadata.end_reason.as_deref()), (MetadataState::Partial, Some("no media came")));
+    let gaps: Vec<_> = metadata.gaps.iter().map(|gap| (gap.channel, gap.at.from_ms, gap.at.to_ms, gap.reason.as_str())).collect();
+    assert_eq!(gaps, [(Some(0), 0, Some(20_000), "no-rtp"), (Some(1), 0, Some(20_000), "no-rtp")]);
+}
+
+#[test]
+fn one_silent_side_is_a_complete_recording_of_two_channels() {
+    let (voices, packets) = conversation(10);
+    let one: Vec<_> = packets.into_iter().filter(|packet| packet.stream == 0).collect();
+    let mut run = Run::new(config());
+    run.until(10_000, &one);
+    assert_eq!(run.recorder.verdict(RecordingState::Complete), (RecordingState::Complete, None));
+    run.stop();
+    let [left, right] = decode(&open_all(key(), &run.audio).unwrap());
+    assert!(correlation(&left, &voices[0]) > 0.95);
+    assert_eq!(right.len(), 80_000);
+    assert!(right.iter().all(|sample| sample.abs() <= 1));
+    let metadata = run.last_metadata();
+    assert_eq!(metadata.gaps.len(), 1);
+    assert_eq!((metadata.gaps[0].channel, metadata.gaps[0].at.from_ms, metadata.gaps[0].at.to_ms), (Some(1), 0, Some(10_000)));
+    assert_eq!((metadata.streams[1].mos, metadata.streams[1].mos_over_time.as_slice()), (None, [None].as_slice()));
+}
+
+#[test]
+fn a_side_in_a_codec_that_was_not_agreed_makes_it_partial() {
+    let (_, mut packets) = conversation(10);
+    packets.iter_mut().filter(|packet| packet.stream == 1).for_each(|packet| packet.bytes[1] = 118);
+    let mut run = Run::new(config());
+    run.until(10_000, &packets);
+    let (state, reason) = run.recorder.verdict(RecordingState::Complete);
+    assert_eq!((state, reason), (RecordingState::Partial, Some("media came in payload types that were not agreed")));
+    run.stop();
+    assert_eq!(run.last_metadata().warnings, ["stream 2: 500 packets of payload types that were not agreed, not recorded"]);
+}
+
+#[test]
 fn the_tap_hands_out_every_frame_while_it_is_open() {
     let (_, packets) = conversation(4);
     let mut run = Run::new(config());
