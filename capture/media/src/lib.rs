@@ -25,6 +25,7 @@ pub mod clock_map;
 pub mod fuzz;
 pub mod gaps;
 pub mod jitter;
+mod mix;
 pub mod pipeline;
 pub mod quality;
 pub mod reception;

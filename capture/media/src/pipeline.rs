@@ -21,8 +21,9 @@ use ferric_codecs::opus_packet::{silence, true_silence};
 use ferric_codecs::party::PartyEncoder;
 
 use crate::dtmf_mask::LOOK_AHEAD_MS;
-use crate::quality::INTERVAL_MS;
 use crate::gaps::{GapCause, GapList};
+use crate::mix::Mix;
+use crate::quality::INTERVAL_MS;
 use crate::rtcp::{self, ReportBlock, RtcpItem};
 use crate::rtp::{Ssrc, StreamIndex};
 use crate::stats::{Channel, RecordingStats};
@@ -84,7 +85,7 @@ pub struct MediaPipeline {
     next: u64,
     streams: Vec<Stream>,
     encoders: [PartyEncoder; 2],
-    mix: Vec<i16>,
+    mix: Mix,
     /// Frames of pauses not yet passed, end exclusive.
     silenced: Vec<(u64, u64)>,
     paused_from: Option<u64>,
@@ -107,7 +108,7 @@ impl MediaPipeline {
             next: 0,
             streams: Vec::new(),
             encoders: [PartyEncoder::new(NARROWBAND, config.opus), PartyEncoder::new(NARROWBAND, config.opus)],
-            mix: Vec::new(),
+            mix: Mix::default(),
             silenced: Vec::new(),
             paused_from: None,
             pauses: GapList::default(),
@@ -333,9 +334,9 @@ impl MediaPipeline {
         } else {
             self.encoders_fresh = false;
             let [left, right] = &mut self.encoders;
-            let frame = gather(&self.streams, Channel::Left, samples, &mut self.mix);
+            let frame = self.mix.frame(parts(&self.streams, Channel::Left, samples), samples);
             let left = left.encode(frame).unwrap_or_else(|_| silence(frame_ms, rate));
-            let frame = gather(&self.streams, Channel::Right, samples, &mut self.mix);
+            let frame = self.mix.frame(parts(&self.streams, Channel::Right, samples), samples);
             let right = right.encode(frame).unwrap_or_else(|_| silence(frame_ms, rate));
             sink(EncodedFrame { number, position_48k, packets: [left, right] });
         }
@@ -463,27 +464,8 @@ fn samples_48k(us: i64) -> u64 {
     u64::try_from(us).unwrap_or(0) * 48 / 1_000
 }
 
-/// The next frame of a channel: a stream's own samples, or the sum of several.
-fn gather<'a>(streams: &'a [Stream], channel: Channel, samples: usize, mix: &'a mut Vec<i16>) -> &'a [i16] {
-    let mut parts = streams
-        .iter()
-        .filter(|stream| stream.config().channel == channel)
-        .filter_map(|stream| stream.voice().track().frame(samples));
-    let first = parts.next();
-    let Some(second) = parts.next() else {
-        if let Some(first) = first {
-            return first;
-        }
-        mix.clear();
-        mix.resize(samples, 0);
-        return mix;
-    };
-    mix.clear();
-    mix.extend_from_slice(first.unwrap_or_default());
-    for part in std::iter::once(second).chain(parts) {
-        for (sum, sample) in mix.iter_mut().zip(part) {
-            *sum = sum.saturating_add(*sample);
-        }
-    }
-    mix
+/// What the streams of a channel say in the next frame.
+fn parts(streams: &[Stream], channel: Channel, samples: usize) -> impl Iterator<Item = &[i16]> {
+    let here = streams.iter().filter(move |stream| stream.config().channel == channel);
+    here.filter_map(move |stream| stream.voice().track().frame(samples))
 }
