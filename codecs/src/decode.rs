@@ -6,7 +6,7 @@ use crate::comfort_noise::Noise;
 pub use crate::kind::CodecKind;
 use crate::opus::{OpusDecoder, OpusError};
 use crate::plc::Plc;
-use crate::{g711, g722, g726, g729, gsm, ilbc, l16, opus_packet};
+use crate::{amr, g711, g722, g726, g729, gsm, ilbc, l16, opus_packet};
 
 /// A payload that is not what its payload type says.
 #[derive(Debug, Error)]
@@ -14,6 +14,9 @@ pub enum CodecError {
     /// libopus refused it.
     #[error(transparent)]
     Opus(#[from] OpusError),
+    /// The system has no library for it.
+    #[error("no library for {0}")]
+    Unavailable(&'static str),
     /// A length that the codec cannot have.
     #[error("{codec} payload of {length} bytes")]
     Length {
@@ -46,6 +49,7 @@ enum State {
     Gsm(Box<gsm::Decoder>, Plc),
     G726(Box<g726::Decoder>, Plc),
     Ilbc(Box<ilbc::Decoder>),
+    Amr(Box<amr::Decoder>),
     Noise(Noise),
 }
 
@@ -53,7 +57,7 @@ impl AudioDecoder {
     /// A fresh decoder.
     ///
     /// # Errors
-    /// When libopus gives none (out of memory).
+    /// When libopus gives none (out of memory), or the system has no library for AMR.
     pub fn new(kind: CodecKind) -> Result<AudioDecoder, CodecError> {
         let plc = Plc::new(kind.audio_rate());
         let state = match kind {
@@ -65,6 +69,8 @@ impl AudioDecoder {
             CodecKind::Gsm => State::Gsm(Box::default(), plc),
             CodecKind::G726 { bits, aal2 } => State::G726(Box::new(g726::Decoder::new(bits, aal2)), plc),
             CodecKind::Ilbc { frame_ms } => State::Ilbc(Box::new(ilbc::Decoder::new(frame_ms))),
+            CodecKind::Amr { octet_aligned } => amr_state(kind, amr::Format { wideband: false, octet_aligned })?,
+            CodecKind::AmrWb { octet_aligned } => amr_state(kind, amr::Format { wideband: true, octet_aligned })?,
         };
         Ok(AudioDecoder { kind, state })
     }
@@ -98,6 +104,12 @@ impl AudioDecoder {
                 if whole { payload.len() / gsm::FRAME_BYTES * gsm::FRAME_SAMPLES } else { return Err(wrong()) }
             }
             CodecKind::Ilbc { frame_ms } => ilbc::samples(payload, frame_ms).ok_or_else(wrong)?,
+            CodecKind::Amr { octet_aligned } => {
+                amr::samples(payload, amr::Format { wideband: false, octet_aligned }).ok_or_else(wrong)?
+            }
+            CodecKind::AmrWb { octet_aligned } => {
+                amr::samples(payload, amr::Format { wideband: true, octet_aligned }).ok_or_else(wrong)?
+            }
             CodecKind::G726 { bits, .. } => payload.len() * 8 / usize::from(bits.max(1)),
         };
         let milliseconds = samples / (self.kind.audio_rate() / 1000).max(1) as usize;
@@ -124,6 +136,8 @@ impl AudioDecoder {
                     | CodecKind::Gsm
                     | CodecKind::G726 { .. }
                     | CodecKind::Ilbc { .. }
+                    | CodecKind::Amr { .. }
+                    | CodecKind::AmrWb { .. }
                     | CodecKind::ComfortNoise => g711::decode_ulaw(payload, out),
                 }
                 plc.good(&mut out[start..]);
@@ -143,6 +157,7 @@ impl AudioDecoder {
                 plc.good(&mut out[start..]);
             }
             State::Ilbc(decoder) => decoder.decode(payload, out),
+            State::Amr(decoder) => decoder.decode(payload, out),
             State::Noise(noise) => noise.set(payload),
         }
         Ok(out.len() - start)
@@ -151,9 +166,12 @@ impl AudioDecoder {
     /// Appends `samples` samples in place of lost packets: concealed, then faded to silence.
     pub fn conceal(&mut self, samples: usize, out: &mut Vec<i16>) {
         match &mut self.state {
-            State::Plain(plc) | State::G722(_, plc) | State::Gsm(_, plc) | State::G726(_, plc) => plc.conceal(samples, out),
+            State::Plain(plc) | State::G722(_, plc) | State::Gsm(_, plc) | State::G726(_, plc) => {
+                plc.conceal(samples, out)
+            }
             State::G729(decoder) => decoder.conceal(samples, out),
             State::Ilbc(decoder) => decoder.conceal(samples, out),
+            State::Amr(decoder) => decoder.conceal(samples, out),
             State::Opus(source) => source.conceal(samples, out),
             State::Noise(noise) => noise.fill(samples, out),
         }
@@ -171,9 +189,15 @@ impl AudioDecoder {
             | State::Gsm(..)
             | State::G726(..)
             | State::Ilbc(_)
+            | State::Amr(_)
             | State::Noise(_) => self.conceal(samples, out),
         }
     }
+}
+
+fn amr_state(kind: CodecKind, format: amr::Format) -> Result<State, CodecError> {
+    let decoder = amr::Decoder::new(format).ok_or(CodecError::Unavailable(kind.name()))?;
+    Ok(State::Amr(Box::new(decoder)))
 }
 
 /// An Opus decoder whose own concealment is brought to silence: libopus alone
@@ -286,6 +310,8 @@ mod tests {
                 | CodecKind::Gsm
                 | CodecKind::G726 { .. }
                 | CodecKind::Ilbc { .. }
+                | CodecKind::Amr { .. }
+                | CodecKind::AmrWb { .. }
                 | CodecKind::ComfortNoise => g711::encode_ulaw(frame, &mut payload),
             }
             decoder.decode(&payload, &mut out).unwrap();

@@ -1,6 +1,8 @@
 //! The codecs of a call: their names in SDP, their fixed payload types, their clocks
 //! (RFC 3551 6, RFC 3389, RFC 7587).
 
+use crate::amr;
+
 /// The audio codecs that we store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CodecKind {
@@ -35,6 +37,16 @@ pub enum CodecKind {
         /// The agreed length of a frame: 20 or 30.
         frame_ms: u8,
     },
+    /// AMR, where the system has the library.
+    Amr {
+        /// `octet-align=1` was agreed, else bandwidth-efficient.
+        octet_aligned: bool,
+    },
+    /// AMR-WB, where the system has the library.
+    AmrWb {
+        /// `octet-align=1` was agreed, else bandwidth-efficient.
+        octet_aligned: bool,
+    },
     /// Comfort noise (RFC 3389).
     ComfortNoise,
 }
@@ -51,7 +63,20 @@ impl CodecKind {
             });
             return Some(CodecKind::Ilbc { frame_ms: if mode == Some("20") { 20 } else { 30 } });
         }
-        Some(kind)
+        match kind {
+            CodecKind::Amr { .. } => Some(CodecKind::Amr { octet_aligned: amr_octet_aligned(fmtp)? }),
+            CodecKind::AmrWb { .. } => Some(CodecKind::AmrWb { octet_aligned: amr_octet_aligned(fmtp)? }),
+            CodecKind::Pcmu
+            | CodecKind::Pcma
+            | CodecKind::G722
+            | CodecKind::L16 { .. }
+            | CodecKind::Opus
+            | CodecKind::G729
+            | CodecKind::Gsm
+            | CodecKind::G726 { .. }
+            | CodecKind::Ilbc { .. }
+            | CodecKind::ComfortNoise => Some(kind),
+        }
     }
 
     /// From the fields of `a=rtpmap` alone; `None` for what we cannot decode.
@@ -70,6 +95,8 @@ impl CodecKind {
             ("G729" | "G729A" | "G729B" | "G729AB", 8_000, 1) => Some(CodecKind::G729),
             ("GSM", 8_000, 1) => Some(CodecKind::Gsm),
             ("ILBC", 8_000, 1) => Some(CodecKind::Ilbc { frame_ms: 30 }),
+            ("AMR", 8_000, 1) if amr::is_available(false) => Some(CodecKind::Amr { octet_aligned: false }),
+            ("AMR-WB", 16_000, 1) if amr::is_available(true) => Some(CodecKind::AmrWb { octet_aligned: false }),
             ("G721", 8_000, 1) => Some(CodecKind::G726 { bits: 4, aal2: false }),
             (name, 8_000, 1) => {
                 let (name, aal2) = name.strip_prefix("AAL2-").map_or((name, false), |name| (name, true));
@@ -93,8 +120,9 @@ impl CodecKind {
             CodecKind::G722 | CodecKind::Gsm => 5,
             CodecKind::G726 { .. } => 10,
             CodecKind::Opus => 15,
+            CodecKind::Amr { .. } => 35,
             CodecKind::G729 => 40,
-            CodecKind::Ilbc { .. } => 60,
+            CodecKind::Ilbc { .. } | CodecKind::AmrWb { .. } => 60,
         }
     }
 
@@ -126,6 +154,8 @@ impl CodecKind {
             CodecKind::G729 => "G729",
             CodecKind::Gsm => "GSM",
             CodecKind::Ilbc { .. } => "iLBC",
+            CodecKind::Amr { .. } => "AMR",
+            CodecKind::AmrWb { .. } => "AMR-WB",
             CodecKind::G726 { bits, aal2 } => match (bits, aal2) {
                 (2, false) => "G726-16",
                 (3, false) => "G726-24",
@@ -149,7 +179,9 @@ impl CodecKind {
             | CodecKind::G729
             | CodecKind::Gsm
             | CodecKind::G726 { .. }
-            | CodecKind::Ilbc { .. } => 8_000,
+            | CodecKind::Ilbc { .. }
+            | CodecKind::Amr { .. } => 8_000,
+            CodecKind::AmrWb { .. } => 16_000,
             CodecKind::L16 { rate, .. } => rate,
             CodecKind::Opus => 48_000,
         }
@@ -164,8 +196,9 @@ impl CodecKind {
             | CodecKind::G729
             | CodecKind::Gsm
             | CodecKind::G726 { .. }
-            | CodecKind::Ilbc { .. } => 8_000,
-            CodecKind::G722 | CodecKind::Opus => 16_000,
+            | CodecKind::Ilbc { .. }
+            | CodecKind::Amr { .. } => 8_000,
+            CodecKind::G722 | CodecKind::Opus | CodecKind::AmrWb { .. } => 16_000,
             CodecKind::L16 { rate, .. } => rate,
         }
     }
@@ -174,6 +207,21 @@ impl CodecKind {
     pub fn is_wideband(self) -> bool {
         self.audio_rate() > 8_000
     }
+}
+
+/// Whether `octet-align=1` is said; `None` for a payload that we do not read: with CRC, robust sorting or interleaving
+/// (RFC 4867 8).
+fn amr_octet_aligned(fmtp: Option<&str>) -> Option<bool> {
+    let mut aligned = false;
+    for parameter in fmtp.unwrap_or_default().replace(" =", "=").replace("= ", "=").split([';', ' ', ',']) {
+        let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        match (key.trim().to_ascii_lowercase().as_str(), value.trim()) {
+            ("octet-align", value) => aligned = value == "1",
+            ("crc" | "robust-sorting", "1") | ("interleaving", _) => return None,
+            _ => {}
+        }
+    }
+    Some(aligned)
 }
 
 #[cfg(test)]
@@ -190,7 +238,7 @@ mod tests {
         assert_eq!(CodecKind::from_rtpmap("PCMU", 16_000, 1), None);
         assert_eq!(CodecKind::static_payload_type(18), Some(CodecKind::G729));
         assert_eq!(CodecKind::from_rtpmap("AAL2-G726-32", 8_000, 1), Some(CodecKind::G726 { bits: 4, aal2: true }));
-        assert_eq!(CodecKind::from_rtpmap("AMR", 8_000, 1), None);
+        assert_eq!(CodecKind::from_rtpmap("AMR", 16_000, 1), None);
         assert_eq!(CodecKind::from_rtpmap("iLBC", 16_000, 1), None);
     }
 
@@ -211,7 +259,42 @@ mod tests {
         }
         assert_eq!(of("ILBC", Some("mode=20")).map(CodecKind::name), Some("iLBC"));
         assert_eq!(of("PCMA", Some("mode=20")), Some(CodecKind::Pcma));
-        assert_eq!(of("AMR", None), None);
+        assert_eq!(of("AMR-WB", None), None);
+    }
+
+    #[test]
+    fn amr_is_there_with_its_library_and_in_two_packings() {
+        for (name, rate, wideband) in [("amr", 8_000, false), ("AMR", 8_000, false), ("Amr-Wb", 16_000, true)] {
+            let of = |fmtp| CodecKind::from_sdp(name, rate, 1, fmtp);
+            if !amr::is_available(wideband) {
+                println!("no library for {name} here: it is refused");
+                assert!([None, Some("octet-align=1")].into_iter().all(|fmtp| of(fmtp).is_none()));
+                continue;
+            }
+            let kind = |octet_aligned| match wideband {
+                true => Some(CodecKind::AmrWb { octet_aligned }),
+                false => Some(CodecKind::Amr { octet_aligned }),
+            };
+            assert_eq!(CodecKind::from_rtpmap(name, rate, 1), kind(false));
+            for fmtp in [None, Some(""), Some("octet-align=0"), Some("mode-set=0,2,4,7; crc=0;robust-sorting=0")] {
+                assert_eq!(of(fmtp), kind(false), "{fmtp:?}");
+            }
+            for fmtp in [
+                "octet-align=1",
+                "mode-set=7;Octet-Align=1; max-red=0",
+                "octet-align = 1",
+                "mode-set=1,2 octet-align=1",
+            ] {
+                assert_eq!(of(Some(fmtp)), kind(true), "{fmtp}");
+            }
+            for fmtp in ["crc=1", "octet-align=1; robust-sorting=1", "octet-align=1;interleaving=30", "CRC=1"] {
+                assert_eq!(of(Some(fmtp)), None, "{fmtp}");
+            }
+            assert_eq!(CodecKind::from_sdp(name, rate, 2, None), None);
+            let kind = of(None).unwrap();
+            assert_eq!((kind.rtp_clock_rate(), kind.audio_rate(), kind.is_wideband()), (rate, rate, wideband));
+            assert!(kind.name().eq_ignore_ascii_case(name));
+        }
     }
 
     #[test]

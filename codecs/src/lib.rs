@@ -1,6 +1,7 @@
 //! Audio codecs, Ogg and signal levels: everything that touches samples.
 //!
-//! No I/O, no clocks, no dependency on the rest of the workspace. Samples are
+//! No I/O, no clocks, no dependency on the rest of the workspace; [`amr`] alone
+//! looks for a library of the system. Samples are
 //! signed 16-bit, mono unless a name says otherwise. Nothing here panics on
 //! any payload: what cannot be decoded is an error, what is missing is concealed.
 
@@ -9,6 +10,7 @@
 #![allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod amr;
 pub mod comfort_noise;
 pub mod decode;
 pub mod g711;

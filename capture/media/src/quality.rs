@@ -43,7 +43,7 @@ fn impairment(codec: Option<CodecKind>) -> Impairment {
         // G.729A with VAD.
         Some(CodecKind::G729) => narrow(11.0, 19.0),
         // No value in G.113: taken as hard on speech as G.729.
-        Some(CodecKind::Ilbc { .. }) => narrow(11.0, CONCEALED),
+        Some(CodecKind::Ilbc { .. } | CodecKind::Amr { .. } | CodecKind::AmrWb { .. }) => narrow(11.0, CONCEALED),
         Some(CodecKind::Gsm) => narrow(20.0, CONCEALED),
         Some(CodecKind::G726 { bits, .. }) => match bits {
             2 => narrow(50.0, CONCEALED),
