@@ -7,9 +7,10 @@
 //! frequencies. What is found is silenced from a margin before to a margin behind; for that the audio is looked
 //! at [`LOOK_AHEAD_MS`] before it is encoded.
 //!
-//! A block is a key's when one low and one high frequency hold most of its energy, neither much
-//! louder than the other, and it is so for two blocks with the same pair. Speech
-//! meets that rarely, and loses some hundredths of a second where it does.
+//! A block is a key's when one low and one high frequency, or places close by, hold most of its energy, neither much
+//! louder than the other, and it is so for two blocks in a row with the same pair; for up to four where somebody speaks
+//! upon the tone. Speech meets that rarely, and loses some hundredths of a second where it does. The usual
+//! look at second harmonics is left out: it spares speech next to nothing, and lets keys through that are spoken upon.
 
 use std::collections::VecDeque;
 
@@ -19,6 +20,8 @@ pub(crate) const LOOK_AHEAD_MS: u32 = 80;
 const BEFORE_US: i64 = 30_000;
 /// Silence behind it.
 const AFTER_US: i64 = 30_000;
+/// Audio fades out before the silence and in behind it, so that no click is left.
+const FADE_US: i64 = 3_000;
 /// Tone that equipment lets through before it sends the first event.
 const LEAK_US: i64 = 70_000;
 /// Stretches kept at once.
@@ -31,31 +34,58 @@ const BLOCK_MS: u32 = 14;
 /// Blocks overlap by half.
 const HOP_MS: u32 = 7;
 /// Share of a block's energy in the pair of frequencies.
-const SHARE: f64 = 0.7;
-/// One of the pair may be so much stronger, as a ratio of energies (9 dB).
-const TWIST: f64 = 8.0;
-/// Mean square below which nothing is a tone (-48 dBFS).
-const FLOOR: f64 = 17_000.0;
+const SHARE: f32 = 0.65;
+/// With less than that, more blocks must agree: somebody speaks at the same time.
+const LEAST_SHARE: f32 = 0.5;
+/// A key is found by so many points in a row with one pair: a clear block has [`CLEAR`], another one.
+const POINTS: u32 = 4;
+const CLEAR: u32 = 2;
+/// One of the pair may be so much stronger, as a ratio of energies (12 dB).
+const TWIST: f32 = 16.0;
+/// Mean square below which nothing is a tone (-59 dBFS).
+const FLOOR: f32 = 1_350.0;
+/// Each frequency is looked for where it should be, and so much below and above: real keypads are off by up to 2 %, and
+/// decoders must accept 1.5 % and may accept 3.5 % (ITU-T Q.24).
+const OFF: [f64; 3] = [0.98, 1.0, 1.02];
+/// Filters of the bank: eight frequencies in three places, those of one place together.
+const FILTERS: usize = 24;
 
-/// Goertzel's filter: energy at a frequency in a block, as a share of what a pure tone of the block's energy had.
-fn energy(block: &[i16], coefficient: f64) -> f64 {
-    let (mut before, mut last) = (0.0, 0.0);
+/// Goertzel's filters, all at once: energies in a block. The lanes do not depend on each other, so that they run in parallel.
+fn energies(block: &[i16], coefficients: &[f32; FILTERS]) -> [f32; FILTERS] {
+    let (mut before, mut last) = ([0.0_f32; FILTERS], [0.0_f32; FILTERS]);
     for sample in block {
-        let next = f64::from(*sample) + coefficient * last - before;
-        (before, last) = (last, next);
+        let sample = f32::from(*sample);
+        for ((before, last), coefficient) in before.iter_mut().zip(&mut last).zip(coefficients) {
+            let next = sample + coefficient * *last - *before;
+            (*before, *last) = (*last, next);
+        }
     }
-    before * before + last * last - coefficient * before * last
+    let mut energies = [0.0; FILTERS];
+    for (((energy, before), last), coefficient) in energies.iter_mut().zip(before).zip(last).zip(coefficients) {
+        *energy = before * before + last * last - coefficient * before * last;
+    }
+    energies
+}
+
+/// Blocks in a row that agree.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    /// Which of the low frequencies, and which of the high.
+    key: (usize, usize),
+    points: u32,
+    /// Beginning of the first, in µs.
+    since: i64,
 }
 
 /// Finds keys in the audio of one stream, and says what is to be silent.
 #[derive(Debug)]
 pub(crate) struct DtmfMask {
     rate: u32,
-    coefficients: [f64; 8],
+    coefficients: [f32; FILTERS],
     /// Looked at up to here, at `rate`.
     scanned: i64,
-    /// The pair of the last block, and since when it is there.
-    pair: Option<(usize, usize, i64)>,
+    /// What the last block may be part of.
+    pair: Option<Candidate>,
     /// To be silent, in µs, in order.
     stretches: VecDeque<(i64, i64)>,
     /// Keys found: beginning and end in µs.
@@ -66,7 +96,7 @@ impl DtmfMask {
     pub(crate) fn new(rate: u32) -> DtmfMask {
         let mut mask = DtmfMask {
             rate: 0,
-            coefficients: [0.0; 8],
+            coefficients: [0.0; FILTERS],
             scanned: i64::MIN,
             pair: None,
             stretches: VecDeque::new(),
@@ -84,8 +114,9 @@ impl DtmfMask {
             self.scanned = self.scanned * i64::from(rate) / i64::from(self.rate);
         }
         self.rate = rate;
-        for (coefficient, hz) in self.coefficients.iter_mut().zip(LOW.iter().chain(&HIGH)) {
-            *coefficient = 2.0 * (2.0 * std::f64::consts::PI * hz / f64::from(rate.max(1))).cos();
+        let places = OFF.iter().flat_map(|off| LOW.iter().chain(&HIGH).map(move |hz| hz * off));
+        for (coefficient, hz) in self.coefficients.iter_mut().zip(places) {
+            *coefficient = single(2.0 * (2.0 * std::f64::consts::PI * hz / f64::from(rate.max(1))).cos());
         }
     }
 
@@ -106,39 +137,44 @@ impl DtmfMask {
         let begins = self.us(self.scanned);
         let ends = begins + i64::from(BLOCK_MS) * 1_000;
         let found = self.pair_of(block);
-        let same = found.and_then(|found| self.pair.filter(|(low, high, _)| (*low, *high) == found));
-        match (found, same) {
-            (Some((low, high)), Some((.., since))) => {
-                self.pair = Some((low, high, since));
-                self.silence(since - BEFORE_US, ends + AFTER_US);
-                let room = self.found.len() < MAX_STRETCHES;
-                match self.found.last_mut().filter(|(_, end)| since <= *end) {
-                    Some(last) => last.1 = ends,
-                    None if room => self.found.push((since, ends)),
-                    None => {}
-                }
-            }
-            (Some((low, high)), None) => self.pair = Some((low, high, begins)),
-            (None, _) => self.pair = None,
+        let Some((key, points)) = found else {
+            self.pair = None;
+            return;
+        };
+        let before = self.pair.filter(|candidate| candidate.key == key);
+        let Candidate { points, since, .. } = *self.pair.insert(match before {
+            Some(before) => Candidate { points: before.points + points, ..before },
+            None => Candidate { key, points, since: begins },
+        });
+        if points < POINTS {
+            return;
+        }
+        self.silence(since - BEFORE_US, ends + AFTER_US);
+        let room = self.found.len() < MAX_STRETCHES;
+        match self.found.last_mut().filter(|(_, end)| since <= *end) {
+            Some(last) => last.1 = ends,
+            None if room => self.found.push((since, ends)),
+            None => {}
         }
     }
 
-    /// The frequencies of a key that this block may be part of.
-    fn pair_of(&self, block: &[i16]) -> Option<(usize, usize)> {
-        let length = block.len() as f64;
-        let total: f64 = block.iter().map(|sample| f64::from(*sample).powi(2)).sum();
-        if total / length < FLOOR {
+    /// The frequencies of a key that this block may be part of, and the points that it gives.
+    fn pair_of(&self, block: &[i16]) -> Option<((usize, usize), u32)> {
+        let length = block.len() as f32;
+        let total: f32 = block.iter().map(|sample| f32::from(*sample).powi(2)).sum();
+        if total < FLOOR * length {
             return None;
         }
-        let strongest = |coefficients: &[f64]| {
-            let energies = coefficients.iter().map(|coefficient| energy(block, *coefficient)).enumerate();
-            energies.max_by(|a, b| a.1.total_cmp(&b.1))
+        let found = energies(block, &self.coefficients);
+        let strongest = |first: usize| {
+            let four = found.chunks_exact(8).filter_map(|place| place.get(first..first + 4));
+            four.flat_map(|four| four.iter().copied().enumerate()).max_by(|a, b| a.1.total_cmp(&b.1))
         };
-        let (low, high) = self.coefficients.split_at(4);
-        let ((low, a), (high, b)) = (strongest(low)?, strongest(high)?);
+        let ((low, a), (high, b)) = (strongest(0)?, strongest(4)?);
         // A tone of energy E over n samples gives E * n / 2.
         let share = (a + b) * 2.0 / (length * total);
-        (share > SHARE && a < TWIST * b && b < TWIST * a).then_some((low, high))
+        let points = if share > SHARE { CLEAR } else { 1 };
+        (share > LEAST_SHARE && a < TWIST * b && b < TWIST * a).then_some(((low, high), points))
     }
 
     /// An event says that a key is pressed, from `from_us` to at least `to_us`.
@@ -147,14 +183,11 @@ impl DtmfMask {
     }
 
     fn silence(&mut self, from: i64, to: i64) {
-        match self.stretches.back_mut().filter(|(start, end)| from <= *end && to >= *start) {
+        let full = self.stretches.len() >= MAX_STRETCHES;
+        // Rather silence too much than forget one.
+        match self.stretches.back_mut().filter(|(start, end)| full || (from <= *end && to >= *start)) {
             Some(last) => *last = (last.0.min(from), last.1.max(to)),
-            None => {
-                if self.stretches.len() >= MAX_STRETCHES {
-                    self.stretches.pop_front();
-                }
-                self.stretches.push_back((from, to));
-            }
+            None => self.stretches.push_back((from, to)),
         }
     }
 
@@ -165,12 +198,14 @@ impl DtmfMask {
     /// Silences what must be in a frame that begins at `at_us`.
     pub(crate) fn apply(&mut self, at_us: i64, rate: u32, frame: &mut [i16]) {
         let end_us = at_us + frame.len() as i64 * 1_000_000 / i64::from(rate.max(1));
-        self.stretches.retain(|(_, to)| *to > at_us);
-        for (from, to) in self.stretches.iter().filter(|(from, _)| *from < end_us) {
-            let place = |us: i64| usize::try_from((us - at_us) * i64::from(rate) / 1_000_000).unwrap_or(0).min(frame.len());
-            let (from, to) = (place(*from), place(*to));
-            if let Some(part) = frame.get_mut(from..to) {
-                part.fill(0);
+        self.stretches.retain(|(_, to)| to + FADE_US > at_us);
+        for (from, to) in self.stretches.iter().filter(|(from, _)| from - FADE_US < end_us) {
+            let place = |us: i64| (us - at_us) * i64::from(rate) / 1_000_000;
+            let (fade, from, to) = (i64::from(rate) * FADE_US / 1_000_000, place(*from), place(*to));
+            for (at, sample) in (0_i64..).zip(frame.iter_mut()) {
+                let away = (from - at).max(at - to + 1);
+                let kept = i64::from(*sample) * away.clamp(0, fade) / fade.max(1);
+                *sample = i16::try_from(kept).unwrap_or(0);
             }
         }
     }
@@ -183,6 +218,12 @@ impl DtmfMask {
         let done = self.found.len() - keep;
         self.found.drain(..done).collect()
     }
+}
+
+/// A coefficient; it lies between -2 and 2.
+#[allow(clippy::cast_possible_truncation)]
+fn single(coefficient: f64) -> f32 {
+    coefficient as f32
 }
 
 #[cfg(test)]
@@ -250,9 +291,9 @@ mod tests {
         mask.event(200_000, 300_000);
         let mut frame = vec![1_000; 160];
         mask.apply(120_000, 8_000, &mut frame);
-        assert_eq!((frame[0], frame[100]), (1_000, 0), "from 130 ms on");
+        assert_eq!((frame[55], frame[80], frame[100]), (1_000, 0, 0), "from 130 ms on");
         let mut frame = vec![1_000; 160];
         mask.apply(320_000, 8_000, &mut frame);
-        assert_eq!((frame[0], frame[100]), (0, 1_000), "up to 330 ms");
+        assert_eq!((frame[0], frame[79], frame[104]), (0, 0, 1_000), "up to 330 ms, and in again within 3 ms");
     }
 }

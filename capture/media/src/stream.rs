@@ -30,7 +30,7 @@ use crate::srtp::{Opened, Reject, SrtpReceiver};
 use crate::quality::{Conditions, QualityTrack, mos};
 use crate::round_trip::RoundTrip;
 use crate::stats::{Bursts, LAST_SCORES, StreamStats};
-use crate::telephone_event::TelephoneEvents;
+use crate::telephone_event::{TelephoneEvents, duration_us};
 use crate::voice::{Placed, Voice};
 
 pub use crate::stream_config::{PayloadKind, StreamConfig, StreamEvent};
@@ -39,6 +39,8 @@ pub use crate::stream_config::{PayloadKind, StreamConfig, StreamEvent};
 const BACK_MS: i64 = 200;
 /// So many packets in a row prove a clock of twice the rate.
 const DOUBLE_CLOCK: u32 = 4;
+/// An event's packet may be so much later than the audio's best, in µs.
+const MOST_JITTER_US: i64 = 150_000;
 /// Sources listed.
 const MAX_SSRCS: usize = 16;
 /// The second packet of a newcomer may be this far from its first.
@@ -280,16 +282,20 @@ impl Stream {
         }
         self.first_us.get_or_insert(arrival.us);
         self.last_us = self.last_us.max(Some(arrival.us));
-        if let PayloadKind::TelephoneEvent { clock_rate } = kind
-            && !self.events.handle(packet.timestamp, arrival.us, clock_rate, packet.payload, arrival.secret)
-        {
-            self.count.undecodable += 1;
-        }
-        if matches!(kind, PayloadKind::TelephoneEvent { .. })
-            && let (Some(mask), Some(event)) = (&mut self.mask, self.events.list().last())
-        {
-            let from = i64::try_from(event.at_ms).unwrap_or(0) * 1_000;
-            mask.event(from, (from + i64::from(event.duration_ms) * 1_000).max(arrival.us));
+        if let PayloadKind::TelephoneEvent { clock_rate } = kind {
+            let secret = arrival.secret || self.mask.is_some();
+            if !self.events.handle(packet.timestamp, arrival.us, clock_rate, packet.payload, secret) {
+                self.count.undecodable += 1;
+            }
+            if let Some(mask) = &mut self.mask {
+                let begins = arrival.us - duration_us(packet.payload, clock_rate);
+                // The timestamp is that of its beginning, and free of the path's jitter; unless the sender's is nonsense.
+                let stamped = self.map.as_ref().filter(|_| packet.ssrc == self.reception.ssrc()).map(|map| {
+                    ticks_to_us(map.position(extend(self.newest, packet.timestamp)), i64::from(map.clock_rate()))
+                });
+                let stamped = stamped.filter(|stamped| (begins - MOST_JITTER_US..=begins).contains(stamped));
+                mask.event(stamped.unwrap_or(begins), arrival.us);
+            }
         }
         self.sort(arrival.us, &packet, kind);
     }

@@ -19,6 +19,8 @@ const SAME_KEY_MS: u64 = 150;
 #[derive(Debug, Default)]
 pub(crate) struct TelephoneEvents {
     events: Vec<TelephoneEvent>,
+    /// Which of them were found in the audio.
+    heard: Vec<bool>,
     current: Option<u32>,
 }
 
@@ -47,6 +49,7 @@ impl TelephoneEvents {
             return true;
         }
         self.current = Some(timestamp);
+        self.heard.push(false);
         let arrival_ms = u64::try_from(arrival_us / 1_000).unwrap_or(0);
         self.events.push(TelephoneEvent {
             at_ms: arrival_ms.saturating_sub(duration_ms),
@@ -58,12 +61,13 @@ impl TelephoneEvents {
 
     /// A key tone was found in the audio itself; not noted where an event tells of it.
     pub(crate) fn note_tone(&mut self, from_ms: u64, to_ms: u64) {
-        let near = |event: &TelephoneEvent| {
+        let near = |(event, heard): (&TelephoneEvent, &bool)| {
             let end = event.at_ms + u64::from(event.duration_ms);
-            from_ms < end + SAME_KEY_MS && event.at_ms < to_ms + SAME_KEY_MS
+            !heard && from_ms < end + SAME_KEY_MS && event.at_ms < to_ms + SAME_KEY_MS
         };
-        if self.events.len() < MAX_EVENTS && !self.events.iter().rev().take(4).any(near) {
+        if self.events.len() < MAX_EVENTS && !self.events.iter().zip(&self.heard).rev().take(4).any(near) {
             let duration_ms = u32::try_from(to_ms.saturating_sub(from_ms)).unwrap_or(u32::MAX);
+            self.heard.push(true);
             self.events.push(TelephoneEvent { at_ms: from_ms, duration_ms, digit: None });
         }
     }
@@ -77,6 +81,12 @@ impl TelephoneEvents {
     pub(crate) fn list(&self) -> &[TelephoneEvent] {
         &self.events
     }
+}
+
+/// How long the event of a payload lasts so far, in µs; 0 when it is none.
+pub(crate) fn duration_us(payload: &[u8], clock_rate: u32) -> i64 {
+    let Some(&[_, _, high, low]) = payload.first_chunk::<4>() else { return 0 };
+    i64::from(u16::from_be_bytes([high, low])) * 1_000_000 / i64::from(clock_rate.max(1))
 }
 
 /// RFC 4733 3.2, table 3.
@@ -109,6 +119,18 @@ mod tests {
         events.handle(9_000, 3_000_000, 8_000, &[4, 0, 0, 0], true);
         assert_eq!(events.list()[1..], [TelephoneEvent { at_ms: 3_000, duration_ms: 0, digit: None }]);
         assert!(!events.handle(9_000, 0, 8_000, &[4, 0], false));
+    }
+
+    #[test]
+    fn a_leak_and_its_event_are_one_key_and_quick_fingers_press_several() {
+        let mut events = TelephoneEvents::default();
+        events.handle(1_000, 2_100_000, 8_000, &[11, 0x8a, 3, 32], true);
+        events.note_tone(1_960, 2_010);
+        assert_eq!(events.list().len(), 1);
+        for n in 0..3 {
+            events.note_tone(5_000 + n * 100, 5_050 + n * 100);
+        }
+        assert_eq!(events.list().len(), 4);
     }
 
     #[test]

@@ -198,6 +198,7 @@ pub struct Call {
     pub packets: Vec<Datagram>,
     pub actions: Vec<(i64, Action)>,
     pub step_ms: u64,
+    pub config: PipelineConfig,
 }
 
 /// What came of it.
@@ -213,7 +214,7 @@ pub struct Recorded {
 
 impl Call {
     pub fn new(streams: Vec<StreamConfig>) -> Call {
-        Call { streams, packets: Vec::new(), actions: Vec::new(), step_ms: 60 }
+        Call { streams, packets: Vec::new(), actions: Vec::new(), step_ms: 60, config: PipelineConfig::default() }
     }
 
     pub fn add(&mut self, packets: Vec<Datagram>) -> &mut Call {
@@ -232,7 +233,7 @@ impl Call {
         let moment = |us: i64| {
             if us >= 0 { start + Duration::from_micros(us as u64) } else { start - Duration::from_micros(us.unsigned_abs()) }
         };
-        let mut pipeline = MediaPipeline::new(start, PipelineConfig::default(), self.streams);
+        let mut pipeline = MediaPipeline::new(start, self.config, self.streams);
         self.packets.sort_by_key(|packet| packet.arrival_us);
         self.actions.sort_by_key(|(us, _)| *us);
         let mut actions = self.actions.into_iter().peekable();
