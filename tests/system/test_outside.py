@@ -222,7 +222,7 @@ def test_opus_and_one_mixed_stream_and_eight_streams():
             assert call.bye().status == 200
         found = {recording["sip_call_id"]: recording["id"] for recording in node.stored(3)}
         metadata, audio = node.open(found[opus.call_id])
-        left, right = channels(audio)
+        left, right = channels(audio, decoder="libopus")
         starts = []
         for said, recorded in ((parties[0], left), (parties[1], right)):
             start, likeness = align(said, recorded, 16000)

@@ -293,7 +293,7 @@ impl Spool {
             .map(|name| self.stage(Stage::Aside).join(name))
             .find(|to| !to.exists())
             .unwrap_or_else(|| self.stage(Stage::Aside).join(Uuid::now_v7().to_string()));
-        if folder.is_dir() {
+        if fs::symlink_metadata(folder).map_err(at("set aside", folder))?.is_dir() {
             fs::rename(folder, &to).map_err(at("set aside", folder))?;
         } else {
             make_dir(&to)?;

@@ -245,6 +245,8 @@ struct Outcome {
 
 enum Failure {
     Transfer(TransferError),
+    /// Nothing of it is in `ready` any more: a look into the spool found it, and it was stored, before its order came.
+    Gone,
     Other(String),
 }
 
@@ -396,7 +398,10 @@ impl Uploader {
                 let damaged = |reason: String| Failure::Transfer(TransferError::Damaged { file: MANIFEST.to_owned(), reason });
                 let file = match tokio::fs::read(folder.join(MANIFEST)).await {
                     Ok(file) => file,
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(damaged("it is missing".to_owned())),
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                        let there = tokio::fs::try_exists(&folder).await.unwrap_or(true);
+                        return Err(if there { damaged("it is missing".to_owned()) } else { Failure::Gone });
+                    }
                     Err(error) => return Err(Failure::Other(format!("cannot read {MANIFEST}: {error}"))),
                 };
                 let manifest = SignedManifest::parse(&file).map_err(|error| damaged(error.to_string()))?;
@@ -432,6 +437,11 @@ impl Uploader {
             Err(Failure::Transfer(error)) if error.is_final() => {
                 self.tried.remove(&id);
                 self.set_aside(&tenant, id, error.to_string()).await;
+            }
+            Err(Failure::Gone) => {
+                tracing::debug!(recording = %id, "it was stored already");
+                self.tried.remove(&id);
+                self.queue.done(&tenant, id, false);
             }
             Err(Failure::Transfer(error)) => self.failed(&tenant, id, &error.to_string()),
             Err(Failure::Other(error)) => self.failed(&tenant, id, &error),

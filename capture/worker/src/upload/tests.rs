@@ -295,6 +295,20 @@ async fn somebody_elses_object_is_not_overwritten_and_the_recording_is_set_aside
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_order_that_comes_after_its_recording_was_found_and_stored_is_no_failure() {
+    let mut bench = Bench::new();
+    bench.store("acme", true);
+    let first = ready(&bench.spool, "acme", 1, 1000);
+    let handle = bench.start(one_at_a_time());
+    bench.until_stored(1).await;
+    handle.submit(&first);
+    handle.submit(&ready(&bench.spool, "acme", 2, 1000));
+    bench.until_stored(2).await;
+    assert_eq!((handle.stats().failures, handle.stats().aside, handle.stats().stored), (0, 0, 2));
+    assert!(bench.folders(Stage::Aside).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_file_that_rotted_in_the_spool_is_set_aside_and_never_committed() {
     for bytes in [1000, 50_000] {
         let mut bench = Bench::new();
