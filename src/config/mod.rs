@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use ferric_codecs::opus::OpusSettings;
 use ferric_sip::flow::Transport;
-use ferric_srs::trust::Network;
+use ferric_sip::trust::Network;
 use ferric_worker::upload_limit::{Bandwidth, UploadWindow};
 
 /// `[node]`

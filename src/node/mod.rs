@@ -28,7 +28,7 @@ use ferric_sip::transaction::{Timers, TransactionLimits};
 use ferric_sip_io::{IoLimits, ListenerConfig, SipSockets, client_config, server_config};
 use ferric_srs::offer::MediaPolicy;
 use ferric_srs::port::{CaptureEvent, RecordingId};
-use ferric_srs::trust::TrustTable;
+use ferric_sip::trust::TrustTable;
 use ferric_srs::{Srs, SrsConfig};
 use ferric_worker::call::WorkerEvent;
 use ferric_worker::recover::recover;

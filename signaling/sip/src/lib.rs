@@ -5,6 +5,7 @@
 //! - [`framing`]: messages out of a byte stream (RFC 3261 18.3, RFC 5626 keep-alives).
 //! - [`transaction`]: RFC 3261 17 with RFC 6026.
 //! - [`dialog`]: RFC 3261 12, offer/answer, session timers (RFC 4028).
+//! - [`trust`]: who may send, by networks.
 //! - [`sdp`], [`siprec`]: bodies (RFC 8866, 3264, 7865, 7866).
 //!
 //! Every type takes the time as an argument and yields what to do; nothing here
@@ -22,6 +23,7 @@ pub mod method;
 pub mod sdp;
 pub mod siprec;
 pub mod transaction;
+pub mod trust;
 pub mod uri;
 pub mod validate;
 

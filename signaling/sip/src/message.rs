@@ -333,6 +333,68 @@ impl Message {
         self.lines = kept;
     }
 
+    /// Replaces the Request-URI; nothing happens to a response.
+    pub fn set_request_uri(&mut self, uri: &str) {
+        if let StartKind::Request { method, .. } = &self.start.kind {
+            let method = method.clone();
+            self.start = Message::request(&method, uri).start;
+            self.edited = true;
+        }
+    }
+
+    /// Puts a line before the first of that name; without one, behind the Via lines that stand first.
+    pub fn insert_header(&mut self, name: &str, value: &str) {
+        self.edited = true;
+        let same = self.lines.iter().position(|line| line.is(&self.raw, name));
+        let vias = || self.lines.iter().take_while(|line| line.is(&self.raw, "Via")).count();
+        let at = same.unwrap_or_else(vias);
+        self.lines.insert(at, Line::own(name, value));
+    }
+
+    /// Removes the first value of a header field; values behind it on the same line stay.
+    pub fn remove_first_value(&mut self, name: &'static str) {
+        self.edit_first_value(name, None);
+    }
+
+    /// Removes the last value of a header field; values before it on the same line stay.
+    pub fn remove_last_value(&mut self, name: &'static str) {
+        let Some(at) = self.lines.iter().rposition(|line| line.is(&self.raw, name)) else { return };
+        let Some(line) = self.lines.get(at) else { return };
+        self.edited = true;
+        let text = line.value(&self.raw).into_owned();
+        let values = split_outside_quotes(&text, ',');
+        match values.split_last() {
+            Some((_, before)) if !before.is_empty() => {
+                let kept: Vec<&str> = before.iter().map(|value| value.trim()).collect();
+                if let Some(line) = self.lines.get_mut(at) {
+                    *line = Line::own(name, &kept.join(", "));
+                }
+            }
+            Some(_) | None => {
+                self.lines.remove(at);
+            }
+        }
+    }
+
+    /// Replaces the value of one line of that name in its place; appends when there is none. Quicker than
+    /// [`Message::set_header`] for fields that stand once.
+    pub fn replace_header(&mut self, name: &str, value: &str) {
+        self.edited = true;
+        match self.lines.iter_mut().find(|line| line.is(&self.raw, name)) {
+            Some(line) => *line = Line::own(name, value),
+            None => self.lines.push(Line::own(name, value)),
+        }
+    }
+
+    /// Length in bytes of [`Message::to_bytes`].
+    pub fn wire_length(&self) -> usize {
+        if !self.edited {
+            return self.raw.len();
+        }
+        let lines: usize = self.lines.iter().map(|line| line.text.bytes(&self.raw).len()).sum();
+        self.start.text.bytes(&self.raw).len() + lines + 2 + self.body.len()
+    }
+
     /// Appends a line.
     pub fn add_header(&mut self, name: &str, value: &str) {
         self.edited = true;
@@ -354,16 +416,16 @@ impl Message {
 
     /// Replaces the first Via value; values behind it on the same line stay.
     pub fn set_top_via(&mut self, value: &str) {
-        self.edit_top_via(Some(value));
+        self.edit_first_value("Via", Some(value));
     }
 
     /// Removes the first Via value; values behind it on the same line stay.
     pub fn remove_top_via(&mut self) {
-        self.edit_top_via(None);
+        self.edit_first_value("Via", None);
     }
 
-    fn edit_top_via(&mut self, value: Option<&str>) {
-        let Some(at) = self.lines.iter().position(|line| line.is(&self.raw, "Via")) else { return };
+    fn edit_first_value(&mut self, name: &'static str, value: Option<&str>) {
+        let Some(at) = self.lines.iter().position(|line| line.is(&self.raw, name)) else { return };
         let Some(line) = self.lines.get(at) else { return };
         self.edited = true;
         let text = line.value(&self.raw).into_owned();
@@ -378,7 +440,7 @@ impl Message {
         if values.is_empty() {
             self.lines.remove(at);
         } else if let Some(line) = self.lines.get_mut(at) {
-            *line = Line::own("Via", &values.join(", "));
+            *line = Line::own(name, &values.join(", "));
         }
     }
 

@@ -21,7 +21,6 @@ pub mod rescue;
 mod recording;
 mod session;
 mod srs;
-pub mod trust;
 
 pub use event::SrsEvent;
 pub use srs::{Srs, SrsConfig, SrsOutput};

@@ -29,7 +29,7 @@ use crate::offer::MediaPolicy;
 use crate::port::{CaptureEvent, Command, RecordingId, RefuseReason, ReleaseCause};
 use crate::recording::Recording;
 use crate::session::{Session, SessionKey};
-use crate::trust::TrustTable;
+use ferric_sip::trust::TrustTable;
 
 /// How the server behaves.
 #[derive(Debug, Clone)]

@@ -20,7 +20,7 @@ use ferric_sip::{Flow, Message, Method, Transport};
 use ferric_srs::event::InviteId;
 use ferric_srs::offer::MediaPolicy;
 use ferric_srs::port::{AssignedStream, CaptureEvent, Command, RecordingId, RefuseReason, StreamSpec};
-use ferric_srs::trust::TrustTable;
+use ferric_sip::trust::TrustTable;
 use ferric_srs::{Srs, SrsConfig, SrsEvent, SrsOutput};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};

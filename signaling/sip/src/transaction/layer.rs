@@ -181,6 +181,7 @@ pub struct TransactionLayer {
     keys: KeyMaker,
     rng: SmallRng,
     next_id: u64,
+    detects_merged: bool,
     by_key: HashMap<Key, u64>,
     merged: HashMap<Key, u64>,
     transactions: HashMap<u64, Box<Transaction>>,
@@ -205,6 +206,7 @@ impl TransactionLayer {
             keys: KeyMaker { secret },
             rng,
             next_id: 0,
+            detects_merged: true,
             by_key: HashMap::with_capacity(room),
             merged: HashMap::with_capacity(room),
             transactions: HashMap::with_capacity(room),
@@ -212,6 +214,27 @@ impl TransactionLayer {
             deadlines: DeadlineQueue::with_capacity(room),
             outputs: VecDeque::new(),
         }
+    }
+
+    /// For a proxy: the same request may come on several paths, which only a user agent refuses with 482
+    /// (RFC 3261 8.2.2.2; a proxy has its own look-out for loops, 16.3).
+    pub fn for_proxy(mut self) -> TransactionLayer {
+        self.detects_merged = false;
+        self
+    }
+
+    /// True for a request that comes again, for the ACK to a failure and for the CANCEL of an INVITE that is known here.
+    pub fn knows(&self, request: &Message) -> bool {
+        let Ok(via) = request.top_via() else { return false };
+        let method = request.method();
+        let has = |method: &Method| self.by_key.contains_key(&self.keys.server(request, &via, method));
+        if method == Method::Ack { has(&Method::Invite) } else { has(&method) || (method == Method::Cancel && has(&Method::Invite)) }
+    }
+
+    /// True for a response to a request that was sent from here.
+    pub fn awaits(&self, response: &Message) -> bool {
+        let (Ok(via), Ok(cseq)) = (response.top_via(), response.cseq()) else { return false };
+        via.branch().is_some_and(|branch| self.by_key.contains_key(&self.keys.client(branch, &cseq.method)))
     }
 
     /// Transactions kept, lingering ones included.
@@ -274,7 +297,7 @@ impl TransactionLayer {
             self.event(TransactionEvent::Overloaded);
             return;
         }
-        let merged = self.keys.merged(&request);
+        let merged = if self.detects_merged { self.keys.merged(&request) } else { None };
         if merged.is_some_and(|merged| self.merged.contains_key(&merged)) && method != Method::Cancel {
             let mut response = Message::response(&request, 482, None);
             response.set_to_tag(&key.tag());
@@ -395,13 +418,23 @@ impl TransactionLayer {
 
     /// Sends a request under a fresh branch. `sent_by` is the host and port of
     /// our Via; `None` takes the flow's local address.
-    pub fn send_request(&mut self, now: Instant, mut request: Message, flow: Flow, sent_by: Option<&str>) -> ClientTransactionId {
+    pub fn send_request(&mut self, now: Instant, request: Message, flow: Flow, sent_by: Option<&str>) -> ClientTransactionId {
         let branch = format!("z9hG4bK{:016x}{:08x}", self.rng.random::<u64>(), self.rng.random::<u32>());
-        let local = flow.local.to_string();
-        let sent_by = sent_by.unwrap_or(&local);
-        request.push_header_front("Via", &format!("SIP/2.0/{} {sent_by};branch={branch};rport", flow.transport));
+        self.send_request_as(now, request, flow, sent_by, &branch)
+    }
+
+    /// As [`TransactionLayer::send_request`], under a branch that the caller made and uses once.
+    pub fn send_request_as(
+        &mut self,
+        now: Instant,
+        mut request: Message,
+        flow: Flow,
+        sent_by: Option<&str>,
+        branch: &str,
+    ) -> ClientTransactionId {
+        push_via(&mut request, &flow, sent_by, branch);
         let method = request.method();
-        let key = self.keys.client(&branch, &method);
+        let key = self.keys.client(branch, &method);
         self.begin_client(now, request, flow, key)
     }
 
@@ -474,9 +507,7 @@ impl TransactionLayer {
     /// Sends outside of transactions: the ACK to a 2xx gets a branch of its own.
     pub fn send_ack(&mut self, mut ack: Message, flow: Flow, sent_by: Option<&str>) {
         let branch = format!("z9hG4bK{:016x}", self.rng.random::<u64>());
-        let local = flow.local.to_string();
-        let sent_by = sent_by.unwrap_or(&local);
-        ack.push_header_front("Via", &format!("SIP/2.0/{} {sent_by};branch={branch};rport", flow.transport));
+        push_via(&mut ack, &flow, sent_by, &branch);
         self.transmit(flow, ack.to_bytes());
     }
 
@@ -645,6 +676,13 @@ impl TransactionLayer {
     fn transmit(&mut self, flow: Flow, bytes: Bytes) {
         self.outputs.push_back(TransactionOutput::Transmit { flow, bytes });
     }
+}
+
+/// Our Via on top; `sent_by` is its host and port, or the flow's local address.
+fn push_via(request: &mut Message, flow: &Flow, sent_by: Option<&str>, branch: &str) {
+    let local = if sent_by.is_none() { flow.local.to_string() } else { String::new() };
+    let sent_by = sent_by.unwrap_or(&local);
+    request.push_header_front("Via", &format!("SIP/2.0/{} {sent_by};branch={branch};rport", flow.transport));
 }
 
 fn failure_ack(invite: &Message, response: &Message) -> Option<Message> {

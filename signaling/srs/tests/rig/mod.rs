@@ -15,7 +15,7 @@ use ferric_sip::transaction::{Timers, TransactionLimits};
 use ferric_srs::offer::MediaPolicy;
 use ferric_sip::{Flow, Message, Transport};
 use ferric_srs::port::{AssignedStream, CaptureEvent, Command, ReleaseCause, RecordingId, StreamSpec};
-use ferric_srs::trust::TrustTable;
+use ferric_sip::trust::TrustTable;
 use ferric_srs::{Srs, SrsConfig, SrsEvent, SrsOutput};
 
 pub const SDP: &str = "v=0\r\no=- 1 1 IN IP4 198.51.100.20\r\ns=-\r\nc=IN IP4 198.51.100.20\r\nt=0 0\r\n\

@@ -11,7 +11,7 @@ use ferric_simnet::{Endpoint, Packet};
 use ferric_srs::offer::MediaPolicy;
 use ferric_srs::port::{AssignedStream, CaptureEvent, Command, ReleaseCause, RecordingId, StreamSpec};
 use ferric_srs::{Srs, SrsConfig, SrsOutput};
-use ferric_srs::trust::TrustTable;
+use ferric_sip::trust::TrustTable;
 
 pub(crate) const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 10)), 5060);
 
