@@ -34,6 +34,11 @@ use crate::method::Method;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientTransactionId(u64);
 
+impl ClientTransactionId {
+    /// Smaller than every other one; where a range begins.
+    pub const MIN: ClientTransactionId = ClientTransactionId(0);
+}
+
 /// A transaction that a peer began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerTransactionId(u64);
@@ -460,6 +465,12 @@ impl TransactionLayer {
         });
         self.perform(now, id, actions, None);
         ClientTransactionId(id)
+    }
+
+    /// Repeats a request no more; an answer that still comes is heard.
+    pub fn quieten(&mut self, id: ClientTransactionId) {
+        self.deadlines.cancel(&(id.0, Timer::A));
+        self.deadlines.cancel(&(id.0, Timer::E));
     }
 
     /// Cancels an INVITE of ours (RFC 3261 9.1). `None` when there is nothing to cancel:

@@ -1,0 +1,110 @@
+//! Our branches (RFC 3261 8.1.1.7, 16.6 step 8; RFC 5393 4.2).
+//!
+//! ```text
+//! z9hG4bKf- uuuuuuuuuuuuuuuu llllllllllllllll cccccccc
+//!           unique           of the fields    keyed check of both,
+//!                            that decide      so that only our own branches
+//!                            the way          are followed back
+//! ```
+
+use std::hash::{DefaultHasher, Hasher};
+
+use ferric_sip::message::Message;
+
+/// Begins every branch of ours; no other element of this program uses it.
+pub(crate) const COOKIE: &str = "z9hG4bKf-";
+const LENGTH: usize = COOKIE.len() + 16 + 16 + 8;
+
+/// Makes and recognises branches under one secret.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Branches {
+    secret: u64,
+    next: u64,
+}
+
+impl Branches {
+    pub(crate) fn new(secret: u64, first: u64) -> Branches {
+        Branches { secret, next: first }
+    }
+
+    fn hash(&self, salt: u64) -> DefaultHasher {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.secret);
+        hasher.write_u64(salt);
+        hasher
+    }
+
+    /// A hash that nobody outside can aim at.
+    pub(crate) fn keyed(&self, text: &str) -> u64 {
+        let mut hasher = self.hash(1);
+        hasher.write(text.as_bytes());
+        hasher.finish()
+    }
+
+    /// The fields that decide where a request goes: the same again means that it went in a circle.
+    pub(crate) fn way_of(&self, request: &Message) -> u64 {
+        let mut hasher = self.hash(2);
+        let mut field = |value: &str| {
+            hasher.write(value.as_bytes());
+            hasher.write_u8(0xff);
+        };
+        field(&request.request_uri().unwrap_or_default());
+        field(&request.call_id().unwrap_or_default());
+        field(&request.header("CSeq").unwrap_or_default());
+        field(&request.header("From").unwrap_or_default());
+        field(&request.header("To").unwrap_or_default());
+        for name in ["Route", "Proxy-Require", "Proxy-Authorization"] {
+            for value in request.headers(name) {
+                field(&value);
+            }
+        }
+        hasher.finish()
+    }
+
+    fn check(&self, unique: u64, way: u64) -> u32 {
+        let mut hasher = self.hash(3);
+        hasher.write_u64(unique);
+        hasher.write_u64(way);
+        (hasher.finish() >> 32) as u32
+    }
+
+    fn text(&self, unique: u64, way: u64) -> String {
+        format!("{COOKIE}{unique:016x}{way:016x}{:08x}", self.check(unique, way))
+    }
+
+    /// A branch for a request that goes that way.
+    pub(crate) fn make(&mut self, way: u64) -> String {
+        self.next = self.next.wrapping_add(1);
+        self.text(self.next, way)
+    }
+
+    /// The branch of a request that is forwarded without state: the same whenever it comes again (RFC 3261 16.11).
+    pub(crate) fn stateless(&self, received: &str, way: u64) -> String {
+        self.text(self.keyed(received), way)
+    }
+
+    /// The way that a branch of ours was made for; `None` for anybody else's.
+    pub(crate) fn read(&self, branch: &str) -> Option<u64> {
+        let rest = branch.strip_prefix(COOKIE).filter(|_| branch.len() == LENGTH)?;
+        let number = |from: usize, to: usize| u64::from_str_radix(rest.get(from..to)?, 16).ok();
+        let (unique, way, check) = (number(0, 16)?, number(16, 32)?, number(32, 40)?);
+        (u64::from(self.check(unique, way)) == check).then_some(way)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_branches_are_read() {
+        let mut ours = Branches::new(7, 1);
+        let branch = ours.make(42);
+        assert_eq!(branch.len(), LENGTH);
+        assert_eq!(ours.read(&branch), Some(42));
+        assert_ne!(ours.make(42), branch);
+        assert_eq!(Branches::new(8, 1).read(&branch), None);
+        assert_eq!(ours.read(&branch.replace("z9hG4bKf-0", "z9hG4bKf-1")), None);
+        assert_eq!(ours.stateless("z9hG4bKx", 1), ours.stateless("z9hG4bKx", 1));
+    }
+}

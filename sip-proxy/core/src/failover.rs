@@ -1,0 +1,299 @@
+//! From one element to the next, unseen by the caller.
+//!
+//! | what happens to an attempt | element | request |
+//! | --- | --- | --- |
+//! | no answer at all within the group's timeout | down, unless it was heard of meanwhile | next element; the late one is heard out: rung, it is cancelled |
+//! | cannot be sent, connection lost before any answer | down | next element |
+//! | a failover code | a miss; 503 with Retry-After: rests | next element |
+//! | any other answer | alive | the answer counts |
+//!
+//! When an element goes down, every request that waits for a first sign of it moves on at once. When there is no next one:
+//! an element that lives is waited for, else 503 with Retry-After.
+
+use std::time::{Duration, Instant};
+
+use ferric_sip::message::Message;
+use ferric_sip::transaction::ClientTransactionId;
+
+use crate::context::ContextId;
+use crate::forward::Way;
+use crate::group::{ElementId, Hop, Outcome};
+use crate::proxy::Proxy;
+use crate::rescue::Trouble;
+use crate::response_context::Best;
+use crate::target::{Next, Ticket};
+
+/// What a client transaction of ours is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Client {
+    /// A copy of a request.
+    Attempt(ContextId, usize),
+    /// A copy that is not waited for any more.
+    GivenUp,
+    /// OPTIONS to an element.
+    Probe(ElementId),
+}
+
+/// What a deadline is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Due {
+    /// A first answer should be there.
+    Answer(ClientTransactionId),
+}
+
+/// Addresses of one name that are tried at most.
+const MOST_HOPS: usize = 8;
+/// Elements tried for one request at most.
+const MOST_TRIES: usize = 10;
+
+/// What an attempt came to.
+pub(crate) enum Failed {
+    /// Nothing came in time.
+    Silent,
+    /// It could not be sent.
+    Unreachable,
+    /// An answer that is no success.
+    Answered(Box<Message>),
+}
+
+impl Proxy {
+    /// Sends a branch to its next address; ends it when there is none.
+    pub(crate) fn advance(&mut self, now: Instant, id: ContextId, at: usize) {
+        let Some(way) = self.next_way(now, id, at) else {
+            self.end_branch(now, id, at, None);
+            return;
+        };
+        self.send_copy(now, id, at, way);
+    }
+
+    /// The next address of a branch. `None` when there is none, or when a name is looked up first: then the branch waits.
+    fn next_way(&mut self, now: Instant, id: ContextId, at: usize) -> Option<Way> {
+        let context = self.contexts.get_mut(&id)?;
+        let (call, begins_call) = (context.call, context.begins_call);
+        let branch = context.branches.get_mut(at)?;
+        if branch.tried.len() >= MOST_TRIES {
+            return None;
+        }
+        match &mut branch.target.next {
+            Next::Group(name) | Next::Element(name, _) => {
+                let picked = self.groups.pick(now, name, &branch.tried, call, begins_call, &mut self.rng)?;
+                Some(Way::Hop { hop: picked.hop, element: Some((picked.element, picked.group)), more: true })
+            }
+            Next::Hops(hops) => {
+                if hops.is_empty() {
+                    return None;
+                }
+                let hop = hops.remove(0);
+                Some(Way::Hop { hop, element: None, more: !hops.is_empty() })
+            }
+            Next::Flow(flow) => {
+                let flow = *flow;
+                branch.target.next = Next::Hops(Vec::new());
+                Some(Way::Flow(flow))
+            }
+            Next::Name(_) => None,
+        }
+    }
+
+    /// Begins a branch: a name is looked up first.
+    pub(crate) fn begin_branch(&mut self, now: Instant, id: ContextId, at: usize) {
+        let name = self.contexts.get_mut(&id).and_then(|context| context.branch(at)).and_then(|branch| match &branch.target.next {
+            Next::Name(name) => Some(name.clone()),
+            Next::Group(_) | Next::Element(..) | Next::Hops(_) | Next::Flow(_) => None,
+        });
+        match name {
+            Some(name) => self.look_up(name, crate::stateless::Lookup::Branch(id, at)),
+            None => self.advance(now, id, at),
+        }
+    }
+
+    /// A name that a branch goes to was looked up.
+    pub(crate) fn branch_located(&mut self, now: Instant, id: ContextId, at: usize, found: Result<Vec<Hop>, Trouble>) {
+        let Some(branch) = self.contexts.get_mut(&id).and_then(|context| context.branch(at)) else { return };
+        match found {
+            Ok(mut hops) => {
+                hops.truncate(MOST_HOPS);
+                branch.target.next = Next::Hops(hops);
+                self.advance(now, id, at);
+            }
+            Err(trouble) => self.end_branch(now, id, at, Some(trouble)),
+        }
+    }
+
+    /// A branch is over without a response of its own; `None` when there was nobody to ask any more.
+    fn end_branch(&mut self, now: Instant, id: ContextId, at: usize, trouble: Option<Trouble>) {
+        let Some(context) = self.contexts.get_mut(&id) else { return };
+        let is_invite = context.is_invite;
+        let Some(branch) = context.branches.get_mut(at) else { return };
+        branch.done = true;
+        branch.attempt = None;
+        let trouble = trouble.unwrap_or_else(|| match &branch.target.next {
+            Next::Group(name) | Next::Element(name, _) => Trouble::NoElement(self.groups.retry_after(now, name)),
+            Next::Hops(_) | Next::Name(_) | Next::Flow(_) => Trouble::Unreachable,
+        });
+        if context.cancelled {
+            Best::add_cancelled(&mut context.best);
+        } else {
+            Best::add_trouble(&mut context.best, &trouble, is_invite);
+        }
+        self.settle(now, id);
+    }
+
+    /// The first answer should be there, and is not.
+    pub(crate) fn handle_no_answer(&mut self, now: Instant, client: ClientTransactionId) {
+        match self.clients.get(&client).copied() {
+            Some(Client::Attempt(id, at)) => self.silent(now, client, id, at, false),
+            Some(Client::Probe(element)) => {
+                // An answer that comes late is a sign of life all the same.
+                self.layer.quieten(client);
+                if self.groups.note_probe(now, element, None) {
+                    self.leave(now, element);
+                }
+            }
+            Some(Client::GivenUp) | None => {}
+        }
+    }
+
+    /// No answer came; `for_ever` when the transaction is over as well.
+    pub(crate) fn silent(&mut self, now: Instant, client: ClientTransactionId, id: ContextId, at: usize, for_ever: bool) {
+        let Some(context) = self.contexts.get_mut(&id) else { return };
+        let cancelled = context.cancelled;
+        let Some(attempt) = context.branches.get_mut(at).and_then(|branch| branch.attempt.as_mut()) else { return };
+        if attempt.client != client {
+            return;
+        }
+        let (element, sent) = (attempt.element, attempt.sent);
+        let mut down = None;
+        if let Some(element) = element.filter(|_| !std::mem::replace(&mut attempt.noted, true))
+            && self.groups.note_outcome(now, element, Outcome::Silence { sent })
+        {
+            down = Some(element);
+        }
+        if cancelled || for_ever {
+            self.give_up(client);
+            self.fail(now, id, at, Failed::Silent);
+        } else {
+            match self.next_way(now, id, at) {
+                Some(way) => {
+                    self.give_up(client);
+                    self.send_copy(now, id, at, way);
+                }
+                // Nobody else: one that lives may still answer.
+                None if element.is_some_and(|element| self.groups.is_up(element)) => {}
+                None => {
+                    self.give_up(client);
+                    self.end_branch(now, id, at, None);
+                }
+            }
+        }
+        if let Some(element) = down {
+            self.leave(now, element);
+        }
+    }
+
+    /// Heard out, no longer waited for.
+    fn give_up(&mut self, client: ClientTransactionId) {
+        if let Some(known) = self.clients.get_mut(&client) {
+            *known = Client::GivenUp;
+        }
+        self.layer.quieten(client);
+        self.deadlines.cancel(&Due::Answer(client));
+    }
+
+    /// An element went down: whoever waits for a first sign of it moves on.
+    pub(crate) fn leave(&mut self, now: Instant, element: ElementId) {
+        let low = ClientTransactionId::MIN;
+        let waiting: Vec<ClientTransactionId> =
+            self.waiting.range((element, low)..).take_while(|(of, _)| *of == element).map(|(_, client)| *client).collect();
+        for client in waiting {
+            self.waiting.remove(&(element, client));
+            if let Some(Client::Attempt(id, at)) = self.clients.get(&client).copied() {
+                self.deadlines.cancel(&Due::Answer(client));
+                self.silent(now, client, id, at, false);
+            }
+        }
+    }
+
+    /// An attempt is over without success: the next address, or the end of the branch.
+    pub(crate) fn fail(&mut self, now: Instant, id: ContextId, at: usize, failed: Failed) {
+        let Some(context) = self.contexts.get_mut(&id) else { return };
+        let (is_invite, cancelled) = (context.is_invite, context.cancelled);
+        let Some(branch) = context.branches.get_mut(at) else { return };
+        let Some(attempt) = branch.attempt.take() else { return };
+        if let Some(element) = attempt.element {
+            self.waiting.remove(&(element, attempt.client));
+        }
+        self.deadlines.cancel(&Due::Answer(attempt.client));
+        // Nobody there takes a stream: the large request goes as a datagram after all (RFC 3261 18.1.1).
+        if let (Failed::Unreachable, true, Some(hop)) = (&failed, attempt.oversize, &attempt.hop) {
+            let (hop, element) = (hop.clone(), attempt.element.zip(attempt.group.clone()));
+            if element.is_some() {
+                branch.tried.pop();
+            }
+            self.note_without_tcp(now, hop.address);
+            self.send_copy(now, id, at, Way::Hop { hop, element, more: true });
+            return;
+        }
+        let mut down = None;
+        let moves_on = match (&failed, attempt.element) {
+            (Failed::Answered(response), Some(element)) => {
+                let status = response.status().unwrap_or(500);
+                let outcome = Outcome::Answered { status, retry_after: retry_after(response) };
+                down = self.groups.note_outcome(now, element, outcome).then_some(element);
+                attempt.group.as_ref().is_some_and(|group| group.failover_codes.contains(&status))
+            }
+            (Failed::Answered(response), None) => response.status() == Some(503),
+            (Failed::Unreachable, Some(element)) => {
+                down = self.groups.note_outcome(now, element, Outcome::Unreachable).then_some(element);
+                true
+            }
+            (Failed::Silent, Some(element)) => {
+                if !attempt.noted {
+                    down = self.groups.note_outcome(now, element, Outcome::Silence { sent: attempt.sent }).then_some(element);
+                }
+                true
+            }
+            (Failed::Silent | Failed::Unreachable, None) => true,
+        };
+        let way = if moves_on && !cancelled { self.next_way(now, id, at) } else { None };
+        match way {
+            Some(way) => self.send_copy(now, id, at, way),
+            None => {
+                if let Some(context) = self.contexts.get_mut(&id) {
+                    let in_group = attempt.element.is_some();
+                    match failed {
+                        _ if cancelled && !matches!(failed, Failed::Answered(_)) => Best::add_cancelled(&mut context.best),
+                        Failed::Answered(response) => Best::add_response(&mut context.best, *response, in_group && moves_on),
+                        Failed::Silent => Best::add_trouble(&mut context.best, &Trouble::Timeout, is_invite),
+                        Failed::Unreachable if in_group => {
+                            let name = attempt.group.as_ref().map_or("", |group| &*group.name);
+                            let trouble = Trouble::NoElement(self.groups.retry_after(now, name));
+                            Best::add_trouble(&mut context.best, &trouble, is_invite);
+                        }
+                        Failed::Unreachable => Best::add_trouble(&mut context.best, &Trouble::Unreachable, is_invite),
+                    }
+                    if let Some(branch) = context.branches.get_mut(at) {
+                        branch.done = true;
+                    }
+                }
+                self.settle(now, id);
+            }
+        }
+        if let Some(element) = down {
+            self.leave(now, element);
+        }
+    }
+
+    /// A look-up's ticket; they are never used again.
+    pub(crate) fn new_ticket(&mut self) -> Ticket {
+        self.next_ticket += 1;
+        Ticket(self.next_ticket)
+    }
+}
+
+/// Seconds of Retry-After; a comment or parameters behind them do not matter (RFC 3261 20.33).
+fn retry_after(response: &Message) -> Option<Duration> {
+    let text = response.header("Retry-After")?;
+    let digits: String = text.trim().chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok().map(Duration::from_secs)
+}

@@ -1,0 +1,135 @@
+//! Step 4: the copy that is sent (RFC 3261 16.6).
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use ferric_sip::flow::{Flow, Transport};
+use ferric_sip::header::NameAddr;
+use ferric_sip::message::Message;
+use ferric_sip::uri::Uri;
+
+use crate::context::{Attempt, ContextId};
+use crate::failover::{Client, Due};
+use crate::group::{ElementId, GroupConfig, Hop};
+use crate::identity::TWIN;
+use crate::preprocess::uri_of;
+use crate::proxy::Proxy;
+use crate::validate::HOPS;
+
+/// What a Via of ours adds to a request, at most.
+const VIA_ROOM: usize = 130;
+/// A hop that did not take TCP is not asked for it again for this long.
+pub(crate) const NO_TCP: std::time::Duration = std::time::Duration::from_secs(300);
+
+/// Where an attempt goes.
+#[derive(Debug, Clone)]
+pub(crate) enum Way {
+    /// To an address, maybe an element of a group.
+    Hop { hop: Hop, element: Option<(ElementId, std::sync::Arc<GroupConfig>)>, more: bool },
+    /// Along a flow.
+    Flow(Flow),
+}
+
+/// Max-Forwards counts down; a request without one gets it (16.6 step 3).
+pub(crate) fn count_hop(request: &mut Message) {
+    let hops = request.header("Max-Forwards").and_then(|hops| hops.parse::<u8>().ok());
+    match hops {
+        Some(hops) => request.replace_header("Max-Forwards", &hops.saturating_sub(1).to_string()),
+        None => request.insert_header("Max-Forwards", &HOPS.to_string()),
+    }
+}
+
+/// A strict router wants itself in the Request-URI, and the target at the end of the Route (16.6 step 6).
+pub(crate) fn suit_strict_router(request: &mut Message) {
+    let Some(first) = request.header("Route").map(|_| request.values("Route")).and_then(|routes| routes.into_iter().next()) else { return };
+    let uri = uri_of(&first);
+    let is_loose = Uri::parse(&uri).is_ok_and(|uri| uri.params.has("lr"))
+        || NameAddr::parse("Route", &first).is_ok_and(|route| route.params.has("lr"));
+    if is_loose {
+        return;
+    }
+    let target = request.request_uri().unwrap_or_default().into_owned();
+    request.remove_first_value("Route");
+    request.add_header("Route", &format!("<{target}>"));
+    request.set_request_uri(&uri);
+}
+
+/// Our Record-Route; two when the sides differ, each with its own address (RFC 5658).
+pub(crate) fn record_route(request: &mut Message, came: (&str, Transport), leaves: (&str, Transport)) {
+    let uri = |(host, transport): (&str, Transport), twin: bool| {
+        let transport = match transport {
+            Transport::Udp => "",
+            Transport::Tcp => ";transport=tcp",
+            Transport::Tls => ";transport=tls",
+        };
+        let twin = if twin { format!(";{TWIN}") } else { String::new() };
+        format!("<sip:{host}{transport};lr{twin}>")
+    };
+    if came == leaves {
+        request.insert_header("Record-Route", &uri(came, false));
+    } else {
+        request.insert_header("Record-Route", &uri(came, true));
+        request.insert_header("Record-Route", &uri(leaves, true));
+    }
+}
+
+impl Proxy {
+    /// Sends a copy.
+    pub(crate) fn send_copy(&mut self, now: Instant, id: ContextId, at: usize, way: Way) {
+        let Some(context) = self.contexts.get_mut(&id) else { return };
+        let Some(branch) = context.branches.get_mut(at) else { return };
+        let mut copy = context.request.clone();
+        if let Some(uri) = &branch.target.uri {
+            copy.set_request_uri(uri);
+        }
+        for route in branch.target.routes.iter().rev() {
+            copy.insert_header("Route", route);
+        }
+        suit_strict_router(&mut copy);
+        let (remote, transport) = match &way {
+            Way::Hop { hop, .. } => (hop.address, hop.transport),
+            Way::Flow(flow) => (flow.remote, flow.transport),
+        };
+        let oversize = transport == Transport::Udp
+            && self.config.udp_mtu > 0
+            && matches!(way, Way::Hop { .. })
+            && copy.wire_length() + VIA_ROOM > self.config.udp_mtu
+            && !self.without_tcp.get(&remote).is_some_and(|until| *until > now);
+        let transport = if oversize { Transport::Tcp } else { transport };
+        let (local, sent_by) = self.identity.outgoing(transport, remote, Some(&context.flow), context.leaves_by);
+        if context.records_route {
+            let (_, came) = self.identity.outgoing(context.flow.transport, context.flow.remote, Some(&context.flow), None);
+            record_route(&mut copy, (came, context.flow.transport), (sent_by, transport));
+        }
+        let flow = match &way {
+            Way::Hop { .. } => Flow { transport, local, remote, connection: 0 },
+            Way::Flow(flow) => *flow,
+        };
+        let name = self.branches.make(context.way);
+        let sent_by = sent_by.to_owned();
+        let client = self.layer.send_request_as(now, copy, flow, Some(&sent_by), &name);
+        let (hop, element, group, wait) = match way {
+            Way::Hop { hop, element: Some((element, group)), .. } => (Some(hop), Some(element), Some(group.clone()), Some(group.timeout)),
+            Way::Hop { hop, element: None, more } => (Some(hop), None, None, more.then_some(self.config.timeout)),
+            Way::Flow(_) => (None, None, None, None),
+        };
+        if let Some(wait) = wait {
+            self.deadlines.set(Due::Answer(client), now + wait);
+        }
+        if let Some(element) = element {
+            self.waiting.insert((element, client));
+            branch.tried.push(element);
+        }
+        context.done.tries += 1;
+        branch.attempt = Some(Attempt { client, element, group, hop, sent: now, heard: false, oversize, noted: false });
+        self.clients.insert(client, Client::Attempt(id, at));
+    }
+
+    /// The connection on which a peer's address is reached has no TCP: for large requests UDP will do.
+    pub(crate) fn note_without_tcp(&mut self, now: Instant, remote: SocketAddr) {
+        if self.without_tcp.len() >= 10_000 {
+            self.without_tcp.retain(|_, until| *until > now);
+        }
+        self.without_tcp.insert(remote, now + NO_TCP);
+    }
+}

@@ -1,0 +1,141 @@
+//! Which URIs are ours.
+
+use std::net::SocketAddr;
+
+use ferric_sip::flow::{Flow, Transport};
+use ferric_sip::uri::{Uri, split_host_port};
+
+use crate::config::{Listener, ProxyConfig};
+
+/// Marks a Record-Route that has a twin for the other side (RFC 5658).
+pub(crate) const TWIN: &str = "twin";
+
+/// Names and addresses of this node.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    listeners: Vec<Listener>,
+    /// Host in lower case, port; of listeners and what they advertise.
+    own: Vec<(String, u16)>,
+    sent_by: Vec<String>,
+}
+
+impl Identity {
+    pub(crate) fn new(config: &ProxyConfig) -> Identity {
+        let mut own = Vec::new();
+        for listener in &config.listeners {
+            own.push((host_text(listener.address), listener.address.port()));
+            if let Some(advertise) = &listener.advertise
+                && let Ok((host, port)) = split_host_port(advertise)
+            {
+                own.push((host.to_ascii_lowercase(), port.unwrap_or(default_port(listener.transport))));
+            }
+        }
+        let sent_by = config.listeners.iter().map(Listener::sent_by).collect();
+        Identity { listeners: config.listeners.clone(), own, sent_by }
+    }
+
+    /// The host and port of a URI are this node's.
+    pub(crate) fn is_own(&self, uri: &Uri) -> bool {
+        let secure = uri.scheme == "sips" || uri.params.get("transport").is_some_and(|t| t.eq_ignore_ascii_case("tls"));
+        let port = uri.port.unwrap_or(if secure { 5_061 } else { 5_060 });
+        self.is_own_at(&uri.host, port)
+    }
+
+    /// The host is this node's, whatever the port.
+    pub(crate) fn is_own_host(&self, host: &str) -> bool {
+        self.own.iter().any(|(have, _)| have.eq_ignore_ascii_case(host))
+    }
+
+    /// As sent-by of a Via.
+    pub(crate) fn is_own_at(&self, host: &str, port: u16) -> bool {
+        self.own.iter().any(|(have, at)| *at == port && have.eq_ignore_ascii_case(host))
+    }
+
+    /// The listener from which a request goes out: the one it came to if it fits, else the first that does.
+    pub(crate) fn outgoing(&self, transport: Transport, remote: SocketAddr, came: Option<&Flow>, hint: Option<SocketAddr>) -> (SocketAddr, &str) {
+        let fits = |listener: &Listener| {
+            listener.transport == transport && listener.address.is_ipv4() == remote.is_ipv4()
+        };
+        let at = |address: SocketAddr| {
+            self.listeners.iter().position(|listener| fits(listener) && listener.address == address)
+        };
+        let came_to = |flow: &Flow| {
+            // An accepted connection has the listener's port and the address that the peer meant.
+            at(flow.local).or_else(|| {
+                self.listeners.iter().position(|have| fits(have) && have.address.port() == flow.local.port())
+            })
+        };
+        let place = hint
+            .and_then(at)
+            .or_else(|| came.filter(|flow| flow.transport == transport).and_then(came_to))
+            .or_else(|| self.listeners.iter().position(fits))
+            .or_else(|| self.listeners.iter().position(|have| have.address.is_ipv4() == remote.is_ipv4()))
+            .unwrap_or(0);
+        let address = self.listeners.get(place).map_or(remote, |listener| listener.address);
+        (address, self.sent_by.get(place).map_or("", String::as_str))
+    }
+
+    /// The listener that an own URI names.
+    pub(crate) fn listener_of(&self, uri: &Uri) -> Option<SocketAddr> {
+        let transport = match uri.params.get("transport") {
+            Some(name) if name.eq_ignore_ascii_case("tcp") => Transport::Tcp,
+            Some(name) if name.eq_ignore_ascii_case("tls") => Transport::Tls,
+            _ => Transport::Udp,
+        };
+        let port = uri.port.unwrap_or(default_port(transport));
+        let named = |listener: &&Listener| {
+            let own = (host_text(listener.address), listener.address.port());
+            let known = listener.advertise.as_deref().and_then(|name| split_host_port(name).ok());
+            let matches = own.0.eq_ignore_ascii_case(&uri.host) && own.1 == port
+                || known.is_some_and(|(host, at)| host.eq_ignore_ascii_case(&uri.host) && at.unwrap_or(port) == port);
+            listener.transport == transport && matches
+        };
+        self.listeners.iter().find(named).map(|listener| listener.address)
+    }
+}
+
+pub(crate) fn default_port(transport: Transport) -> u16 {
+    if transport == Transport::Tls { 5_061 } else { 5_060 }
+}
+
+/// An address as a URI's host.
+fn host_text(address: SocketAddr) -> String {
+    if address.is_ipv6() { format!("[{}]", address.ip()) } else { address.ip().to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use ferric_sip::trust::TrustTable;
+
+    #[test]
+    fn listeners_and_what_they_advertise_are_ours() {
+        let listener = |transport, address: &str, advertise: Option<&str>| Listener {
+            transport,
+            address: address.parse().unwrap(),
+            advertise: advertise.map(str::to_owned),
+        };
+        let listeners = vec![
+            listener(Transport::Udp, "10.0.0.5:5060", Some("sip1.example.com:5070")),
+            listener(Transport::Tls, "10.0.0.5:5061", None),
+            listener(Transport::Udp, "[2001:db8::5]:5060", None),
+        ];
+        let identity = Identity::new(&ProxyConfig::new(listeners, TrustTable::default(), |_| false));
+        for (uri, own) in [
+            ("sip:10.0.0.5", true),
+            ("sip:10.0.0.5:5061", true),
+            ("sips:10.0.0.5", true),
+            ("sip:SIP1.example.com:5070;lr", true),
+            ("sip:sip1.example.com", false),
+            ("sip:[2001:db8::5];transport=udp", true),
+            ("sip:10.0.0.6", false),
+        ] {
+            assert_eq!(identity.is_own(&Uri::parse(uri).unwrap()), own, "{uri}");
+        }
+        let (local, sent_by) = identity.outgoing(Transport::Udp, "192.0.2.1:5060".parse().unwrap(), None, None);
+        assert_eq!((local.to_string().as_str(), sent_by), ("10.0.0.5:5060", "sip1.example.com:5070"));
+        let (local, _) = identity.outgoing(Transport::Udp, "[2001:db8::9]:5060".parse().unwrap(), None, None);
+        assert_eq!(local.to_string(), "[2001:db8::5]:5060");
+    }
+}

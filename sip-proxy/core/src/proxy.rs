@@ -1,0 +1,697 @@
+//! The proxy itself: messages in, what is to be done out.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ferric_sip::deadline::DeadlineQueue;
+use ferric_sip::flow::Flow;
+use ferric_sip::message::Message;
+use ferric_sip::method::Method;
+use ferric_sip::transaction::{
+    ClientTransactionId, ServerTransactionId, Timers, TransactionEvent, TransactionLayer, TransactionLimits, TransactionOutput,
+};
+use ferric_sip::uri::Uri;
+use ferric_sip::validate::Reject;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use smallvec::SmallVec;
+
+use crate::branch::Branches;
+use crate::config::{Fork, ProxyConfig};
+use crate::context::{Branch, Context, ContextId};
+use crate::done::RequestDone;
+use crate::failover::{Client, Due, Failed};
+use crate::forward::count_hop;
+use crate::group::{GroupEvent, Groups, Outcome};
+use crate::identity::Identity;
+use crate::location::{Contact, Location};
+use crate::preprocess::preprocess;
+use crate::rescue::Trouble;
+use crate::response_context::Best;
+use crate::routing::Condition;
+use crate::stateless::Lookup;
+use crate::target::{Decided, Decision, LocateTarget, Next, Router, Target, Ticket, headers_of, next_of};
+use crate::validate::validate;
+
+/// What the proxy wants done.
+#[derive(Debug)]
+pub enum ProxyOutput {
+    /// Send bytes.
+    Transmit {
+        /// Where.
+        flow: Flow,
+        /// What.
+        bytes: Bytes,
+    },
+    /// Look a name up (RFC 3263); the answer goes to [`Proxy::handle_located`].
+    Locate {
+        /// To answer with.
+        ticket: Ticket,
+        /// What.
+        target: LocateTarget,
+    },
+    /// A request is over.
+    Done(Box<RequestDone>),
+    /// Something about a group.
+    Group(GroupEvent),
+    /// A request was refused or dropped before it got anywhere.
+    Rejected {
+        /// Why, as a metric's label.
+        reason: &'static str,
+        /// Who sent it.
+        source: IpAddr,
+    },
+}
+
+/// Who takes a message.
+#[derive(Debug)]
+pub enum Handled {
+    /// The proxy took it.
+    Taken,
+    /// It is for this node's recorder, untouched.
+    Local(Message),
+}
+
+/// New calls counted for the limit over all.
+#[derive(Debug, Default)]
+struct Rate {
+    from: Option<Instant>,
+    count: u32,
+}
+
+/// The proxy of one node.
+#[derive(Debug)]
+pub struct Proxy {
+    pub(crate) config: Arc<ProxyConfig>,
+    pub(crate) identity: Identity,
+    pub(crate) branches: Branches,
+    pub(crate) layer: TransactionLayer,
+    pub(crate) rng: SmallRng,
+    pub(crate) groups: Groups,
+    location: Option<Box<dyn Location>>,
+    pub(crate) contexts: HashMap<ContextId, Box<Context>>,
+    by_server: HashMap<ServerTransactionId, ContextId>,
+    pub(crate) clients: HashMap<ClientTransactionId, Client>,
+    /// Attempts without any sign of life yet, by element.
+    pub(crate) waiting: BTreeSet<(crate::group::ElementId, ClientTransactionId)>,
+    pub(crate) lookups: HashMap<Ticket, Lookup>,
+    pub(crate) deadlines: DeadlineQueue<Due>,
+    /// Hops that did not take TCP, until when they are not asked again.
+    pub(crate) without_tcp: HashMap<SocketAddr, Instant>,
+    decided: Option<Decided>,
+    next_context: u64,
+    pub(crate) next_ticket: u64,
+    rate: Rate,
+    /// Header fields that rules look at.
+    seen_headers: Vec<String>,
+    /// The same moment on both clocks.
+    clock: (Instant, u64),
+    draining: bool,
+    pub(crate) outputs: VecDeque<ProxyOutput>,
+}
+
+impl Proxy {
+    /// A proxy; `unix_s` is what the wall clock shows at `now`.
+    pub fn new(config: ProxyConfig, timers: Timers, limits: TransactionLimits, now: Instant, unix_s: u64, seed: u64) -> Proxy {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let layer = TransactionLayer::new(timers, limits, rng.random()).for_proxy();
+        let branches = Branches::new(rng.random(), rng.random());
+        let mut proxy = Proxy {
+            identity: Identity::new(&config),
+            branches,
+            layer,
+            rng,
+            groups: Groups::new(Duration::from_secs(4 * 3_600)),
+            location: None,
+            contexts: HashMap::new(),
+            by_server: HashMap::new(),
+            clients: HashMap::new(),
+            waiting: BTreeSet::new(),
+            lookups: HashMap::new(),
+            deadlines: DeadlineQueue::default(),
+            without_tcp: HashMap::new(),
+            decided: None,
+            next_context: 0,
+            next_ticket: 0,
+            rate: Rate::default(),
+            seen_headers: Vec::new(),
+            clock: (now, unix_s),
+            draining: false,
+            outputs: VecDeque::new(),
+            config: Arc::new(config.clone()),
+        };
+        proxy.apply(now, config);
+        proxy
+    }
+
+    /// Takes over another configuration. Requests under way go on as they were decided; whoever they ask next is of the new one.
+    pub fn apply(&mut self, now: Instant, config: ProxyConfig) {
+        self.identity = Identity::new(&config);
+        self.groups.apply(now, config.groups.clone(), config.record_route);
+        let conditions = config.routes.rules().iter().flat_map(|rule| &rule.conditions);
+        let mut names: Vec<String> = conditions
+            .filter_map(|condition| match condition {
+                Condition::Header(name, _) => Some(name.clone()),
+                Condition::Method(_)
+                | Condition::User(_)
+                | Condition::UserPrefix(_)
+                | Condition::Domain(_)
+                | Condition::From(_)
+                | Condition::Source(_)
+                | Condition::Listener(..)
+                | Condition::Recording(_) => None,
+            })
+            .collect();
+        names.sort();
+        names.dedup();
+        self.seen_headers = names;
+        self.config = Arc::new(config);
+    }
+
+    /// Puts a registrar to work.
+    pub fn set_location(&mut self, location: Option<Box<dyn Location>>) {
+        self.location = location;
+    }
+
+    /// The registrar.
+    pub fn location(&mut self) -> Option<&mut (dyn Location + 'static)> {
+        self.location.as_deref_mut()
+    }
+
+    /// Follows the wall clock.
+    pub fn set_clock(&mut self, now: Instant, unix_s: u64) {
+        self.clock = (now, unix_s);
+    }
+
+    /// Takes no new calls from now on.
+    pub fn set_draining(&mut self, draining: bool) {
+        self.draining = draining;
+    }
+
+    /// The server groups.
+    pub fn groups(&mut self) -> &mut Groups {
+        &mut self.groups
+    }
+
+    /// The configuration at work.
+    pub fn config(&self) -> &Arc<ProxyConfig> {
+        &self.config
+    }
+
+    /// Requests under way.
+    pub fn open(&self) -> usize {
+        self.contexts.len()
+    }
+
+    /// Transactions kept, lingering ones included.
+    pub fn transactions(&self) -> usize {
+        self.layer.len()
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<ProxyOutput> {
+        if let Some(event) = self.groups.poll_event() {
+            return Some(ProxyOutput::Group(event));
+        }
+        self.outputs.pop_front()
+    }
+
+    /// When [`Proxy::handle_timeout`] is due.
+    pub fn poll_timeout(&mut self) -> Option<Instant> {
+        let location = self.location.as_mut().and_then(|location| location.poll_timeout());
+        let own = [self.layer.poll_timeout(), self.deadlines.next_deadline(), self.groups.poll_timeout(), location];
+        own.into_iter().flatten().min()
+    }
+
+    /// Runs what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.layer.handle_timeout(now);
+        self.drain(now);
+        while let Some(Due::Answer(client)) = self.deadlines.pop_due(now) {
+            self.handle_no_answer(now, client);
+        }
+        self.probe(now);
+        if let Some(location) = &mut self.location {
+            location.handle_timeout(now);
+        }
+        self.drain(now);
+    }
+
+    /// A flow broke.
+    pub fn handle_transport_error(&mut self, now: Instant, flow: &Flow) {
+        self.layer.handle_transport_error(now, flow);
+        if flow.transport.is_reliable() && flow.connection != 0
+            && let Some(location) = &mut self.location
+        {
+            location.flow_failed(now, flow);
+        }
+        self.drain(now);
+    }
+
+    /// Takes a message from a transport. `is_local` tells whether the recorder waits for it: a request that comes again, an ACK.
+    pub fn handle_message(&mut self, now: Instant, message: Message, flow: Flow, is_local: impl Fn(&Message) -> bool) -> Handled {
+        if !message.is_request() {
+            if !self.layer.awaits(&message) && is_local(&message) {
+                return Handled::Local(message);
+            }
+            self.layer.handle_message(now, message, flow);
+            self.drain(now);
+            return Handled::Taken;
+        }
+        if self.is_scanner(&message) {
+            self.outputs.push_back(ProxyOutput::Rejected { reason: "scanner", source: flow.remote.ip() });
+            return Handled::Taken;
+        }
+        if self.layer.knows(&message) {
+            self.layer.handle_message(now, message, flow);
+            self.drain(now);
+            return Handled::Taken;
+        }
+        // The recorder refuses strangers itself, and knows what it has begun.
+        if self.config.trust.tenant_of(flow.remote.ip()).is_none() || is_local(&message) {
+            return Handled::Local(message);
+        }
+        let decided = self.decide(now, &message, &flow);
+        if matches!(decided.decision, Decision::Local) {
+            return Handled::Local(message);
+        }
+        let method = message.method();
+        if method == Method::Ack {
+            let checked = validate(&message, &self.branches).is_ok();
+            if checked {
+                self.forward_stateless(now, message, flow, decided.decision, &decided.before);
+            }
+            return Handled::Taken;
+        }
+        if method == Method::Cancel
+            && let Decision::Forward(sets) = &decided.decision
+            && sets.iter().flatten().all(|target| matches!(target.next, Next::Hops(_)))
+        {
+            self.forward_stateless(now, message, flow, decided.decision, &decided.before);
+            return Handled::Taken;
+        }
+        self.decided = Some(decided);
+        self.layer.handle_message(now, message, flow);
+        self.drain(now);
+        self.decided = None;
+        Handled::Taken
+    }
+
+    fn is_scanner(&self, message: &Message) -> bool {
+        let Some(agent) = message.header("User-Agent") else { return false };
+        let begins = |name: &String| agent.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+        self.config.scanners.iter().any(begins)
+    }
+
+    /// Steps 1 to 3: what becomes of a request.
+    fn decide(&mut self, now: Instant, request: &Message, flow: &Flow) -> Decided {
+        let before = preprocess(request, &self.identity);
+        let call = self.call_hash(request);
+        let router = Router { config: &self.config, identity: &self.identity, groups: &self.groups, call };
+        let (decision, rule, is_initial) = router.decide(request, flow, &before);
+        if matches!(decision, Ok(Decision::Local)) {
+            return Decided { decision: Decision::Local, rule, before, is_initial };
+        }
+        let decision = match validate(request, &self.branches) {
+            Err(reject) => Decision::Reject(reject, "invalid"),
+            Ok(()) => self.permit(now, request, is_initial).unwrap_or_else(|| match decision {
+                Ok(decision) => decision,
+                Err(aor) => self.contacts(now, &aor, request),
+            }),
+        };
+        Decided { decision, rule, before, is_initial }
+    }
+
+    /// Requests that begin something may need a password; `None` lets it pass.
+    fn permit(&mut self, now: Instant, request: &Message, is_initial: bool) -> Option<Decision> {
+        let from_us = request.from().ok().and_then(|from| Uri::parse(&from.uri).ok());
+        let from_us = from_us.is_some_and(|uri| self.config.domains.iter().any(|domain| domain.eq_ignore_ascii_case(&uri.host)));
+        let asked = matches!(request.method(), Method::Register | Method::Ack | Method::Cancel);
+        if !self.config.authenticate || !is_initial || !from_us || asked {
+            return None;
+        }
+        let unix_s = self.unix_s(now);
+        let challenge = self.location.as_mut()?.authenticate(now, unix_s, request)?;
+        Some(Decision::Reply(Box::new(challenge), "challenge"))
+    }
+
+    /// The registered contacts as targets: sets by q, or one by one.
+    fn contacts(&self, now: Instant, aor: &Uri, request: &Message) -> Decision {
+        let is_invite = request.method() == Method::Invite;
+        let refuse = |trouble: Trouble| Decision::Reject(trouble.reject(is_invite), trouble.as_str());
+        let Some(location) = &self.location else { return refuse(Trouble::NoUser) };
+        let Some(contacts) = location.lookup(now, aor) else { return refuse(Trouble::NoUser) };
+        let mut sets: Vec<(u16, Vec<Target>)> = Vec::new();
+        for Contact { uri, q, path, flow } in contacts {
+            let first = path.first().cloned().unwrap_or_else(|| uri.clone());
+            let next = match flow {
+                Some(flow) => Ok(Next::Flow(flow)),
+                None => Uri::parse(&crate::preprocess::uri_of(&first)).map_err(|_| Trouble::BadUri).and_then(|uri| next_of(&uri)),
+            };
+            let Ok(next) = next else { continue };
+            let target = Target { uri: Some(uri), routes: path, next };
+            match sets.last_mut().filter(|(have, _)| *have == q && self.config.fork == Fork::Parallel) {
+                Some((_, set)) => set.push(target),
+                None => sets.push((q, vec![target])),
+            }
+        }
+        if sets.is_empty() { refuse(Trouble::NotRegistered) } else { Decision::Forward(sets.into_iter().map(|(_, set)| set).collect()) }
+    }
+
+    pub(crate) fn call_hash(&self, request: &Message) -> u64 {
+        self.branches.keyed(&request.call_id().unwrap_or_default())
+    }
+
+    fn unix_s(&self, now: Instant) -> u64 {
+        self.clock.1 + now.saturating_duration_since(self.clock.0).as_secs()
+    }
+
+    pub(crate) fn drain(&mut self, now: Instant) {
+        while let Some(output) = self.layer.poll_output() {
+            match output {
+                TransactionOutput::Transmit { flow, bytes } => self.outputs.push_back(ProxyOutput::Transmit { flow, bytes }),
+                TransactionOutput::Event(event) => self.handle_event(now, event),
+            }
+        }
+    }
+
+    fn handle_event(&mut self, now: Instant, event: TransactionEvent) {
+        match event {
+            TransactionEvent::Request { id, request, flow } => self.handle_request(now, id, request, flow),
+            TransactionEvent::Cancel { id, .. } => self.handle_cancel(now, id),
+            TransactionEvent::Response { id, response, .. } => self.handle_response(now, id, response),
+            TransactionEvent::StrayResponse { response, .. } => self.respond_stateless(response),
+            TransactionEvent::TimedOut { id } => match self.clients.remove(&id) {
+                Some(Client::Attempt(context, at)) => self.silent(now, id, context, at, true),
+                Some(Client::Probe(_) | Client::GivenUp) | None => {}
+            },
+            TransactionEvent::TransportError { id } => match self.clients.remove(&id) {
+                Some(Client::Attempt(context, at)) => self.fail(now, context, at, Failed::Unreachable),
+                Some(Client::Probe(element)) => {
+                    self.deadlines.cancel(&Due::Answer(id));
+                    if self.groups.note_probe(now, element, None) {
+                        self.leave(now, element);
+                    }
+                }
+                Some(Client::GivenUp) | None => {}
+            },
+            TransactionEvent::Overloaded => {
+                self.outputs.push_back(ProxyOutput::Rejected { reason: "transactions", source: IpAddr::from([0, 0, 0, 0]) });
+            }
+            // The ACK to a 2xx that was sent under the INVITE's branch: it goes on like any other.
+            TransactionEvent::Ack { request, flow } => {
+                let decided = self.decide(now, &request, &flow);
+                self.forward_stateless(now, request, flow, decided.decision, &decided.before);
+            }
+            TransactionEvent::AckTimedOut { .. } => {}
+        }
+    }
+
+    fn handle_request(&mut self, now: Instant, id: ServerTransactionId, request: Message, flow: Flow) {
+        let Some(decided) = self.decided.take() else { return };
+        let Decided { decision, rule, before, is_initial } = decided;
+        let is_invite = request.method() == Method::Invite;
+        let done = RequestDone {
+            method: request.method().as_str().to_owned(),
+            call_id: request.call_id().unwrap_or_default().into_owned(),
+            from: request.from().map(|from| from.uri).unwrap_or_default(),
+            request_uri: request.request_uri().unwrap_or_default().into_owned(),
+            source: flow.remote,
+            transport: flow.transport,
+            listener: flow.local,
+            is_recording: is_initial && (self.config.is_recording)(&request),
+            is_initial,
+            headers: headers_of(&request, &self.seen_headers),
+            rule,
+            group: None,
+            element: None,
+            tries: 0,
+            status: 0,
+            side: "",
+            elapsed: Duration::ZERO,
+        };
+        let sets = match decision {
+            Decision::Forward(sets) => match self.overload(now, is_invite && is_initial) {
+                None => sets,
+                Some(trouble) => {
+                    let reject = trouble.reject(is_invite);
+                    return self.answer(now, id, reject.response(&request), done, trouble.as_str());
+                }
+            },
+            Decision::Reject(reject, side) => return self.answer(now, id, reject.response(&request), done, side),
+            Decision::Reply(response, side) => return self.answer(now, id, *response, done, side),
+            Decision::Register => {
+                let unix_s = self.unix_s(now);
+                let response = match &mut self.location {
+                    Some(location) => location.register(now, unix_s, &request, &flow),
+                    None => Reject::new(405).response(&request),
+                };
+                return self.answer(now, id, response, done, "registrar");
+            }
+            Decision::Local => return,
+        };
+        if is_invite {
+            let trying = Message::response(&request, 100, None);
+            self.layer.respond(now, id, trying);
+        }
+        let call = self.call_hash(&request);
+        let way = self.branches.way_of(&request);
+        let mut copy = request;
+        before.apply(&mut copy);
+        count_hop(&mut copy);
+        let in_dialog = !is_initial;
+        let creates_dialog = matches!(copy.method(), Method::Invite | Method::Subscribe | Method::Refer) && !in_dialog;
+        self.next_context += 1;
+        let context = ContextId(self.next_context);
+        self.by_server.insert(id, context);
+        self.contexts.insert(
+            context,
+            Box::new(Context {
+                server: id,
+                request: copy,
+                flow,
+                received: now,
+                is_invite,
+                begins_call: is_invite && !in_dialog,
+                call,
+                way,
+                leaves_by: before.leaves_by,
+                records_route: self.config.record_route && creates_dialog,
+                sets: sets.into(),
+                branches: SmallVec::new(),
+                best: None,
+                cancelled: false,
+                done,
+            }),
+        );
+        self.next_set(now, context);
+    }
+
+    /// Too many requests at once, or too many new calls.
+    fn overload(&mut self, now: Instant, begins_call: bool) -> Option<Trouble> {
+        if self.contexts.len() >= self.config.max_open || (self.draining && begins_call) {
+            return Some(Trouble::Overload);
+        }
+        let most = self.config.calls_per_second.filter(|_| begins_call)?;
+        if self.rate.from.is_none_or(|from| now.saturating_duration_since(from) >= Duration::from_secs(1)) {
+            self.rate = Rate { from: Some(now), count: 0 };
+        }
+        self.rate.count += 1;
+        (self.rate.count > most).then_some(Trouble::Overload)
+    }
+
+    /// Answers a request that was not forwarded.
+    fn answer(&mut self, now: Instant, id: ServerTransactionId, mut response: Message, mut done: RequestDone, side: &'static str) {
+        let status = response.status().unwrap_or(500);
+        let tag: u64 = self.rng.random();
+        response.set_to_tag(&format!("{tag:016x}"));
+        self.layer.respond(now, id, response);
+        (done.status, done.side) = (status, side);
+        self.outputs.push_back(ProxyOutput::Done(Box::new(done)));
+    }
+
+    /// Sends a request to the next targets.
+    fn next_set(&mut self, now: Instant, id: ContextId) {
+        let Some(context) = self.contexts.get_mut(&id) else { return };
+        let Some(set) = context.sets.pop_front() else { return };
+        let first = context.branches.len();
+        let count = set.len();
+        context.branches.extend(set.into_iter().map(|target| Branch { target, attempt: None, tried: SmallVec::new(), done: false }));
+        for at in first..first + count {
+            self.begin_branch(now, id, at);
+        }
+    }
+
+    fn handle_response(&mut self, now: Instant, client: ClientTransactionId, response: Message) {
+        let status = response.status().unwrap_or(500);
+        let is_final = status >= 200;
+        match self.clients.get(&client).copied() {
+            Some(Client::Probe(element)) => {
+                if is_final {
+                    self.clients.remove(&client);
+                    self.deadlines.cancel(&Due::Answer(client));
+                    if self.groups.note_probe(now, element, Some(status)) {
+                        self.leave(now, element);
+                    }
+                }
+            }
+            Some(Client::Attempt(id, at)) => {
+                if is_final {
+                    self.clients.remove(&client);
+                    self.handle_final(now, id, at, client, response, status);
+                } else {
+                    self.handle_provisional(now, id, at, client, response, status);
+                }
+            }
+            Some(Client::GivenUp) if !is_final => {
+                // It lives after all, and nobody waits for it.
+                self.layer.send_cancel(now, client);
+            }
+            Some(Client::GivenUp) => {
+                self.clients.remove(&client);
+                if status < 300 {
+                    self.respond_stateless(response);
+                }
+            }
+            // Another 2xx of a fork farther on, or one that is repeated, goes through (RFC 6026).
+            None => {
+                if (200..300).contains(&status) {
+                    self.respond_stateless(response);
+                }
+            }
+        }
+    }
+
+    fn handle_provisional(&mut self, now: Instant, id: ContextId, at: usize, client: ClientTransactionId, mut response: Message, status: u16) {
+        let Some(context) = self.contexts.get_mut(&id) else { return };
+        let (cancelled, server) = (context.cancelled, context.server);
+        let Some(attempt) = context.branches.get_mut(at).and_then(|branch| branch.attempt.as_mut()) else { return };
+        let first = !std::mem::replace(&mut attempt.heard, true);
+        if let Some(element) = attempt.element {
+            self.groups.note_alive(now, element);
+            if first {
+                self.waiting.remove(&(element, client));
+            }
+        }
+        if first {
+            self.deadlines.cancel(&Due::Answer(client));
+        }
+        if cancelled && first {
+            self.layer.send_cancel(now, client);
+        }
+        if status > 100 {
+            response.remove_top_via();
+            self.layer.respond(now, server, response);
+        }
+    }
+
+    fn handle_final(&mut self, now: Instant, id: ContextId, at: usize, client: ClientTransactionId, response: Message, status: u16) {
+        if !(200..300).contains(&status) {
+            self.fail(now, id, at, Failed::Answered(Box::new(response)));
+            return;
+        }
+        let Some(context) = self.contexts.get_mut(&id) else { return };
+        let Some(branch) = context.branches.get_mut(at) else { return };
+        branch.done = true;
+        let attempt = branch.attempt.take();
+        let (call, begins_call) = (context.call, context.begins_call);
+        if let Some(element) = attempt.and_then(|attempt| attempt.element) {
+            self.waiting.remove(&(element, client));
+            self.groups.note_outcome(now, element, Outcome::Answered { status, retry_after: None });
+            if begins_call {
+                self.groups.begin_call(now, call, element);
+            }
+        }
+        self.deadlines.cancel(&Due::Answer(client));
+        let mut response = response;
+        response.remove_top_via();
+        self.finish(now, id, at, response, "upstream");
+    }
+
+    /// The answer is there: it goes back, what is still under way is cancelled.
+    fn finish(&mut self, now: Instant, id: ContextId, at: usize, mut response: Message, side: &'static str) {
+        self.cancel_others(now, id);
+        let Some(mut context) = self.contexts.remove(&id) else { return };
+        for branch in &mut context.branches {
+            if let Some(attempt) = branch.attempt.take() {
+                if let Some(element) = attempt.element {
+                    self.waiting.remove(&(element, attempt.client));
+                    self.groups.note_outcome(now, element, Outcome::Abandoned);
+                }
+                self.deadlines.cancel(&Due::Answer(attempt.client));
+                if let Some(known) = self.clients.get_mut(&attempt.client) {
+                    *known = Client::GivenUp;
+                }
+            }
+        }
+        self.by_server.remove(&context.server);
+        let status = response.status().unwrap_or(500);
+        let tag: u64 = self.rng.random();
+        response.set_to_tag(&format!("{tag:016x}"));
+        self.layer.respond(now, context.server, response);
+        if context.request.method() == Method::Bye {
+            self.groups.end_call(context.call);
+        }
+        let mut done = context.done;
+        let answered = context.branches.get(at).and_then(|branch| branch.tried.last().copied());
+        if let Some(element) = answered {
+            done.element = self.groups.address(element).map(str::to_owned);
+            done.group = self.groups.group_of(element);
+        }
+        (done.status, done.side, done.elapsed) = (status, side, now.saturating_duration_since(context.received));
+        self.outputs.push_back(ProxyOutput::Done(Box::new(done)));
+    }
+
+    /// CANCEL for every copy that rings; one that nothing was heard of is cancelled when it is (RFC 3261 9.1).
+    fn cancel_others(&mut self, now: Instant, id: ContextId) {
+        let Some(context) = self.contexts.get(&id) else { return };
+        if !context.is_invite {
+            return;
+        }
+        let heard: SmallVec<[ClientTransactionId; 2]> =
+            context.branches.iter().filter_map(|branch| branch.attempt.as_ref()).filter(|attempt| attempt.heard).map(|attempt| attempt.client).collect();
+        for client in heard {
+            self.layer.send_cancel(now, client);
+        }
+    }
+
+    fn handle_cancel(&mut self, now: Instant, server: ServerTransactionId) {
+        let Some(id) = self.by_server.get(&server).copied() else { return };
+        let Some(context) = self.contexts.get_mut(&id) else { return };
+        context.cancelled = true;
+        context.sets.clear();
+        // A name is being looked up still: nothing was sent, nothing is waited for.
+        for branch in &mut context.branches {
+            branch.done |= branch.attempt.is_none();
+        }
+        self.cancel_others(now, id);
+        if let Some(context) = self.contexts.get_mut(&id).filter(|context| context.is_idle()) {
+            Best::add_cancelled(&mut context.best);
+        }
+        self.settle(now, id);
+    }
+
+    /// Goes on with the next targets, or answers, when nothing is under way any more (RFC 3261 16.7 step 5 to 7).
+    pub(crate) fn settle(&mut self, now: Instant, id: ContextId) {
+        let Some(context) = self.contexts.get(&id) else { return };
+        let is_global = context.best.as_ref().is_some_and(Best::is_global);
+        if !context.is_idle() {
+            if is_global {
+                self.cancel_others(now, id);
+            }
+            return;
+        }
+        if !context.sets.is_empty() && !context.cancelled && !is_global {
+            self.next_set(now, id);
+            return;
+        }
+        let Some(context) = self.contexts.get_mut(&id) else { return };
+        let Some(best) = context.best.take() else { return };
+        let (is_invite, last) = (context.is_invite, context.branches.len().saturating_sub(1));
+        let (response, side) = best.into_response(&context.request, is_invite);
+        self.finish(now, id, last, response, side);
+    }
+}

@@ -1,0 +1,125 @@
+//! What is forwarded without a transaction (RFC 3261 16.11): the ACK to a 2xx, responses that come late.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use ferric_sip::flow::{Flow, Transport};
+use ferric_sip::message::Message;
+
+use crate::context::ContextId;
+use crate::forward::{count_hop, suit_strict_router};
+use crate::group::Hop;
+use crate::identity::default_port;
+use crate::preprocess::Preprocessed;
+use crate::proxy::{Proxy, ProxyOutput};
+use crate::rescue::Trouble;
+use crate::target::{Decision, LocateTarget, Next, Target, Ticket};
+
+/// Requests without state that may wait for DNS at once.
+const MOST_WAITING: usize = 1_000;
+
+/// Who waits for a name.
+#[derive(Debug)]
+pub(crate) enum Lookup {
+    /// A branch of a request.
+    Branch(ContextId, usize),
+    /// A request without state.
+    Stateless(Box<(Message, Flow, u64)>),
+}
+
+impl Proxy {
+    /// Asks for a name's addresses.
+    pub(crate) fn look_up(&mut self, target: LocateTarget, lookup: Lookup) {
+        let ticket = self.new_ticket();
+        self.lookups.insert(ticket, lookup);
+        self.outputs.push_back(ProxyOutput::Locate { ticket, target });
+    }
+
+    /// Addresses of a name, the best first; or why there are none.
+    pub fn handle_located(&mut self, now: Instant, ticket: Ticket, found: Result<Vec<Hop>, bool>) {
+        let found = match found {
+            Ok(hops) if hops.is_empty() => Err(Trouble::NoSuchHost),
+            Ok(hops) => Ok(hops),
+            Err(exists) => Err(if exists { Trouble::DnsDown } else { Trouble::NoSuchHost }),
+        };
+        match self.lookups.remove(&ticket) {
+            Some(Lookup::Branch(id, at)) => self.branch_located(now, id, at, found),
+            Some(Lookup::Stateless(waiting)) => {
+                let (request, flow, way) = *waiting;
+                if let Some(hop) = found.ok().and_then(|hops| hops.into_iter().next()) {
+                    self.send_stateless(request, &flow, &hop, way);
+                }
+            }
+            None => {}
+        }
+        self.drain(now);
+    }
+
+    /// Forwards an ACK, or a CANCEL of nothing that is known here.
+    pub(crate) fn forward_stateless(&mut self, now: Instant, mut request: Message, flow: Flow, decision: Decision, before: &Preprocessed) {
+        let Decision::Forward(sets) = decision else { return };
+        let Some(Target { uri, next, .. }) = sets.into_iter().flatten().next() else { return };
+        let way = self.branches.way_of(&request);
+        before.apply(&mut request);
+        count_hop(&mut request);
+        if let Some(uri) = uri {
+            request.set_request_uri(&uri);
+        }
+        suit_strict_router(&mut request);
+        match next {
+            Next::Hops(hops) => {
+                if let Some(hop) = hops.into_iter().next() {
+                    self.send_stateless(request, &flow, &hop, way);
+                }
+            }
+            Next::Element(_, element) => {
+                if let Some(hop) = self.groups.hop(element) {
+                    self.send_stateless(request, &flow, &hop, way);
+                }
+            }
+            Next::Name(name) => {
+                if self.lookups.len() < MOST_WAITING {
+                    self.look_up(name, Lookup::Stateless(Box::new((request, flow, way))));
+                }
+            }
+            Next::Flow(to) => {
+                let hop = Hop { address: to.remote, transport: to.transport, host: "".into() };
+                self.send_stateless(request, &flow, &hop, way);
+            }
+            // Nobody knows which element would be meant.
+            Next::Group(_) => {}
+        }
+        self.drain(now);
+    }
+
+    fn send_stateless(&mut self, mut request: Message, came: &Flow, hop: &Hop, way: u64) {
+        let (local, sent_by) = self.identity.outgoing(hop.transport, hop.address, Some(came), None);
+        let received = request.top_via().ok().and_then(|via| via.branch().map(str::to_owned)).unwrap_or_default();
+        let branch = self.branches.stateless(&received, way);
+        request.push_header_front("Via", &format!("SIP/2.0/{} {sent_by};branch={branch};rport", hop.transport));
+        let flow = Flow { transport: hop.transport, local, remote: hop.address, connection: 0 };
+        self.outputs.push_back(ProxyOutput::Transmit { flow, bytes: request.to_bytes() });
+    }
+
+    /// Sends a response on by its next Via; only one whose top Via is ours, with a branch of ours.
+    pub(crate) fn respond_stateless(&mut self, mut response: Message) {
+        let ours = response.top_via().ok().and_then(|via| self.branches.read(via.branch()?));
+        if ours.is_none() {
+            return;
+        }
+        response.remove_top_via();
+        let Ok(via) = response.top_via() else { return };
+        let transport = match via.transport.as_str() {
+            "UDP" => Transport::Udp,
+            "TCP" => Transport::Tcp,
+            "TLS" => Transport::Tls,
+            _ => return,
+        };
+        let Some(ip) = via.received().or_else(|| via.address()) else { return };
+        let rport = via.params.get("rport").and_then(|port| port.parse().ok());
+        let remote = SocketAddr::new(ip, rport.or(via.port).unwrap_or(default_port(transport)));
+        let (local, _) = self.identity.outgoing(transport, remote, None, None);
+        let flow = Flow { transport, local, remote, connection: 0 };
+        self.outputs.push_back(ProxyOutput::Transmit { flow, bytes: response.to_bytes() });
+    }
+}

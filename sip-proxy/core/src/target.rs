@@ -1,0 +1,238 @@
+//! Step 3: where a request goes (RFC 3261 16.5).
+//!
+//! | request | goes |
+//! | --- | --- |
+//! | within a dialog, to our address or to a group's name, of a call that a group has | to the element that has it |
+//! | within a dialog | along its Route, else to its Request-URI |
+//! | along a Route that does not end here | along it |
+//! | any other that begins something | as the rules say |
+//! | without a rule: asks for a recording | to this node's recorder |
+//! | without a rule: to a domain of the registrar | to the registrar, or to the contacts |
+//! | without a rule: to our own address | to this node's recorder, which answers OPTIONS as well |
+//! | all else | 404 |
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ferric_sip::flow::{Flow, Transport};
+use ferric_sip::message::Message;
+use ferric_sip::method::Method;
+use ferric_sip::uri::Uri;
+use ferric_sip::validate::Reject;
+
+use crate::config::ProxyConfig;
+use crate::group::{ElementId, Groups, Hop};
+use crate::identity::{Identity, default_port};
+use crate::preprocess::{Preprocessed, uri_of};
+use crate::rescue::Trouble;
+use crate::routing::{Action, Incoming};
+
+/// What is to be looked up (RFC 3263).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LocateTarget {
+    /// A name.
+    pub host: String,
+    /// Its port, if given.
+    pub port: Option<u16>,
+    /// Its transport, if given.
+    pub transport: Option<Transport>,
+    /// `sips`: TLS only.
+    pub secure: bool,
+}
+
+/// A look-up that is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// Where one copy of a request goes.
+#[derive(Debug, Clone)]
+pub(crate) enum Next {
+    /// To an element of a group.
+    Group(Arc<str>),
+    /// To the element that has the call.
+    Element(Arc<str>, ElementId),
+    /// To these addresses, one after the other.
+    Hops(Vec<Hop>),
+    /// To a name.
+    Name(LocateTarget),
+    /// Back over the connection that somebody registered on.
+    Flow(Flow),
+}
+
+/// One copy to be made.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    /// The new Request-URI.
+    pub(crate) uri: Option<String>,
+    /// Put before the Route header fields (Path of a registration).
+    pub(crate) routes: Vec<String>,
+    pub(crate) next: Next,
+}
+
+/// What becomes of a request.
+#[derive(Debug, Clone)]
+pub(crate) enum Decision {
+    /// To this node's recorder.
+    Local,
+    /// Answered here.
+    Reply(Box<Message>, &'static str),
+    /// Refused here.
+    Reject(Reject, &'static str),
+    /// A REGISTER of our domains.
+    Register,
+    /// Forwarded: all of one set at once, the next set when they have refused.
+    Forward(Vec<Vec<Target>>),
+}
+
+/// The decision and which rule made it.
+#[derive(Debug, Clone)]
+pub(crate) struct Decided {
+    pub(crate) decision: Decision,
+    pub(crate) rule: Option<String>,
+    pub(crate) before: Preprocessed,
+    /// It begins something.
+    pub(crate) is_initial: bool,
+}
+
+fn refuse(trouble: &Trouble, request: &Message) -> Decision {
+    Decision::Reject(trouble.reject(request.method() == Method::Invite), trouble.as_str())
+}
+
+/// Everything that a decision needs.
+pub(crate) struct Router<'a> {
+    pub(crate) config: &'a ProxyConfig,
+    pub(crate) identity: &'a Identity,
+    pub(crate) groups: &'a Groups,
+    /// Hash of the Call-ID.
+    pub(crate) call: u64,
+}
+
+impl Router<'_> {
+    /// Decides all but the contacts of a user: `Err(uri)` asks the location service for that address of record.
+    pub(crate) fn decide(&self, request: &Message, flow: &Flow, before: &Preprocessed) -> (Result<Decision, Uri>, Option<String>, bool) {
+        let in_dialog = request.to().is_ok_and(|to| to.params.has("tag"));
+        let fixed = |decision: Decision| (Ok(decision), None, false);
+        let Ok(uri) = Uri::parse(&before.target) else { return fixed(refuse(&Trouble::BadUri, request)) };
+        if let Some(route) = &before.next_route {
+            let forward = self.by_route(route, request);
+            return fixed(forward);
+        }
+        if in_dialog {
+            return fixed(self.in_dialog(&uri, request));
+        }
+        let subject = Incoming { message: request, uri: &uri, flow, is_recording: self.config.is_recording };
+        match self.config.routes.route(&subject) {
+            Some(rule) => {
+                let changed = rule.rewrite.apply(&uri);
+                (self.act(&rule.action, &uri, changed, request), Some(rule.name.clone()), true)
+            }
+            None => (self.without_rule(&uri, request), None, true),
+        }
+    }
+
+    fn in_dialog(&self, uri: &Uri, request: &Message) -> Decision {
+        let is_group = self.groups.has(&uri.host);
+        if self.identity.is_own(uri) || is_group {
+            return match self.groups.call(self.call) {
+                Some((group, element)) => {
+                    Decision::Forward(vec![vec![Target { uri: None, routes: vec![], next: Next::Element(group, element) }]])
+                }
+                None if is_group => Decision::Forward(vec![vec![group(&uri.host, None)]]),
+                None => Decision::Local,
+            };
+        }
+        self.to_uri(uri, None, request)
+    }
+
+    fn by_route(&self, route: &str, request: &Message) -> Decision {
+        match Uri::parse(&uri_of(route)) {
+            Ok(uri) => self.to_uri(&uri, None, request),
+            Err(_) => refuse(&Trouble::BadUri, request),
+        }
+    }
+
+    fn without_rule(&self, uri: &Uri, request: &Message) -> Result<Decision, Uri> {
+        if (self.config.is_recording)(request) {
+            return Ok(Decision::Local);
+        }
+        if self.config.domains.iter().any(|domain| domain.eq_ignore_ascii_case(&uri.host)) {
+            return self.registrar(uri, request);
+        }
+        if self.identity.is_own(uri) || self.identity.is_own_host(&uri.host) {
+            return Ok(Decision::Local);
+        }
+        Ok(refuse(&Trouble::NoRoute, request))
+    }
+
+    fn registrar(&self, uri: &Uri, request: &Message) -> Result<Decision, Uri> {
+        if request.method() == Method::Register { Ok(Decision::Register) } else { Err(uri.clone()) }
+    }
+
+    fn act(&self, action: &Action, uri: &Uri, changed: Option<String>, request: &Message) -> Result<Decision, Uri> {
+        Ok(match action {
+            Action::Group(name) if self.groups.has(name) => Decision::Forward(vec![vec![group(name, changed)]]),
+            Action::Group(_) => refuse(&Trouble::NoGroup, request),
+            Action::Uri(target) => match Uri::parse(target) {
+                Ok(target) => self.to_uri(&target, changed, request),
+                Err(_) => refuse(&Trouble::BadUri, request),
+            },
+            Action::RequestUri => {
+                let target = changed.as_deref().and_then(|text| Uri::parse(text).ok());
+                self.to_uri(&target.unwrap_or_else(|| uri.clone()), changed, request)
+            }
+            Action::Registrar => {
+                let target = changed.as_deref().and_then(|text| Uri::parse(text).ok());
+                return self.registrar(&target.unwrap_or_else(|| uri.clone()), request);
+            }
+            Action::Srs => Decision::Local,
+            Action::Reject { code, reason } => {
+                let reject = Reject { status: *code, reason: reason.clone(), headers: Vec::new() };
+                Decision::Reject(reject, "rule")
+            }
+            Action::Redirect(to) => Decision::Reject(Reject::new(302).with("Contact", format!("<{to}>")), "rule"),
+        })
+    }
+
+    /// To a URI; a name is looked up.
+    fn to_uri(&self, uri: &Uri, changed: Option<String>, request: &Message) -> Decision {
+        match next_of(uri) {
+            Ok(next) => Decision::Forward(vec![vec![Target { uri: changed, routes: vec![], next }]]),
+            Err(trouble) => refuse(&trouble, request),
+        }
+    }
+}
+
+fn group(name: &str, uri: Option<String>) -> Target {
+    Target { uri, routes: vec![], next: Next::Group(name.into()) }
+}
+
+/// The next hop that a URI names.
+pub(crate) fn next_of(uri: &Uri) -> Result<Next, Trouble> {
+    if !uri.is_sip() {
+        return Err(Trouble::Scheme);
+    }
+    let secure = uri.scheme == "sips";
+    let transport = match uri.params.get("transport").map(str::to_ascii_lowercase).as_deref() {
+        None if secure => Some(Transport::Tls),
+        None => None,
+        Some("udp") => Some(Transport::Udp),
+        Some("tcp") if secure => Some(Transport::Tls),
+        Some("tcp") => Some(Transport::Tcp),
+        Some("tls") => Some(Transport::Tls),
+        Some(_) => return Err(Trouble::Transport),
+    };
+    match uri.address() {
+        Some(ip) => {
+            let transport = transport.unwrap_or(Transport::Udp);
+            let address = SocketAddr::new(ip, uri.port.unwrap_or(default_port(transport)));
+            Ok(Next::Hops(vec![Hop { address, transport, host: uri.host.as_str().into() }]))
+        }
+        None => Ok(Next::Name(LocateTarget { host: uri.host.clone(), port: uri.port, transport, secure })),
+    }
+}
+
+/// Text of the header fields that rules look at, for the request log.
+pub(crate) fn headers_of(request: &Message, names: &[String]) -> Vec<(String, String)> {
+    names.iter().flat_map(|name| request.headers(name).map(|value| (name.clone(), Cow::into_owned(value))).collect::<Vec<_>>()).collect()
+}
