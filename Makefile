@@ -28,6 +28,7 @@ fuzz:
 
 bench: build
 	cargo bench --profile release --bench capacity
+	python3 tests/bench/edge.py
 
 lint:
 	cargo fmt --all --check

@@ -4,12 +4,14 @@
 //! - [`config`]: the configuration file.
 //! - [`console`]: the HTTP API.
 //! - [`node`]: a running node: SIP sockets, the SRS, the capture worker, the uploader.
+//! - [`import`]: configurations of other products.
 //! - [`load`]: a SIPREC load source.
 //! - [`metrics`]: every metric's name, in one place.
 
 pub mod cli;
 pub mod config;
 pub mod console;
+pub mod import;
 pub mod load;
 pub mod metrics;
 pub mod node;

@@ -5,6 +5,7 @@ mod assurance;
 mod check;
 mod decrypt;
 mod demo;
+mod import;
 mod interop;
 mod interop_report;
 mod keys;
@@ -67,6 +68,11 @@ enum Command {
     },
     /// Tell what became of every call of a day, and prove that it adds up.
     Assurance(assurance::AssuranceArguments),
+    /// Turn the configuration of another product into one of Ferric.
+    Import {
+        #[command(subcommand)]
+        command: import::ImportCommand,
+    },
     /// Send many SIPREC calls with real RTP to a recorder.
     Load(load::LoadArguments),
 }
@@ -103,6 +109,7 @@ pub fn main() -> ExitCode {
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Spool { command } => spool::run(&command),
         Command::Assurance(arguments) => assurance::run(&arguments),
+        Command::Import { command } => import::run(&command),
         Command::Load(arguments) => load::run(&arguments),
     };
     match result {

@@ -191,20 +191,23 @@ impl<'a, 'i> Section<'a, 'i> {
         number
     }
 
-    /// A list of whole numbers within bounds.
-    pub(super) fn numbers(&mut self, key: &'static str, from: u64, to: u64, errors: &mut Collector<'_>) {
+    /// A list of whole numbers within bounds; those that are not are left out.
+    pub(super) fn numbers(&mut self, key: &'static str, from: u64, to: u64, errors: &mut Collector<'_>) -> Option<Vec<u64>> {
         let name = self.path(key);
-        let Some(value) = self.get(key) else { return };
+        let value = self.get(key)?;
         let Some(array) = value.get_ref().as_array() else {
             errors.complain(&value.span(), format!("{name} is a list of whole numbers: write [{from}, ...]"));
-            return;
+            return None;
         };
+        let mut found = Vec::new();
         for entry in array.iter() {
             let number = entry.get_ref().as_integer().and_then(|number| number.as_str().parse().ok());
-            if number.is_none_or(|number: u64| !(from..=to).contains(&number)) {
-                errors.complain(&entry.span(), format!("{name} holds whole numbers from {from} to {to}"));
+            match number.filter(|number: &u64| (from..=to).contains(number)) {
+                Some(number) => found.push(number),
+                None => errors.complain(&entry.span(), format!("{name} holds whole numbers from {from} to {to}")),
             }
         }
+        Some(found)
     }
 
     /// true or false.

@@ -12,10 +12,12 @@ mod check;
 mod cross;
 mod document;
 mod later;
+pub(crate) mod proxy;
 mod sections;
 mod units;
 
 pub use document::{Complaint, Complaints};
+pub use proxy::{Proxy, Registrar};
 pub use units::{parse_duration, parse_size};
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -75,6 +77,10 @@ pub struct Sip {
     pub max_message: usize,
     /// Messages a second from one address.
     pub requests_per_second_per_source: u32,
+    /// Stream connections at once.
+    pub max_connections: usize,
+    /// Stream connections of one address at once.
+    pub max_connections_per_source: usize,
     /// Who may send, and for which tenant; empty = loopback and private ranges for the first tenant.
     pub trust: Vec<(Network, String)>,
     /// SRTP keys in session descriptions are taken over UDP and TCP too, where anybody on the way can read them.
@@ -151,6 +157,15 @@ pub struct Catalog {
     pub hashed: bool,
 }
 
+/// `[homer]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Homer {
+    /// `host:port` of the collector.
+    pub hep: String,
+    /// The id of this node in Homer.
+    pub capture_id: u32,
+}
+
 /// A whole configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -172,6 +187,10 @@ pub struct Config {
     pub console: Console,
     /// `[catalog]`
     pub catalog: Catalog,
+    /// `[proxy]`, if it is there and the node has the role.
+    pub proxy: Option<Proxy>,
+    /// `[homer] hep`: where copies of all signalling go, `host:port`.
+    pub homer: Option<Homer>,
     /// True without a file: keys are made on first start.
     pub is_embedded: bool,
     /// What the file asks for and this version does not do.
@@ -196,6 +215,8 @@ impl Config {
                 tls: None,
                 max_message: 65_535,
                 requests_per_second_per_source: 200,
+                max_connections: 8_192,
+                max_connections_per_source: 1_024,
                 trust: Vec::new(),
                 sdes_without_tls: false,
             },
@@ -219,6 +240,8 @@ impl Config {
             },
             console: Console { listen: SocketAddr::new(loopback, 8080) },
             catalog: Catalog { url: "sqlite:catalog.db".to_owned(), hashed: false },
+            proxy: None,
+            homer: None,
             is_embedded: true,
             warnings: Vec::new(),
         }

@@ -13,7 +13,7 @@ use super::document::{Collector, Complaints, Section};
 use super::later::host_port;
 use super::units::{parse_duration, parse_percent, parse_ports, parse_size};
 use super::{
-    Capture, Catalog, Config, Console, Node, Sip, SipListener, SipTls, Tenant, Upload, absolute, check, cross, later,
+    Capture, Catalog, Config, Console, Homer, Node, Sip, SipListener, SipTls, Tenant, Upload, absolute, check, cross, later, proxy,
 };
 
 pub(super) const ROLES: [&str; 4] = ["proxy", "srs", "capture", "console"];
@@ -49,6 +49,16 @@ pub(super) fn read(file: &Path, folder: &Path, text: &str) -> Result<Config, Com
     upload(root.section("upload", errors_ref), &mut config.upload, errors_ref);
     console(root.section("console", errors_ref), &mut config.console, errors_ref);
     catalog(root.section("catalog", errors_ref), &mut config.catalog, errors_ref);
+    let section = root.section("proxy", errors_ref);
+    if section.is_present() {
+        let read = proxy::read(section, folder, &mut warnings, errors_ref);
+        let has_role = config.node.roles.iter().any(|role| role == "proxy");
+        if !has_role {
+            warnings.push("[proxy] has no effect: node.roles does not name \"proxy\"".to_owned());
+        }
+        config.proxy = has_role.then_some(read);
+    }
+    config.homer = homer(root.section("homer", errors_ref), errors_ref);
     later::read(&mut root, folder, &mut warnings, errors_ref);
     cross::check(&config, &listener_places, &mut warnings, errors_ref);
     root.finish(errors_ref);
@@ -153,6 +163,12 @@ fn sip(mut section: Section<'_, '_>, folder: &Path, config: &mut Config, errors:
     }
     if let Some(rate) = limits.number("requests_per_second_per_source", 1, 1_000_000, errors) {
         sip.requests_per_second_per_source = u32::try_from(rate).unwrap_or(u32::MAX);
+    }
+    if let Some(most) = limits.number("max_connections", 1, 1_000_000, errors) {
+        sip.max_connections = usize::try_from(most).unwrap_or(sip.max_connections);
+    }
+    if let Some(most) = limits.number("max_connections_per_source", 1, 1_000_000, errors) {
+        sip.max_connections_per_source = usize::try_from(most).unwrap_or(sip.max_connections_per_source);
     }
     limits.finish(errors);
     for mut trust in section.sections("trust", errors) {
@@ -342,6 +358,17 @@ fn console(mut section: Section<'_, '_>, console: &mut Console, errors: &mut Col
         console.listen = listen;
     }
     section.finish(errors);
+}
+
+fn homer(mut section: Section<'_, '_>, errors: &mut Collector<'_>) -> Option<Homer> {
+    let right = "a host and a port, as in \"10.0.0.9:9060\"";
+    let hep = section.parsed("hep", right, errors, |text| host_port(text).then(|| text.to_owned()));
+    if section.is_present() {
+        section.required("hep", "where does Homer listen?", errors);
+    }
+    let id = section.number("capture_id", 0, u64::from(u32::MAX), errors).and_then(|id| u32::try_from(id).ok());
+    section.finish(errors);
+    hep.map(|hep| Homer { hep, capture_id: id.unwrap_or(0) })
 }
 
 fn catalog(mut section: Section<'_, '_>, catalog: &mut Catalog, errors: &mut Collector<'_>) {

@@ -1,0 +1,1 @@
+//! Registrar and location service (RFC 3261 10), sans-IO.
