@@ -1,7 +1,10 @@
 //! Every metric: name, kind, labels and meaning, in one table. The parts return
 //! numbers; the node hands them over here.
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use std::sync::OnceLock;
+
+use ferric_sip::flow::Transport;
+use metrics::{Counter, Unit, counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 /// What a metric is.
@@ -14,7 +17,7 @@ enum Kind {
 /// Name, kind, unit, meaning.
 type Row = (&'static str, Kind, Unit, &'static str);
 
-const TABLE: [Row; 20] = [
+const TABLE: [Row; 28] = [
     ("ferric_calls_active", Kind::Gauge, Unit::Count, "Recording sessions at the moment"),
     ("ferric_calls_total", Kind::Counter, Unit::Count, "Recording sessions by result: recorded, refused, cancelled"),
     ("ferric_recordings_total", Kind::Counter, Unit::Count, "Finished recordings by state: complete, recovered, partial"),
@@ -29,6 +32,14 @@ const TABLE: [Row; 20] = [
     ("ferric_sip_messages_total", Kind::Counter, Unit::Count, "SIP messages by transport, kind and method"),
     ("ferric_sip_transactions_active", Kind::Gauge, Unit::Count, "SIP transactions kept, lingering ones included"),
     ("ferric_sip_rejected_total", Kind::Counter, Unit::Count, "Requests refused, by reason"),
+    ("ferric_proxy_requests_total", Kind::Counter, Unit::Count, "Requests that the proxy saw to their end, by side (upstream, or why we answered) and class of the answer"),
+    ("ferric_proxy_open", Kind::Gauge, Unit::Count, "Requests that the proxy has under way"),
+    ("ferric_group_element_up", Kind::Gauge, Unit::Count, "1 while an element of a server group takes calls; NaN once it is no longer configured"),
+    ("ferric_group_calls_total", Kind::Counter, Unit::Count, "Requests to an element by result: answered, refused, failed_over"),
+    ("ferric_registrations", Kind::Gauge, Unit::Count, "Contacts registered"),
+    ("ferric_request_log_lost_total", Kind::Counter, Unit::Count, "Finished requests that the log could not take"),
+    ("ferric_failovers_total", Kind::Counter, Unit::Count, "Work that moved to another place, by kind: element"),
+    ("ferric_sip_dropped_total", Kind::Counter, Unit::Count, "Messages dropped by a limit, by reason: rate, queue, send_queue, connections, handshake"),
     ("ferric_sip_connections", Kind::Gauge, Unit::Count, "SIP stream connections"),
     ("ferric_shard_lag_seconds", Kind::Gauge, Unit::Seconds, "How late the busiest shard visits its calls"),
     ("ferric_rtp_ports_free", Kind::Gauge, Unit::Count, "RTP port pairs not in use"),
@@ -50,7 +61,8 @@ pub fn install() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildE
         }
     }
     for (name, kind, ..) in TABLE {
-        if kind == Kind::Gauge {
+        // Those with labels begin when there is something to tell.
+        if kind == Kind::Gauge && name != "ferric_group_element_up" {
             gauge!(name).set(0.0);
         }
     }
@@ -72,22 +84,91 @@ pub fn upload(result: &'static str) {
     counter!("ferric_uploads_total", "result" => result).increment(1);
 }
 
+/// Which way a SIP message went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SipKind {
+    /// A request came.
+    Request,
+    /// A response came.
+    Response,
+    /// A request left.
+    RequestSent,
+    /// A response left.
+    ResponseSent,
+}
+
+const KINDS: [&str; 4] = ["request", "response", "request_sent", "response_sent"];
+const METHODS: [&str; 10] = ["INVITE", "ACK", "BYE", "CANCEL", "REGISTER", "OPTIONS", "INFO", "UPDATE", "PRACK", "other"];
+const TRANSPORTS: [&str; 3] = ["udp", "tcp", "tls"];
+/// Handles are kept: looking one up by its labels costs more than reading the message.
+static MESSAGES: [[[OnceLock<Counter>; METHODS.len()]; KINDS.len()]; TRANSPORTS.len()] =
+    [const { [const { [const { OnceLock::new() }; METHODS.len()] }; KINDS.len()] }; TRANSPORTS.len()];
+
 /// A SIP message; methods outside of the registry count as `other`.
-pub fn sip_message(transport: &'static str, kind: &'static str, method: &ferric_sip::Method) {
+pub fn sip_message(transport: Transport, kind: SipKind, method: &ferric_sip::Method) {
     use ferric_sip::Method as M;
     let method = match method {
-        M::Invite => "INVITE",
-        M::Ack => "ACK",
-        M::Bye => "BYE",
-        M::Cancel => "CANCEL",
-        M::Register => "REGISTER",
-        M::Options => "OPTIONS",
-        M::Info => "INFO",
-        M::Update => "UPDATE",
-        M::Prack => "PRACK",
-        M::Subscribe | M::Notify | M::Refer | M::Message | M::Publish | M::Other(_) => "other",
+        M::Invite => 0,
+        M::Ack => 1,
+        M::Bye => 2,
+        M::Cancel => 3,
+        M::Register => 4,
+        M::Options => 5,
+        M::Info => 6,
+        M::Update => 7,
+        M::Prack => 8,
+        M::Subscribe | M::Notify | M::Refer | M::Message | M::Publish | M::Other(_) => 9,
     };
-    counter!("ferric_sip_messages_total", "transport" => transport, "kind" => kind, "method" => method).increment(1);
+    let transport = match transport {
+        Transport::Udp => 0,
+        Transport::Tcp => 1,
+        Transport::Tls => 2,
+    };
+    let kind = match kind {
+        SipKind::Request => 0,
+        SipKind::Response => 1,
+        SipKind::RequestSent => 2,
+        SipKind::ResponseSent => 3,
+    };
+    let (Some(way), Some(kind_name), Some(method_name)) = (TRANSPORTS.get(transport), KINDS.get(kind), METHODS.get(method)) else { return };
+    let place = MESSAGES.get(transport).and_then(|kinds| kinds.get(kind)).and_then(|methods| methods.get(method));
+    if let Some(place) = place {
+        let new = || counter!("ferric_sip_messages_total", "transport" => *way, "kind" => *kind_name, "method" => *method_name);
+        place.get_or_init(new).increment(1);
+    }
+}
+
+/// A request of the proxy is over: who answered it, and the class of the answer.
+pub fn proxy_request(side: &'static str, status: u16) {
+    let class = match status {
+        0..=199 => "1xx",
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        500..=599 => "5xx",
+        600.. => "6xx",
+    };
+    counter!("ferric_proxy_requests_total", "side" => side, "class" => class).increment(1);
+}
+
+/// An element of a server group: whether it takes calls, and its running totals.
+pub fn element(group: &str, element: &str, up: bool, results: [(&'static str, u64); 3]) {
+    let labels = [("group", group.to_owned()), ("element", element.to_owned())];
+    gauge!("ferric_group_element_up", &labels).set(if up { 1.0 } else { 0.0 });
+    for (result, count) in results {
+        let [a, b] = labels.clone();
+        counter!("ferric_group_calls_total", &[a, b, ("result", result.to_owned())]).absolute(count);
+    }
+}
+
+/// Work that moved to another place.
+pub fn failovers(kind: &'static str, count: u64) {
+    counter!("ferric_failovers_total", "kind" => kind).increment(count);
+}
+
+/// An element that is no longer configured.
+pub fn element_gone(group: &str, element: &str) {
+    gauge!("ferric_group_element_up", &[("group", group.to_owned()), ("element", element.to_owned())]).set(f64::NAN);
 }
 
 /// A request refused.

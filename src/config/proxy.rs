@@ -37,6 +37,8 @@ pub struct Proxy {
     pub timeout: Duration,
     /// Name servers; empty = those of the system.
     pub dns: Vec<std::net::SocketAddr>,
+    /// The log of finished requests, in the data folder unless absolute; none = it is not written.
+    pub request_log: Option<PathBuf>,
 }
 
 /// `[proxy.registrar]`
@@ -78,6 +80,7 @@ impl Default for Proxy {
             max_open: 50_000,
             timeout: Duration::from_secs(1),
             dns: Vec::new(),
+            request_log: Some(PathBuf::from("log/requests.jsonl")),
         }
     }
 }
@@ -103,6 +106,13 @@ pub(super) fn read(mut section: Section<'_, '_>, folder: &Path, warnings: &mut V
         match server {
             Some(server) => proxy.dns.push(server),
             None => errors.complain(&span, format!("proxy.dns: \"{text}\" is no name server: write \"10.0.0.53\" or \"10.0.0.53:5353\"")),
+        }
+    }
+    if let Some(value) = section.get("request_log") {
+        if value.get_ref().as_bool() == Some(false) {
+            proxy.request_log = None;
+        } else if let Some((file, _)) = section.text("request_log", errors) {
+            proxy.request_log = Some(PathBuf::from(file));
         }
     }
     let mut fallbacks: Vec<(String, Range<usize>)> = Vec::new();

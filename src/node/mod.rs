@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! start: keys -> spool (locked) -> catalogue -> recovery -> stores, uploader -> finisher, sync -> worker -> SIP -> console
+//! SIP has a thread of its own: sockets, proxy and SRS share it, so that a message wakes nobody else.
 //! stop:  no new calls -> running calls -> SIP -> worker (files finished) -> finisher -> uploader -> console
 //! ```
 
@@ -9,7 +10,11 @@ mod assurance;
 mod backend;
 mod bridge;
 mod catalogue;
+mod directory;
+mod edge;
 mod keys;
+mod request_log;
+mod sight;
 mod signalling;
 mod watch;
 
@@ -28,7 +33,6 @@ use ferric_sip::transaction::{Timers, TransactionLimits};
 use ferric_sip_io::{IoLimits, ListenerConfig, SipSockets, client_config, server_config};
 use ferric_srs::offer::MediaPolicy;
 use ferric_srs::port::{CaptureEvent, RecordingId};
-use ferric_sip::trust::TrustTable;
 use ferric_srs::{Srs, SrsConfig};
 use ferric_worker::call::WorkerEvent;
 use ferric_worker::recover::recover;
@@ -96,6 +100,34 @@ pub struct Node {
     tasks: Vec<JoinHandle<()>>,
     book_task: JoinHandle<()>,
     uploader: JoinHandle<()>,
+    sip_thread: SipThread,
+}
+
+/// The thread of SIP: sockets, timers, proxy and SRS in one place.
+struct SipThread {
+    handle: tokio::runtime::Handle,
+    stop: CancellationToken,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl SipThread {
+    fn start() -> anyhow::Result<SipThread> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the SIP thread")?;
+        let (handle, stop) = (runtime.handle().clone(), CancellationToken::new());
+        let stopped = stop.clone();
+        let run = move || runtime.block_on(async move { stopped.cancelled().await });
+        let thread = std::thread::Builder::new().name("sip".to_owned()).spawn(run).context("cannot start the SIP thread")?;
+        Ok(SipThread { handle, stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for SipThread {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Node {
@@ -168,7 +200,12 @@ impl Node {
         let (worker, worker_events) = Worker::start(worker_config(&config)?, spool.clone(), finish)?;
         let max_call = config.recording.max_call;
 
-        let (sockets, inbound) = bind_sip(&config).await?;
+        let sip_thread = SipThread::start()?;
+        let bound = {
+            let config = config.clone();
+            sip_thread.handle.spawn(async move { bind_sip(&config).await }).await.context("the SIP thread is gone")?
+        };
+        let (sockets, inbound) = bound?;
         let sip = sockets.listeners().to_vec();
         let console_listener = TcpListener::bind(config.console.listen)
             .await
@@ -178,9 +215,21 @@ impl Node {
         let (asks, ask_receiver) = mpsc::unbounded_channel();
         let signalling = Arc::new(SignallingStats::default());
         let srs = Srs::new(srs_config(&config, &sip), Instant::now(), SystemTime::now());
-        let task = Signalling::new(srs, sockets.clone(), Arc::clone(&worker), books.clone(), Arc::clone(&signalling), ledger.clone(), events.clone());
+        let proxy_config = edge::proxy_config(&config, &sip);
+        let request_log = open_request_log(&config);
+        let looks_on = sight::Sight::new(config.homer.as_ref(), request_log);
+        let ladders = looks_on.ladders();
+        let last_good = config.node.data_dir.join("dns.json");
+        let servers = config.proxy.as_ref().map_or_else(Vec::new, |proxy| proxy.dns.clone());
+        let (transports, ipv6) = spoken(&sip);
+        let directory = {
+            let start = async move { directory::Directory::start(&servers, transports, ipv6, last_good, Instant::now()) };
+            sip_thread.handle.spawn(start).await.context("the SIP thread is gone")??
+        };
+        let edge = edge::Edge::new(proxy_config, directory, Instant::now());
+        let task = Signalling::new(srs, edge, looks_on, sockets.clone(), Arc::clone(&worker), books.clone(), Arc::clone(&signalling), ledger.clone(), events.clone());
         let mut tasks = Vec::new();
-        tasks.push(tokio::spawn(task.run(inbound, ask_receiver)));
+        tasks.push(sip_thread.handle.spawn(task.run(inbound, ask_receiver)));
         tasks.push(tokio::spawn(capture_events(worker_events, asks.clone(), books.clone(), Arc::clone(&signalling), events.clone())));
 
         let watcher = watch::Watcher {
@@ -223,7 +272,7 @@ impl Node {
             node_key: identity.node_public_file,
             recovered: recovery.finished.len(),
         };
-        Ok(Node { addresses, worker, finisher, sync, uploads, asks, signalling, books, ledger, stop, tasks, book_task, uploader })
+        Ok(Node { addresses, worker, finisher, sync, uploads, asks, signalling, books, ledger, stop, tasks, book_task, uploader, sip_thread })
     }
 
     /// Where it listens and keeps things.
@@ -269,6 +318,7 @@ impl Node {
         }
         // The worker's threads and our tasks are gone, and with them the other handles to the finisher.
         drop(self.worker);
+        drop(self.sip_thread);
         let (finisher, sync) = (self.finisher, self.sync);
         let _ = tokio::task::spawn_blocking(move || {
             drop(finisher);
@@ -345,30 +395,42 @@ async fn bind_sip(config: &Config) -> anyhow::Result<(SipSockets, mpsc::Receiver
     let limits = IoLimits {
         max_message: config.sip.max_message,
         messages_per_second: config.sip.requests_per_second_per_source,
+        max_connections: config.sip.max_connections,
+        max_connections_per_source: config.sip.max_connections_per_source,
         ..IoLimits::default()
     };
     let listeners = config.sip.listeners.iter().map(listener).collect();
     SipSockets::bind(listeners, limits, client_tls).await.context("SIP: set [[sip.listen]] to another address")
 }
 
+/// The log of finished requests; without it the node runs all the same.
+fn open_request_log(config: &Config) -> Option<request_log::RequestLog> {
+    let file = config.proxy.as_ref()?.request_log.as_ref()?;
+    let file = if file.is_absolute() { file.clone() } else { config.node.data_dir.join(file) };
+    match request_log::RequestLog::open(&file) {
+        Ok(log) => Some(log),
+        Err(error) => {
+            tracing::error!(file = %file.display(), %error, "the log of finished requests cannot be written");
+            None
+        }
+    }
+}
+
+/// Transports that this node can send by, and whether it has IPv6.
+fn spoken(bound: &[(Transport, SocketAddr)]) -> (Vec<Transport>, bool) {
+    let mut transports: Vec<Transport> = bound.iter().map(|(transport, _)| *transport).collect();
+    transports.sort();
+    transports.dedup();
+    (transports, bound.iter().any(|(_, address)| address.is_ipv6()))
+}
+
 fn srs_config(config: &Config, bound: &[(Transport, SocketAddr)]) -> SrsConfig {
-    let trust = if config.sip.trust.is_empty() {
-        TrustTable::private(config.tenants.first().map_or("", |tenant| &tenant.name))
-    } else {
-        TrustTable::new(config.sip.trust.clone())
-    };
-    let advertise = bound.iter().zip(&config.sip.listeners).filter_map(|((transport, address), listener)| {
-        let host = listener.advertise.clone().or_else(|| {
-            // A wildcard address means nothing to a peer; the media address is at least ours.
-            let ip = config.capture.advertise.unwrap_or(config.capture.rtp_address);
-            address.ip().is_unspecified().then(|| SocketAddr::new(ip, address.port()).to_string())
-        })?;
-        Some((*transport, *address, host))
-    });
+    let names = edge::advertised(config, bound);
+    let advertise = bound.iter().enumerate().filter_map(|(at, (transport, address))| Some((*transport, *address, names.get(&at)?.clone())));
     SrsConfig {
         timers: Timers::default(),
         limits: TransactionLimits::default(),
-        trust,
+        trust: edge::trust_table(config),
         media: MediaPolicy {
             storable: bridge::storable,
             suites: bridge::SUITES,

@@ -1,8 +1,15 @@
-//! The signalling task: sockets in, the SRS, sockets out; commands to capture.
+//! The signalling task: sockets in, the proxy, the SRS, sockets out; commands to capture.
 //!
-//! One task owns the [`Srs`]; everything reaches it through channels, so there is
-//! no lock around it. Capture is asked directly: an assignment binds sockets and
-//! creates files, which takes a fraction of a millisecond.
+//! ```text
+//! sockets -> Edge (proxy) -> Local -> Srs -> capture
+//!              |                       |
+//!              v                       v
+//!           sockets                 sockets
+//! ```
+//!
+//! One task owns [`Edge`] and [`Srs`]; everything reaches it through channels, so there is no lock around them. It shares a
+//! thread with the SIP sockets, so that a message wakes nobody else. Capture is asked directly: an assignment binds
+//! sockets and creates files, which takes a fraction of a millisecond.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,8 +17,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use ferric_assurance::Ledger;
-use ferric_sip::flow::{Flow, Transport};
-use ferric_sip::message::Message;
+use ferric_proxy::group::GroupView;
+use ferric_proxy::{Handled, ProxyConfig};
 use ferric_sip_io::{Inbound, InboundKind, SipSockets};
 use ferric_srs::port::{CaptureEvent, RefuseReason, Command, ReleaseCause, RecordingId, SessionInfo, StreamSpec};
 use ferric_srs::{Srs, SrsEvent, SrsOutput};
@@ -23,11 +30,15 @@ use uuid::Uuid;
 
 use super::bridge;
 use super::catalogue::Bookkeeper;
+use super::edge::{Edge, EdgeEvent};
+use super::sight::{self, Sight};
 use crate::console::Event;
 use crate::metrics;
 
 /// The SRS's idea of the wall clock is renewed this often.
 const CLOCK: Duration = Duration::from_secs(10);
+/// Messages taken from the sockets before timers and others get their turn.
+const BATCH: usize = 64;
 
 /// What others ask of signalling.
 #[derive(Debug)]
@@ -42,6 +53,17 @@ pub(super) enum Ask {
     Refuse(bool),
     /// End all calls.
     StopAll,
+    /// Another configuration of the proxy.
+    Apply(Box<ProxyConfig>, oneshot::Sender<()>),
+    /// What do the server groups look like?
+    Groups(oneshot::Sender<Vec<GroupView>>),
+    /// An element of a group takes no new calls, or takes them again; answers whether there is such an element.
+    Drained {
+        group: String,
+        element: String,
+        drained: bool,
+        done: oneshot::Sender<bool>,
+    },
 }
 
 /// Numbers that others read.
@@ -49,6 +71,8 @@ pub(super) enum Ask {
 pub(super) struct SignallingStats {
     pub(super) sessions: AtomicUsize,
     pub(super) transactions: AtomicUsize,
+    /// Requests that the proxy has under way.
+    pub(super) requests_open: AtomicUsize,
     /// Recordings whose SRTP cannot be opened at the moment; true: it looks like media in clear.
     undecryptable: Mutex<BTreeMap<Uuid, bool>>,
 }
@@ -80,6 +104,8 @@ struct Known {
 
 pub(super) struct Signalling {
     pub(super) srs: Srs,
+    edge: Edge,
+    sight: Sight,
     pub(super) sockets: SipSockets,
     pub(super) worker: Arc<Worker>,
     pub(super) books: Bookkeeper,
@@ -92,6 +118,8 @@ pub(super) struct Signalling {
 impl Signalling {
     pub(super) fn new(
         srs: Srs,
+        edge: Edge,
+        sight: Sight,
         sockets: SipSockets,
         worker: Arc<Worker>,
         books: Bookkeeper,
@@ -99,51 +127,74 @@ impl Signalling {
         ledger: Ledger,
         events: broadcast::Sender<Event>,
     ) -> Signalling {
-        Signalling { srs, sockets, worker, books, stats, ledger, events, known: HashMap::new() }
+        Signalling { srs, edge, sight, sockets, worker, books, stats, ledger, events, known: HashMap::new() }
     }
 
     /// Runs until nobody can ask anything any more.
     pub(super) async fn run(mut self, mut inbound: mpsc::Receiver<Inbound>, mut asks: mpsc::UnboundedReceiver<Ask>) {
         let mut clock = tokio::time::interval(CLOCK);
+        let timer = sleep_until(tokio::time::Instant::now());
+        tokio::pin!(timer);
+        let mut armed = None;
+        let mut batch = Vec::with_capacity(BATCH);
         loop {
-            let due = self.srs.poll_timeout();
-            let timer = async move {
-                match due {
-                    Some(due) => sleep_until(due.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let due = self.poll_timeout();
+            if let Some(due) = due.filter(|_| due != armed) {
+                timer.as_mut().reset(due.into());
+            }
+            armed = due;
             tokio::select! {
-                received = inbound.recv() => match received {
-                    Some(received) => self.receive(received),
-                    None => break,
-                },
+                biased;
                 ask = asks.recv() => match ask {
                     Some(ask) => self.answer(ask),
                     None => break,
                 },
-                () = timer => self.srs.handle_timeout(Instant::now()),
-                _ = clock.tick() => self.srs.set_clock(Instant::now(), SystemTime::now()),
-            }
-            // The timer fires a little late at times; what is due is compared with the clock.
-            while self.srs.poll_timeout().is_some_and(|due| due <= Instant::now()) {
-                self.srs.handle_timeout(Instant::now());
-                self.drain();
+                _ = clock.tick() => {
+                    self.srs.set_clock(Instant::now(), SystemTime::now());
+                    self.edge.set_clock(Instant::now());
+                }
+                event = self.edge.recv() => self.edge.handle_dns(Instant::now(), event),
+                () = &mut timer, if armed.is_some() => {}
+                count = inbound.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        break;
+                    }
+                    for received in batch.drain(..) {
+                        self.receive(received);
+                        self.drain();
+                    }
+                }
             }
             self.drain();
+            // The timer fires a little late at times; what is due is compared with the clock.
+            while self.poll_timeout().is_some_and(|due| due <= Instant::now()) {
+                let now = Instant::now();
+                self.srs.handle_timeout(now);
+                self.edge.handle_timeout(now);
+                self.drain();
+            }
             self.stats.sessions.store(self.srs.sessions(), Ordering::Relaxed);
-            self.stats.transactions.store(self.srs.transactions(), Ordering::Relaxed);
+            self.stats.transactions.store(self.srs.transactions() + self.edge.proxy().transactions(), Ordering::Relaxed);
+            self.stats.requests_open.store(self.edge.proxy().open(), Ordering::Relaxed);
         }
+        self.edge.save();
+    }
+
+    fn poll_timeout(&mut self) -> Option<Instant> {
+        [self.srs.poll_timeout(), self.edge.poll_timeout()].into_iter().flatten().min()
     }
 
     fn receive(&mut self, inbound: Inbound) {
         let now = Instant::now();
         match inbound.kind {
             InboundKind::Message(message) => {
-                let kind = if message.is_request() { "request" } else { "response" };
-                metrics::sip_message(transport(&inbound.flow), kind, &message.method());
+                self.sight.message(true, message.is_request(), &message.method(), &inbound.flow, &message.to_bytes());
                 tracing::trace!(flow = ?inbound.flow, method = %message.method(), "received");
-                self.srs.handle_message(now, message, inbound.flow);
+                let srs = &self.srs;
+                match self.edge.handle_message(now, message, inbound.flow, |message| srs.expects(message)) {
+                    Handled::Taken => {}
+                    Handled::Local(message) => self.srs.handle_message(now, message, inbound.flow),
+                }
             }
             InboundKind::Malformed { error, answered, invite } => {
                 if let (Some(call_id), Some(status)) = (invite, answered) {
@@ -152,7 +203,10 @@ impl Signalling {
                 metrics::rejected("malformed");
                 tracing::debug!(source = %inbound.flow.remote.ip(), error, ?answered, "malformed message");
             }
-            InboundKind::TransportError => self.srs.handle_transport_error(now, &inbound.flow),
+            InboundKind::TransportError => {
+                self.srs.handle_transport_error(now, &inbound.flow);
+                self.edge.handle_transport_error(now, &inbound.flow);
+            }
         }
     }
 
@@ -165,17 +219,42 @@ impl Signalling {
                 let _ = done.send(());
             }
             Ask::Refuse(refuse) => self.srs.set_refusing(refuse.then_some(RefuseReason::Capacity)),
-            Ask::Drain => self.srs.set_draining(true),
+            Ask::Drain => {
+                self.srs.set_draining(true);
+                self.edge.proxy().set_draining(true);
+            }
             Ask::StopAll => self.srs.stop_all(now),
+            Ask::Apply(config, done) => {
+                self.srs.set_trust(config.trust.clone());
+                self.edge.apply(now, *config);
+                let _ = done.send(());
+            }
+            Ask::Groups(tell) => {
+                let _ = tell.send(self.edge.groups(now));
+            }
+            Ask::Drained { group, element, drained, done } => {
+                let _ = done.send(self.edge.proxy().groups().set_drained(&group, &element, drained));
+            }
         }
     }
 
-    /// Does what the SRS wants, until it wants nothing more.
+    /// Does what proxy and SRS want, until they want nothing more.
     fn drain(&mut self) {
+        let (edge, sight, ledger) = (&mut self.edge, &self.sight, &self.ledger);
+        edge.drain(Instant::now(), &self.sockets, sight, &mut |event| match event {
+            // Nobody else heard of it: it is in the books of this node.
+            EdgeEvent::Unrecorded { tenant, done } => {
+                let invite = Uuid::now_v7();
+                ledger.received(invite, &tenant, &done.call_id, "forwarded");
+                ledger.refused(invite, done.status, done.side);
+            }
+        });
         while let Some(output) = self.srs.poll_output() {
             match output {
                 SrsOutput::Transmit { flow, bytes } => {
-                    count_sent(&flow, &bytes);
+                    if let Some((is_request, method)) = sight::peek(&bytes) {
+                        self.sight.message(false, is_request, &method, &flow, &bytes);
+                    }
                     self.sockets.send(&flow, bytes);
                 }
                 SrsOutput::Capture(command) => self.command(command),
@@ -277,21 +356,6 @@ impl Signalling {
             self.books.running(recording.0, &known.info.tenant, known.started, &document);
             self.worker.set_session(recording.0, document);
         }
-    }
-}
-
-fn transport(flow: &Flow) -> &'static str {
-    match flow.transport {
-        Transport::Udp => "udp",
-        Transport::Tcp => "tcp",
-        Transport::Tls => "tls",
-    }
-}
-
-fn count_sent(flow: &Flow, bytes: &bytes::Bytes) {
-    if let Ok(message) = Message::parse(bytes.clone()) {
-        let kind = if message.is_request() { "request_sent" } else { "response_sent" };
-        metrics::sip_message(transport(flow), kind, &message.method());
     }
 }
 

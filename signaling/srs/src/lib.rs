@@ -23,4 +23,5 @@ mod session;
 mod srs;
 
 pub use event::SrsEvent;
+pub use session::asks_for_recording;
 pub use srs::{Srs, SrsConfig, SrsOutput};

@@ -270,6 +270,18 @@ fn header_ids(request: &Message, found: &Findings) -> Vec<(String, String)> {
     ids
 }
 
+/// True for a request that a session recording client sends: by any mark of one, or by metadata in its body.
+pub fn asks_for_recording(request: &Message) -> bool {
+    let has_metadata = || {
+        request.content_type().is_some_and(|content| {
+            let body = request.body();
+            let mentions = || body.windows(METADATA_TYPE.len()).any(|part| part.eq_ignore_ascii_case(METADATA_TYPE.as_bytes()));
+            content.essence == METADATA_TYPE || (content.essence.starts_with("multipart/") && mentions())
+        })
+    };
+    is_siprec(request, None) || has_metadata()
+}
+
 /// Any one mark will do: a third of the field's clients leave out each of them.
 fn is_siprec(request: &Message, metadata: Option<&[u8]>) -> bool {
     let requires = |name: &str| request.values(name).iter().any(|tag| tag.trim().eq_ignore_ascii_case("siprec"));

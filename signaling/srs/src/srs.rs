@@ -224,6 +224,21 @@ impl Srs {
         self.drain_layer(now);
     }
 
+    /// True for what belongs to something that is under way here: a request that comes again, an ACK, a request within a
+    /// dialog of ours, a response to a request of ours.
+    pub fn expects(&self, message: &Message) -> bool {
+        if !message.is_request() {
+            return self.layer.awaits(message);
+        }
+        let is_ours = || DialogId::of_request(message).is_some_and(|dialog| self.by_dialog.contains_key(&dialog));
+        self.layer.knows(message) || (!self.by_dialog.is_empty() && is_ours())
+    }
+
+    /// Takes over who may send.
+    pub fn set_trust(&mut self, trust: TrustTable) {
+        self.config.trust = trust;
+    }
+
     /// A flow broke.
     pub fn handle_transport_error(&mut self, now: Instant, flow: &Flow) {
         self.layer.handle_transport_error(now, flow);

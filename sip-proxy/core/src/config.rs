@@ -1,6 +1,6 @@
 //! What the proxy is told: one epoch of configuration, swapped as a whole.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ferric_sip::flow::Transport;
@@ -43,6 +43,8 @@ impl Listener {
 pub struct ProxyConfig {
     /// The node's listeners.
     pub listeners: Vec<Listener>,
+    /// Addresses of this machine, where a listener takes whatever comes to any of them.
+    pub own_hosts: Vec<IpAddr>,
     /// Stay in the way of dialogs.
     pub record_route: bool,
     /// The rules.
@@ -76,6 +78,7 @@ impl ProxyConfig {
     pub fn new(listeners: Vec<Listener>, trust: TrustTable, is_recording: fn(&Message) -> bool) -> ProxyConfig {
         ProxyConfig {
             listeners,
+            own_hosts: Vec::new(),
             record_route: false,
             routes: RouteTable::default(),
             groups: Vec::new(),

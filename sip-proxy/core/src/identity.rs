@@ -17,6 +17,8 @@ pub(crate) struct Identity {
     /// Host in lower case, port; of listeners and what they advertise.
     own: Vec<(String, u16)>,
     sent_by: Vec<String>,
+    /// Domains that this node serves.
+    domains: Vec<String>,
 }
 
 impl Identity {
@@ -24,6 +26,10 @@ impl Identity {
         let mut own = Vec::new();
         for listener in &config.listeners {
             own.push((host_text(listener.address), listener.address.port()));
+            if listener.address.ip().is_unspecified() {
+                let same = config.own_hosts.iter().filter(|host| host.is_ipv4() == listener.address.is_ipv4());
+                own.extend(same.map(|host| (host_text(SocketAddr::new(*host, 0)), listener.address.port())));
+            }
             if let Some(advertise) = &listener.advertise
                 && let Ok((host, port)) = split_host_port(advertise)
             {
@@ -31,7 +37,7 @@ impl Identity {
             }
         }
         let sent_by = config.listeners.iter().map(Listener::sent_by).collect();
-        Identity { listeners: config.listeners.clone(), own, sent_by }
+        Identity { listeners: config.listeners.clone(), own, sent_by, domains: config.domains.clone() }
     }
 
     /// The host and port of a URI are this node's.
@@ -39,6 +45,17 @@ impl Identity {
         let secure = uri.scheme == "sips" || uri.params.get("transport").is_some_and(|t| t.eq_ignore_ascii_case("tls"));
         let port = uri.port.unwrap_or(if secure { 5_061 } else { 5_060 });
         self.is_own_at(&uri.host, port)
+    }
+
+    /// A Route that leads over this node: by its address, or by a domain that it serves, which is what a phone knows it by.
+    pub(crate) fn is_own_route(&self, uri: &Uri) -> bool {
+        let serves = |port: u16| self.listeners.iter().any(|listener| listener.address.port() == port);
+        self.is_own(uri) || uri.port.is_none_or(serves) && self.domains.iter().any(|domain| domain.eq_ignore_ascii_case(&uri.host))
+    }
+
+    /// There is a listener of that address family to send from.
+    pub(crate) fn reaches(&self, remote: SocketAddr) -> bool {
+        self.listeners.iter().any(|listener| listener.address.is_ipv4() == remote.is_ipv4())
     }
 
     /// The host is this node's, whatever the port.
@@ -78,6 +95,7 @@ impl Identity {
     /// The listener that an own URI names.
     pub(crate) fn listener_of(&self, uri: &Uri) -> Option<SocketAddr> {
         let transport = match uri.params.get("transport") {
+            _ if uri.scheme == "sips" => Transport::Tls,
             Some(name) if name.eq_ignore_ascii_case("tcp") => Transport::Tcp,
             Some(name) if name.eq_ignore_ascii_case("tls") => Transport::Tls,
             _ => Transport::Udp,

@@ -7,6 +7,7 @@
 //! | along a Route that does not end here | along it |
 //! | any other that begins something | as the rules say |
 //! | without a rule: asks for a recording | to this node's recorder |
+//! | without a rule: to the name of a group | to the group |
 //! | without a rule: to a domain of the registrar | to the registrar, or to the contacts |
 //! | without a rule: to our own address | to this node's recorder, which answers OPTIONS as well |
 //! | all else | 404 |
@@ -27,6 +28,7 @@ use crate::identity::{Identity, default_port};
 use crate::preprocess::{Preprocessed, uri_of};
 use crate::rescue::Trouble;
 use crate::routing::{Action, Incoming};
+use crate::unruled::Unruled;
 
 /// What is to be looked up (RFC 3263).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -153,16 +155,13 @@ impl Router<'_> {
     }
 
     fn without_rule(&self, uri: &Uri, request: &Message) -> Result<Decision, Uri> {
-        if (self.config.is_recording)(request) {
-            return Ok(Decision::Local);
+        let has_group = self.groups.has(&uri.host);
+        match crate::unruled::decide(self.config, self.identity, has_group, uri, (self.config.is_recording)(request)) {
+            Unruled::Recorder => Ok(Decision::Local),
+            Unruled::Group => Ok(Decision::Forward(vec![vec![group(&uri.host, None)]])),
+            Unruled::Registrar => self.registrar(uri, request),
+            Unruled::NoRoute => Ok(refuse(&Trouble::NoRoute, request)),
         }
-        if self.config.domains.iter().any(|domain| domain.eq_ignore_ascii_case(&uri.host)) {
-            return self.registrar(uri, request);
-        }
-        if self.identity.is_own(uri) || self.identity.is_own_host(&uri.host) {
-            return Ok(Decision::Local);
-        }
-        Ok(refuse(&Trouble::NoRoute, request))
     }
 
     fn registrar(&self, uri: &Uri, request: &Message) -> Result<Decision, Uri> {

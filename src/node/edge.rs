@@ -1,0 +1,292 @@
+//! The proxy before the recorder, with the directory that finds its names.
+//!
+//! ```text
+//! message -> Edge::handle_message -> Taken             forwarded, answered, dropped
+//!                                 -> Local(message)    the recorder's
+//! Edge::drain: proxy and directory until both are quiet; bytes to the sockets, ends of requests to Sight
+//! ```
+//!
+//! With nothing configured (no route, no group, no registrar) the node is a recorder and nothing else: all is local.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant, SystemTime};
+
+use ferric_proxy::group::{DownCause, ElementState, GroupEvent, GroupView};
+use ferric_proxy::{Handled, Listener, Proxy, ProxyConfig, ProxyOutput, RequestDone};
+use ferric_sip::flow::{Flow, Transport};
+use ferric_sip::message::Message;
+use ferric_sip::transaction::{Timers, TransactionLimits};
+use ferric_sip::trust::TrustTable;
+use ferric_sip_io::SipSockets;
+
+use super::directory::{Directory, DnsEvent};
+use super::sight::Sight;
+use crate::config::{self, Config};
+use crate::metrics;
+
+/// Counters of the groups are exported this often at most.
+const EXPORT: Duration = Duration::from_secs(1);
+
+/// What the edge tells besides bytes.
+#[derive(Debug)]
+pub(super) enum EdgeEvent {
+    /// A recording was asked for, and no recorder took the call.
+    Unrecorded {
+        /// Whose call.
+        tenant: String,
+        /// What became of it.
+        done: Box<RequestDone>,
+    },
+}
+
+/// The proxy of this node.
+pub(super) struct Edge {
+    proxy: Proxy,
+    directory: Directory,
+    is_idle: bool,
+    exported: Option<Instant>,
+    /// Elements that metrics know of.
+    known: HashSet<(String, String)>,
+}
+
+impl Edge {
+    pub(super) fn new(proxy: ProxyConfig, directory: Directory, now: Instant) -> Edge {
+        let is_idle = is_idle(&proxy);
+        let limits = TransactionLimits::default();
+        let proxy = Proxy::new(proxy, Timers::default(), limits, now, unix_s(), rand::random());
+        let mut edge = Edge { proxy, directory, is_idle, exported: None, known: HashSet::new() };
+        edge.directory.watch(now, edge.proxy.groups());
+        edge
+    }
+
+    /// Takes over another configuration.
+    pub(super) fn apply(&mut self, now: Instant, config: ProxyConfig) {
+        self.is_idle = is_idle(&config);
+        self.proxy.apply(now, config);
+        self.directory.watch(now, self.proxy.groups());
+        self.directory.update(now, self.proxy.groups());
+        self.exported = None;
+    }
+
+    /// The proxy itself.
+    pub(super) fn proxy(&mut self) -> &mut Proxy {
+        &mut self.proxy
+    }
+
+    /// What the server groups look like.
+    pub(super) fn groups(&mut self, now: Instant) -> Vec<GroupView> {
+        self.proxy.groups().view(now)
+    }
+
+    pub(super) fn handle_message(&mut self, now: Instant, message: Message, flow: Flow, expected: impl Fn(&Message) -> bool) -> Handled {
+        // What was begun before the last rule went away still comes to its end.
+        if self.is_idle && self.proxy.transactions() == 0 {
+            return Handled::Local(message);
+        }
+        self.proxy.handle_message(now, message, flow, expected)
+    }
+
+    pub(super) fn handle_transport_error(&mut self, now: Instant, flow: &Flow) {
+        self.proxy.handle_transport_error(now, flow);
+    }
+
+    pub(super) fn poll_timeout(&mut self) -> Option<Instant> {
+        [self.proxy.poll_timeout(), self.directory.poll_timeout()].into_iter().flatten().min()
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if self.proxy.poll_timeout().is_some_and(|due| due <= now) {
+            self.proxy.handle_timeout(now);
+        }
+        if self.directory.poll_timeout().is_some_and(|due| due <= now) {
+            self.directory.handle_timeout(now);
+            self.directory.update(now, self.proxy.groups());
+        }
+    }
+
+    /// Waits for DNS.
+    pub(super) async fn recv(&mut self) -> DnsEvent {
+        self.directory.recv().await
+    }
+
+    pub(super) fn handle_dns(&mut self, now: Instant, event: DnsEvent) {
+        self.directory.handle(now, event);
+        self.directory.update(now, self.proxy.groups());
+    }
+
+    pub(super) fn set_clock(&mut self, now: Instant) {
+        self.proxy.set_clock(now, unix_s());
+    }
+
+    /// Does what proxy and directory want, until they want nothing more.
+    pub(super) fn drain(&mut self, now: Instant, sockets: &SipSockets, sight: &Sight, tell: &mut impl FnMut(EdgeEvent)) {
+        loop {
+            while let Some(output) = self.proxy.poll_output() {
+                match output {
+                    ProxyOutput::Transmit { flow, bytes } => {
+                        if let Some((is_request, method)) = super::sight::peek(&bytes) {
+                            sight.message(false, is_request, &method, &flow, &bytes);
+                        }
+                        sockets.send(&flow, bytes);
+                    }
+                    ProxyOutput::Locate { ticket, target } => {
+                        if let Some(found) = self.directory.locate(now, ticket, &target) {
+                            self.proxy.handle_located(now, ticket, found);
+                        }
+                    }
+                    ProxyOutput::Done(done) => {
+                        if done.tries > 1 {
+                            metrics::failovers("element", u64::from(done.tries - 1));
+                        }
+                        sight.done(now, &done);
+                        if is_unrecorded(&done) {
+                            let tenant = self.proxy.config().trust.tenant_of(done.source.ip()).unwrap_or_default().to_owned();
+                            tell(EdgeEvent::Unrecorded { tenant, done });
+                        }
+                    }
+                    ProxyOutput::Group(event) => {
+                        say(&event);
+                        self.exported = None;
+                    }
+                    ProxyOutput::Rejected { reason, source } => {
+                        metrics::rejected(reason);
+                        tracing::debug!(%source, reason, "request dropped");
+                    }
+                }
+            }
+            let Some((ticket, found)) = self.directory.poll_found() else { break };
+            self.proxy.handle_located(now, ticket, found);
+        }
+        self.export(now);
+    }
+
+    /// Brings the numbers of the groups into the metrics.
+    fn export(&mut self, now: Instant) {
+        if self.exported.is_some_and(|at| now.saturating_duration_since(at) < EXPORT) {
+            return;
+        }
+        self.exported = Some(now);
+        let mut seen = HashSet::new();
+        for group in self.proxy.groups().view(now) {
+            let name = group.config.name.to_string();
+            for element in group.elements {
+                let up = matches!(element.state, ElementState::Up | ElementState::Busy(_));
+                let counters = element.counters;
+                let results =
+                    [("answered", counters.succeeded), ("refused", counters.refused), ("failed_over", counters.failed_over)];
+                metrics::element(&name, &element.address, up, results);
+                seen.insert((name.clone(), element.address));
+            }
+        }
+        for (group, element) in self.known.difference(&seen) {
+            metrics::element_gone(group, element);
+        }
+        self.known = seen;
+        #[allow(clippy::cast_precision_loss)]
+        metrics::set("ferric_proxy_open", self.proxy.open() as f64);
+    }
+
+    /// Keeps what DNS said for the next start.
+    pub(super) fn save(&self) {
+        self.directory.save();
+    }
+}
+
+/// A challenge is no refusal: the call comes again with a password.
+fn is_unrecorded(done: &RequestDone) -> bool {
+    done.is_recording && done.method == "INVITE" && done.status >= 300 && !matches!(done.status, 401 | 407)
+}
+
+fn say(event: &GroupEvent) {
+    match event {
+        GroupEvent::Up { group, element } => tracing::info!(%group, element, "element is up"),
+        GroupEvent::Down { group, element, cause } => {
+            let cause = match cause {
+                DownCause::Misses => "too many missed or bad answers",
+                DownCause::Timeout => "no answer",
+                DownCause::Unreachable => "unreachable",
+            };
+            tracing::warn!(%group, element, cause, "element is down");
+        }
+    }
+}
+
+fn is_idle(config: &ProxyConfig) -> bool {
+    config.routes.rules().is_empty() && config.groups.is_empty() && config.domains.is_empty()
+}
+
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Who may send.
+pub(super) fn trust_table(config: &Config) -> TrustTable {
+    if config.sip.trust.is_empty() {
+        TrustTable::private(config.tenants.first().map_or("", |tenant| &tenant.name))
+    } else {
+        TrustTable::new(config.sip.trust.clone())
+    }
+}
+
+/// `host:port` by which others know a listener, where it is not simply its address.
+pub(super) fn advertised(config: &Config, bound: &[(Transport, SocketAddr)]) -> BTreeMap<usize, String> {
+    let known_as = bound.iter().zip(&config.sip.listeners).enumerate().filter_map(|(at, ((_, address), listener))| {
+        let host = listener.advertise.clone().or_else(|| {
+            // A wildcard address means nothing to a peer; the media address is at least ours.
+            let ip = config.capture.advertise.unwrap_or(config.capture.rtp_address);
+            address.ip().is_unspecified().then(|| SocketAddr::new(ip, address.port()).to_string())
+        })?;
+        Some((at, host))
+    });
+    known_as.collect()
+}
+
+/// The proxy's part of a configuration.
+pub(super) fn proxy_config(config: &Config, bound: &[(Transport, SocketAddr)]) -> ProxyConfig {
+    let names = advertised(config, bound);
+    let listeners = bound.iter().enumerate().map(|(at, (transport, address))| Listener {
+        transport: *transport,
+        address: *address,
+        advertise: names.get(&at).cloned(),
+    });
+    let mut proxy = ProxyConfig::new(listeners.collect(), trust_table(config), ferric_srs::asks_for_recording);
+    proxy.own_hosts = if bound.iter().any(|(_, address)| address.ip().is_unspecified()) { interfaces() } else { Vec::new() };
+    if let Some(config::Proxy { record_route, groups, routes, registrar, udp_mtu, calls_per_second, max_open, timeout, .. }) = &config.proxy {
+        proxy.record_route = *record_route;
+        proxy.groups = groups.clone();
+        proxy.routes = routes.clone();
+        proxy.domains = registrar.domains.clone();
+        proxy.fork = registrar.fork;
+        proxy.authenticate = registrar.users.is_some();
+        proxy.udp_mtu = *udp_mtu;
+        proxy.calls_per_second = *calls_per_second;
+        proxy.max_open = *max_open;
+        proxy.timeout = *timeout;
+    }
+    proxy
+}
+
+/// Addresses of this machine.
+fn interfaces() -> Vec<IpAddr> {
+    let Ok(found) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let ip = |address: nix::sys::socket::SockaddrStorage| {
+        let four = address.as_sockaddr_in().map(|four| IpAddr::V4(four.ip()));
+        four.or_else(|| address.as_sockaddr_in6().map(|six| IpAddr::V6(six.ip())))
+    };
+    let mut addresses: Vec<IpAddr> = found.filter_map(|interface| interface.address.and_then(ip)).collect();
+    addresses.sort();
+    addresses.dedup();
+    addresses
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn this_machine_has_at_least_its_loopback() {
+        assert!(interfaces().contains(&IpAddr::from([127, 0, 0, 1])));
+    }
+}
