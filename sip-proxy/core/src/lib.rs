@@ -28,6 +28,7 @@ mod response_context;
 pub mod routing;
 mod stateless;
 mod target;
+mod unruled;
 mod validate;
 
 pub use config::{Fork, Listener, ProxyConfig};
@@ -35,3 +36,4 @@ pub use done::RequestDone;
 pub use location::{Contact, Location};
 pub use proxy::{Handled, Proxy, ProxyOutput};
 pub use target::{LocateTarget, Ticket};
+pub use unruled::{Defaults, Unruled};

@@ -16,6 +16,7 @@
 //! | `src` | source address and port | replayed |
 //! | `on` | listener: `udp:`, `tcp:` or `tls:` and its address | replayed |
 //! | `rec` | `true` for SIPREC; left out otherwise | replayed |
+//! | `mid` | `true` when it began nothing: within a dialog, along a Route; left out when the rules decided | replayed |
 //! | `h` | values of the header fields that routes match on; left out when there are none | replayed |
 //! | `rule`, `grp`, `el` | route, server group and element that were taken; left out when it did not get there | compared |
 //! | `n` | elements that were tried | |
@@ -100,6 +101,15 @@ pub struct RequestDone {
     /// True for a recording session (SIPREC).
     #[serde(rename = "rec", default, skip_serializing_if = "is_false")]
     pub siprec: bool,
+    /// It began something, and the rules decided; false within a dialog and along a Route.
+    #[serde(
+        rename = "mid",
+        default = "yes",
+        skip_serializing_if = "is_true",
+        serialize_with = "negated",
+        deserialize_with = "from_negated"
+    )]
+    pub is_initial: bool,
     /// Header fields that routes match on, by name in small letters.
     #[serde(rename = "h", default, skip_serializing_if = "BTreeMap::is_empty", serialize_with = "without_credentials")]
     pub headers: BTreeMap<String, String>,
@@ -213,6 +223,24 @@ fn is_false(flag: &bool) -> bool {
     !flag
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_true(flag: &bool) -> bool {
+    *flag
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn negated<S: Serializer>(flag: &bool, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bool(!flag)
+}
+
+fn from_negated<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    bool::deserialize(deserializer).map(|flag| !flag)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -230,6 +258,7 @@ mod tests {
             source: "192.0.2.1:5060".parse().unwrap(),
             listener: "udp:192.0.2.10:5060".parse().unwrap(),
             siprec: true,
+            is_initial: true,
             headers: BTreeMap::from([("x-tenant".into(), "blue".into())]),
             rule: Some("blue".into()),
             group: Some("pool-a".into()),
@@ -261,6 +290,16 @@ mod tests {
         );
         assert_eq!(parse_line(&request.to_line()).unwrap(), request);
         assert!(!request.to_line().contains("null"));
+    }
+
+    #[test]
+    fn a_request_within_a_dialog_says_so_and_all_others_begin_something() {
+        let mut bye = request();
+        (bye.method, bye.is_initial) = ("BYE".into(), false);
+        let line = bye.to_line();
+        assert!(line.contains(r#""mid":true"#) && !request().to_line().contains("mid"), "{line}");
+        assert_eq!(parse_line(&line).unwrap(), bye);
+        assert!(parse_line(&line.replace(r#""mid":true"#, r#""mid":false"#)).unwrap().is_initial);
     }
 
     #[test]
