@@ -84,7 +84,7 @@ impl Subject for Incoming<'_> {
 }
 
 /// The user that rules look at; parameters of a `tel:` URI and visual separators of its number do not count.
-pub(crate) fn user_of(uri: &Uri) -> String {
+pub fn user_of(uri: &Uri) -> String {
     let user = uri.user_unescaped().unwrap_or_default();
     if uri.scheme == "tel" {
         let number = user.split(';').next().unwrap_or("");
