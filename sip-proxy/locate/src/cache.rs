@@ -16,7 +16,7 @@
 //! - A name asked for rarely is refreshed rarely: the pause is at least a quarter of the time since it was last asked
 //!   for, so one look-up of a name with a TTL of a second leads to some thirty questions, not thousands, until it is
 //!   forgotten. If it is asked for again past its TTL, one fresh answer is waited for, [`LocatorConfig::query_patience`]
-//!   at most.
+//!   at most, and not at all while no server answers anything.
 //! - Room is made by dropping what was never good before what was, so a flood of invented names pushes nothing
 //!   useful out. Pinned names, and the names that their records lead to, are never dropped.
 
@@ -134,6 +134,9 @@ pub(crate) struct Cache {
     background: VecDeque<u64>,
     next_id: u64,
     changes: u64,
+    pinned_changes: u64,
+    /// The last question that ended got no answer at all.
+    silent: bool,
     stats: CacheStats,
 }
 
@@ -151,6 +154,8 @@ impl Cache {
             background: VecDeque::new(),
             next_id: 0,
             changes: 0,
+            pinned_changes: 0,
+            silent: false,
             stats: CacheStats::default(),
         }
     }
@@ -162,6 +167,16 @@ impl Cache {
     /// Rises whenever what is known becomes another.
     pub(crate) fn changes(&self) -> u64 {
         self.changes
+    }
+
+    /// The same, of pinned names only.
+    pub(crate) fn pinned_changes(&self) -> u64 {
+        self.pinned_changes
+    }
+
+    /// The last question that ended got no answer at all.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent
     }
 
     /// Looks a name up. What is not known is asked for unless `ask` is false.
@@ -236,7 +251,7 @@ impl Cache {
         }
         let since = self.entries.get(&id).and_then(|entry| entry.asking.as_ref()).map(|asking| asking.since);
         match since.map(|since| since + self.config.query_patience) {
-            Some(until) if now < until => Look::Checking(held, id),
+            Some(until) if now < until && !self.silent => Look::Checking(held, id),
             Some(_) | None => {
                 self.stats.served_stale += 1;
                 Look::Known(held)
@@ -274,6 +289,7 @@ impl Cache {
 
     /// Takes an answer; yields whom to wake.
     pub(crate) fn handle_answer(&mut self, now: Instant, id: QueryId, result: Result<Answer, DnsFailure>) -> Vec<u64> {
+        self.silent = result == Err(DnsFailure::Timeout);
         let id = id.0;
         let Some(entry) = self.entries.get_mut(&id) else { return Vec::new() };
         let asked = entry.asking.take().is_some();
@@ -435,6 +451,7 @@ impl Cache {
         let pinned = self.pins.contains_key(&entry.key.name);
         if entry.known.as_ref().is_none_or(|known| known.value != value) {
             self.changes += 1;
+            self.pinned_changes += u64::from(pinned);
             entry.changed = self.changes;
         }
         let ahead = ttl.mul_f64(self.config.refresh_ahead);

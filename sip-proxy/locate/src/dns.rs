@@ -25,6 +25,7 @@ use hickory_resolver::net::{DnsError as Reply, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use thiserror::Error;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::locate::Locator;
@@ -64,13 +65,17 @@ pub enum DnsError {
     /// The resolver refuses the settings.
     #[error("the DNS resolver cannot be set up: {0}")]
     Setup(#[source] NetError),
+    /// There is no tokio runtime to live in.
+    #[error("the DNS client needs a tokio runtime")]
+    Runtime,
 }
 
 /// The answer to a question, with the place it holds until it is taken.
 type Outcome = (QueryId, Result<Answer, DnsFailure>, [Option<OwnedSemaphorePermit>; 2]);
 
-/// Asks DNS servers. Lives within a tokio runtime.
+/// Asks DNS servers. Lives in the tokio runtime in which it was made, wherever it is called from.
 pub struct DnsClient {
+    runtime: Handle,
     resolver: Arc<TokioResolver>,
     /// Longest time of one question, whatever the resolver does.
     limit: Duration,
@@ -90,8 +95,10 @@ impl DnsClient {
     /// Sets the resolver up; asks nothing yet.
     ///
     /// # Errors
-    /// [`DnsError`] when no servers are given and the system has none, or the resolver cannot be built.
+    /// [`DnsError`] when no servers are given and the system has none, the resolver cannot be built, or there is no
+    /// tokio runtime.
     pub fn new(config: DnsConfig) -> Result<DnsClient, DnsError> {
+        let runtime = Handle::try_current().map_err(|_| DnsError::Runtime)?;
         let mut builder = if config.servers.is_empty() {
             TokioResolver::builder_tokio().map_err(DnsError::System)?
         } else {
@@ -109,6 +116,7 @@ impl DnsClient {
         let concurrency = config.concurrency.max(4);
         let (outcomes, answers) = mpsc::channel(concurrency);
         Ok(DnsClient {
+            runtime,
             resolver: Arc::new(builder.build().map_err(DnsError::Setup)?),
             limit: config.timeout.saturating_mul(u32::try_from(attempts).unwrap_or(u32::MAX)) + Duration::from_secs(1),
             places: Arc::new(Semaphore::new(concurrency)),
@@ -148,7 +156,7 @@ impl DnsClient {
 
     fn ask(&self, query: Query, places: [Option<OwnedSemaphorePermit>; 2]) {
         let (resolver, outcomes, limit) = (self.resolver.clone(), self.outcomes.clone(), self.limit);
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             let result = match tokio::time::timeout(limit, look_up(&resolver, &query)).await {
                 Ok(result) => result,
                 Err(_) => Err(DnsFailure::Timeout),

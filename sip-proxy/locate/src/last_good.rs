@@ -1,9 +1,10 @@
 //! What was known, as records that outlive a restart.
 //!
-//! The shell writes [`LastGood`] to a file now and then (JSON or whatever serde writes) and hands it back at the
-//! start. Times are seconds since 1970, because the locator's own clock does not outlive the process. What ran out
+//! The shell takes a [`Snapshot`] now and then, which costs no copy of a record, turns it into [`LastGood`] elsewhere,
+//! writes that to a file (JSON or whatever serde writes) and hands it back at the start. Times are seconds since 1970, because the locator's own clock does not outlive the process. What ran out
 //! meanwhile is taken in as stale; each name is asked for again within seconds, one after the other.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,25 +39,50 @@ pub struct Record {
     pub expires_unix_s: u64,
 }
 
-impl Locator {
-    /// All that is known; `unix_now` in seconds since 1970.
-    pub fn export(&self, now: Instant, unix_now: u64) -> LastGood {
+/// The cache at one moment, still sharing its records.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    known: Vec<(Key, Result<Arc<[RecordData]>, DnsFailure>, Instant)>,
+    taken: Instant,
+    unix_now: u64,
+}
+
+impl Snapshot {
+    /// As records, in the order of names. Left out is what a name has not, unless its domain has something else: the
+    /// denials of invented names are worth nothing.
+    pub fn last_good(&self) -> LastGood {
+        let good: HashSet<&str> =
+            self.known.iter().filter(|(_, value, _)| value.is_ok()).map(|(key, ..)| domain(&key.name)).collect();
         let mut records: Vec<Record> = self
-            .cache
-            .known()
-            .filter(|(key, value, _)| value.is_ok() || !matches!(key.kind, Kind::A))
+            .known
+            .iter()
+            .filter(|(key, value, _)| value.is_ok() || good.contains(domain(&key.name)))
             .map(|(key, value, expires)| Record {
                 name: key.name.to_string(),
                 kind: key.kind,
                 records: value.as_ref().map(|records| records.to_vec()).unwrap_or_default(),
-                expires_unix_s: match expires.checked_duration_since(now) {
-                    Some(left) => unix_now.saturating_add(left.as_secs()),
-                    None => unix_now.saturating_sub(now.saturating_duration_since(expires).as_secs()),
+                expires_unix_s: match expires.checked_duration_since(self.taken) {
+                    Some(left) => self.unix_now.saturating_add(left.as_secs()),
+                    None => self.unix_now.saturating_sub(self.taken.saturating_duration_since(*expires).as_secs()),
                 },
             })
             .collect();
         records.sort_by(|a, b| (&a.name, a.kind).cmp(&(&b.name, b.kind)));
         LastGood { version: VERSION, records }
+    }
+}
+
+/// A name without the labels of its service.
+fn domain(name: &str) -> &str {
+    let rest = ["_sip._udp.", "_sip._tcp.", "_sips._tcp."].iter().find_map(|service| name.strip_prefix(service));
+    rest.unwrap_or(name)
+}
+
+impl Locator {
+    /// All that is known; `unix_now` in seconds since 1970.
+    pub fn snapshot(&self, now: Instant, unix_now: u64) -> Snapshot {
+        let known = self.cache.known().map(|(key, value, expires)| (key.clone(), value.clone(), expires)).collect();
+        Snapshot { known, taken: now, unix_now }
     }
 
     /// Takes in what was known before; yields how many names and kinds were taken. What is known already stays.

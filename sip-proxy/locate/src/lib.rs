@@ -33,7 +33,7 @@ mod walk;
 pub use cache::CacheStats;
 pub use config::LocatorConfig;
 pub use dns::{DnsClient, DnsConfig, DnsError};
-pub use last_good::{LastGood, Record};
+pub use last_good::{LastGood, Record, Snapshot};
 pub use locate::{Hop, Located, Locator, Server, ServerSet, Ticket};
 pub use record::{Answer, DnsFailure, Kind, Naptr, Query, QueryId, RecordData, Srv};
 pub use target::{LocateError, Target};

@@ -150,6 +150,36 @@ impl Locator {
         }
     }
 
+    /// What [`Locator::locate_srv`] would say by what is known now. What is missing is asked for, nobody waits for it;
+    /// none as long as it is not known. Servers whose addresses are missing stand there without.
+    pub fn peek_srv(&mut self, now: Instant, name: &str, transport: Transport) -> Option<Located> {
+        match normalise(name) {
+            Some(name) => self.peek(now, &Want::Servers { name, transport }),
+            None => Some(Located::Failed(LocateError::Name)),
+        }
+    }
+
+    /// The addresses of a host by what is known now, best first, likewise without waiting; none as long as none is known.
+    pub fn peek_host(&mut self, now: Instant, name: &str, port: u16) -> Vec<SocketAddr> {
+        let Some(name) = normalise(name) else { return Vec::new() };
+        let plan = Plan::Hosts { name: name.clone(), port, transport: Transport::Udp };
+        match self.peek(now, &Want::Hops { plan, host_name: name }) {
+            Some(Located::Ready(hops)) => hops.into_iter().map(|hop| hop.address).collect(),
+            Some(Located::Servers(_) | Located::Wait(_) | Located::Failed(_)) | None => Vec::new(),
+        }
+    }
+
+    /// Has everything asked for that [`Locator::locate`] would need, if it is not known.
+    pub fn warm(&mut self, now: Instant, target: &Target) {
+        if let Ok(plan) = target.plan(&self.config.transports) {
+            self.peek(now, &Want::Hops { plan, host_name: "".into() });
+        }
+    }
+
+    fn peek(&mut self, now: Instant, want: &Want) -> Option<Located> {
+        Walk::new(&mut self.cache, &self.config, &mut self.rng, now, Pace::Late).run(want)
+    }
+
     /// Forgets a look-up that waits: nobody wants it any more.
     pub fn cancel(&mut self, ticket: Ticket) {
         self.waiting.remove(&ticket.0);
@@ -205,6 +235,16 @@ impl Locator {
     /// Rises whenever anything known becomes another: server groups look at their sets again.
     pub fn generation(&self) -> u64 {
         self.cache.changes()
+    }
+
+    /// Rises whenever a pinned name, or one that a pinned name leads to, becomes another.
+    pub fn pinned_generation(&self) -> u64 {
+        self.cache.pinned_changes()
+    }
+
+    /// True from a question that nobody answered until the next answer, whatever it says.
+    pub fn is_silent(&self) -> bool {
+        self.cache.is_silent()
     }
 
     /// Counters for the metrics.
