@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use ferric_proxy::group::{DownCause, ElementState, GroupEvent, GroupView};
 use ferric_proxy::{Handled, Listener, Proxy, ProxyConfig, ProxyOutput, RequestDone};
@@ -24,9 +24,6 @@ use super::directory::{Directory, DnsEvent};
 use super::sight::Sight;
 use crate::config::{self, Config};
 use crate::metrics;
-
-/// Counters of the groups are exported this often at most.
-const EXPORT: Duration = Duration::from_secs(1);
 
 /// What the edge tells besides bytes.
 #[derive(Debug)]
@@ -45,7 +42,6 @@ pub(super) struct Edge {
     proxy: Proxy,
     directory: Directory,
     is_idle: bool,
-    exported: Option<Instant>,
     /// Elements that metrics know of.
     known: HashSet<(String, String)>,
 }
@@ -55,7 +51,7 @@ impl Edge {
         let is_idle = is_idle(&proxy);
         let limits = TransactionLimits::default();
         let proxy = Proxy::new(proxy, Timers::default(), limits, now, unix_s(), rand::random());
-        let mut edge = Edge { proxy, directory, is_idle, exported: None, known: HashSet::new() };
+        let mut edge = Edge { proxy, directory, is_idle, known: HashSet::new() };
         edge.directory.watch(now, edge.proxy.groups());
         edge
     }
@@ -66,7 +62,6 @@ impl Edge {
         self.proxy.apply(now, config);
         self.directory.watch(now, self.proxy.groups());
         self.directory.update(now, self.proxy.groups());
-        self.exported = None;
     }
 
     /// The proxy itself.
@@ -145,10 +140,7 @@ impl Edge {
                             tell(EdgeEvent::Unrecorded { tenant, done });
                         }
                     }
-                    ProxyOutput::Group(event) => {
-                        say(&event);
-                        self.exported = None;
-                    }
+                    ProxyOutput::Group(event) => say(&event),
                     ProxyOutput::Rejected { reason, source } => {
                         metrics::rejected(reason);
                         tracing::debug!(%source, reason, "request dropped");
@@ -158,15 +150,10 @@ impl Edge {
             let Some((ticket, found)) = self.directory.poll_found() else { break };
             self.proxy.handle_located(now, ticket, found);
         }
-        self.export(now);
     }
 
     /// Brings the numbers of the groups into the metrics.
-    fn export(&mut self, now: Instant) {
-        if self.exported.is_some_and(|at| now.saturating_duration_since(at) < EXPORT) {
-            return;
-        }
-        self.exported = Some(now);
+    pub(super) fn export(&mut self, now: Instant) {
         let mut seen = HashSet::new();
         for group in self.proxy.groups().view(now) {
             let name = group.config.name.to_string();

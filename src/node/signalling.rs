@@ -37,6 +37,8 @@ use crate::metrics;
 
 /// The SRS's idea of the wall clock is renewed this often.
 const CLOCK: Duration = Duration::from_secs(10);
+/// Gauges and counters of signalling are brought up to date this often.
+const EXPORT: Duration = Duration::from_secs(1);
 /// Messages taken from the sockets before timers and others get their turn.
 const BATCH: usize = 64;
 
@@ -71,8 +73,6 @@ pub(super) enum Ask {
 pub(super) struct SignallingStats {
     pub(super) sessions: AtomicUsize,
     pub(super) transactions: AtomicUsize,
-    /// Requests that the proxy has under way.
-    pub(super) requests_open: AtomicUsize,
     /// Recordings whose SRTP cannot be opened at the moment; true: it looks like media in clear.
     undecryptable: Mutex<BTreeMap<Uuid, bool>>,
 }
@@ -133,6 +133,8 @@ impl Signalling {
     /// Runs until nobody can ask anything any more.
     pub(super) async fn run(mut self, mut inbound: mpsc::Receiver<Inbound>, mut asks: mpsc::UnboundedReceiver<Ask>) {
         let mut clock = tokio::time::interval(CLOCK);
+        let mut export = tokio::time::interval(EXPORT);
+        export.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let timer = sleep_until(tokio::time::Instant::now());
         tokio::pin!(timer);
         let mut armed = None;
@@ -149,6 +151,7 @@ impl Signalling {
                     Some(ask) => self.answer(ask),
                     None => break,
                 },
+                _ = export.tick() => self.export(),
                 _ = clock.tick() => {
                     self.srs.set_clock(Instant::now(), SystemTime::now());
                     self.edge.set_clock(Instant::now());
@@ -174,10 +177,15 @@ impl Signalling {
                 self.drain();
             }
             self.stats.sessions.store(self.srs.sessions(), Ordering::Relaxed);
-            self.stats.transactions.store(self.srs.transactions() + self.edge.proxy().transactions(), Ordering::Relaxed);
-            self.stats.requests_open.store(self.edge.proxy().open(), Ordering::Relaxed);
         }
         self.edge.save();
+    }
+
+    /// Numbers for others, once a second.
+    fn export(&mut self) {
+        self.stats.transactions.store(self.srs.transactions() + self.edge.proxy().transactions(), Ordering::Relaxed);
+        self.edge.export(Instant::now());
+        metrics::total("ferric_request_log_lost_total", self.sight.lost_lines());
     }
 
     fn poll_timeout(&mut self) -> Option<Instant> {
