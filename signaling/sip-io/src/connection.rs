@@ -1,23 +1,26 @@
-//! Stream connections: accepted and opened, plain and under TLS.
+//! How stream connections come to be: accepted and opened, plain and under TLS.
+//!
+//! A connection that is opened is in the table from the first message on, so all that
+//! is sent to the peer meanwhile waits for the same one. When it cannot be had, every
+//! flow with a message in the queue hears of it.
 
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
 use ferric_sip::flow::{Flow, Transport};
-use ferric_sip::framing::{Frame, FrameError, StreamFramer};
-use ferric_sip::message::Message;
 use rustls::ServerConfig;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::sockets::{Inbound, InboundKind, Shared, invite_of};
+use crate::limits::{IoLimits, count};
+use crate::sockets::Shared;
+use crate::stream::{Left, serve};
+use crate::table::{Origin, Outgoing};
 
 /// A listener out of file handles tries again after this.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -35,161 +38,94 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, tls: Opti
             }
         };
         let Ok(local) = stream.local_addr() else { continue };
-        let Some((flow, queue)) = shared.admit(transport, local, remote) else { continue };
+        let wanted = Flow { transport, local, remote, connection: 0 };
+        let Some((flow, mut queue)) = shared.table().admit(&shared.limits, wanted, Origin::Accepted) else {
+            count(&shared.stats.connections_refused);
+            continue;
+        };
         let (shared, acceptor) = (Arc::clone(&shared), acceptor.clone());
         tokio::spawn(async move {
-            prepare(&stream);
-            match acceptor {
-                None => serve(&shared, flow, stream, queue).await,
+            prepare(&stream, &shared.limits);
+            let left = match acceptor {
+                None => serve(&shared, flow, stream, &mut queue, false).await,
                 Some(acceptor) => match timeout(shared.limits.patience, acceptor.accept(stream)).await {
-                    Ok(Ok(stream)) => serve(&shared, flow, stream, queue).await,
+                    Ok(Ok(stream)) => serve(&shared, flow, stream, &mut queue, false).await,
                     Ok(Err(error)) => {
-                        shared.stats.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+                        count(&shared.stats.handshakes_failed);
                         tracing::info!(source = %remote.ip(), %error, "TLS handshake failed");
+                        Left::default()
                     }
                     Err(_) => {
-                        shared.stats.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+                        count(&shared.stats.handshakes_failed);
                         tracing::info!(source = %remote.ip(), "TLS handshake took too long");
+                        Left::default()
                     }
                 },
-            }
-            shared.dismiss(&flow);
+            };
+            shared.finish(flow, queue, left).await;
         });
     }
 }
 
-/// Opens a connection for a message to a peer that has none.
-pub(crate) fn open(shared: Arc<Shared>, wanted: Flow, first: Bytes) {
-    let Some((flow, queue)) = shared.admit(wanted.transport, wanted.local, wanted.remote) else {
-        shared.report(&wanted);
-        return;
-    };
+/// Opens a connection that is in the table already, to a host of this name where there is one.
+pub(crate) fn open(shared: Arc<Shared>, flow: Flow, name: Option<Arc<str>>, mut queue: mpsc::Receiver<Outgoing>) {
     tokio::spawn(async move {
-        if !connect(&shared, flow, first, queue).await {
-            shared.report(&wanted);
-        }
-        shared.dismiss(&flow);
+        let connected = timeout(shared.limits.connect_timeout, connect(&shared, flow, name.as_deref()));
+        let left = match connected.await.unwrap_or_else(|_| Err("it took too long".into())) {
+            Ok(Connected::Tcp(stream)) => serve(&shared, flow, stream, &mut queue, true).await,
+            Ok(Connected::Tls(stream)) => serve(&shared, flow, stream, &mut queue, true).await,
+            Err(problem) => {
+                count(&shared.stats.connects_failed);
+                tracing::info!(transport = %flow.transport, remote = %flow.remote, problem, "no connection can be opened");
+                Left::default()
+            }
+        };
+        shared.finish(flow, queue, left).await;
     });
 }
 
-async fn connect(shared: &Arc<Shared>, flow: Flow, first: Bytes, queue: mpsc::Receiver<Bytes>) -> bool {
-    let patience = shared.limits.patience;
-    let Ok(Ok(mut stream)) = timeout(patience, TcpStream::connect(flow.remote)).await else { return false };
-    prepare(&stream);
-    if flow.transport == Transport::Tcp {
-        if stream.write_all(&first).await.is_err() {
-            return false;
-        }
-        serve(shared, flow, stream, queue).await;
-        return true;
-    }
-    let Some(config) = &shared.client_tls else { return false };
-    let name = ServerName::IpAddress(flow.remote.ip().into());
-    let connector = TlsConnector::from(Arc::clone(config));
-    let Ok(Ok(mut stream)) = timeout(patience, connector.connect(name, stream)).await else { return false };
-    if stream.write_all(&first).await.is_err() {
-        return false;
-    }
-    serve(shared, flow, stream, queue).await;
-    true
+enum Connected {
+    Tcp(TcpStream),
+    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
 
-fn prepare(stream: &TcpStream) {
+async fn connect(shared: &Shared, flow: Flow, name: Option<&str>) -> Result<Connected, String> {
+    let stream = connect_tcp(flow).await.map_err(|error| error.to_string())?;
+    prepare(&stream, &shared.limits);
+    if flow.transport != Transport::Tls {
+        return Ok(Connected::Tcp(stream));
+    }
+    let config = shared.client_tls.as_ref().ok_or("no authority is configured that could vouch for a TLS peer")?;
+    let name = match name {
+        Some(name) => ServerName::try_from(name.to_owned()).map_err(|_| format!("\"{name}\" is no host name"))?,
+        None => ServerName::IpAddress(flow.remote.ip().into()),
+    };
+    let connected = TlsConnector::from(Arc::clone(config)).connect(name, stream).await;
+    let stream = connected.map_err(|error| {
+        count(&shared.stats.handshakes_failed);
+        error.to_string()
+    })?;
+    Ok(Connected::Tls(Box::new(stream)))
+}
+
+/// From the address of the listener, where that one is definite: peers know us by it.
+async fn connect_tcp(flow: Flow) -> io::Result<TcpStream> {
+    let (local, remote) = (flow.local.ip(), flow.remote);
+    let socket = if remote.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let fits = local.is_ipv4() == remote.is_ipv4() && local.is_loopback() == remote.ip().is_loopback();
+    if fits && !local.is_unspecified() {
+        // A port is chosen at the connect, so that one is free as long as the pair of addresses is new.
+        let _ = nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true);
+        socket.bind((local, 0).into())?;
+    }
+    socket.connect(remote).await
+}
+
+fn prepare(stream: &TcpStream, limits: &IoLimits) {
     let socket = SockRef::from(stream);
     let _ = socket.set_tcp_nodelay(true);
     let keep_alive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
     let _ = socket.set_tcp_keepalive(&keep_alive);
-}
-
-/// Runs a connection until either side ends it.
-async fn serve<S: AsyncRead + AsyncWrite>(shared: &Arc<Shared>, flow: Flow, stream: S, mut queue: mpsc::Receiver<Bytes>) {
-    let (mut reader, mut writer) = tokio::io::split(stream);
-    let (pong, mut pongs) = mpsc::channel::<()>(4);
-    let write = async {
-        loop {
-            let bytes = tokio::select! {
-                Some(bytes) = queue.recv() => bytes,
-                Some(()) = pongs.recv() => Bytes::from_static(b"\r\n"),
-                else => break,
-            };
-            // A peer that does not read is given up.
-            if !matches!(timeout(shared.limits.patience, writer.write_all(&bytes)).await, Ok(Ok(()))) {
-                shared.report(&flow);
-                break;
-            }
-            let _ = writer.flush().await;
-        }
-    };
-    let read = async {
-        let mut framer = StreamFramer::new(shared.limits.max_message);
-        let mut buffer = vec![0; 16 * 1024];
-        loop {
-            let wait = if framer.is_midway() { shared.limits.patience } else { shared.limits.idle };
-            let Ok(Ok(length)) = timeout(wait, reader.read(&mut buffer)).await else { break };
-            if length == 0 {
-                break;
-            }
-            framer.push(buffer.get(..length).unwrap_or(&[]));
-            if !take_frames(shared, flow, &mut framer, &pong).await {
-                break;
-            }
-        }
-    };
-    tokio::pin!(write);
-    tokio::select! {
-        () = read => {
-            // What is queued, an answer to a malformed message above all, still leaves.
-            let _ = timeout(Duration::from_millis(200), &mut write).await;
-        }
-        () = &mut write => {}
-    }
-}
-
-/// Hands whole messages on; false when the connection must be closed.
-async fn take_frames(shared: &Arc<Shared>, flow: Flow, framer: &mut StreamFramer, pong: &mpsc::Sender<()>) -> bool {
-    loop {
-        match framer.next_frame() {
-            Ok(Some(Frame::Message(bytes))) => {
-                if !shared.take(flow, Instant::now(), bytes).await {
-                    return false;
-                }
-            }
-            Ok(Some(Frame::Ping)) => {
-                let _ = pong.try_send(());
-            }
-            Ok(Some(Frame::Pong)) => {}
-            Ok(None) => {
-                framer.take_pong();
-                return true;
-            }
-            Err(error) => {
-                let kind = refuse(shared, &flow, &error);
-                let _ = shared.inbound.send(Inbound { flow, at: Instant::now(), kind }).await;
-                return false;
-            }
-        }
-    }
-}
-
-/// Answers a stream that cannot be cut into messages.
-fn refuse(shared: &Arc<Shared>, flow: &Flow, error: &FrameError) -> InboundKind {
-    let (status, header) = match error {
-        FrameError::HeaderTooLong { header, .. } => (513, header),
-        FrameError::NoLength { header } => (400, header),
-        FrameError::TooLong { header, .. } => (513, header),
-    };
-    let readable = match Message::parse(header.clone()) {
-        Ok(request) => Some(request),
-        Err(broken) => broken.into_partial(),
-    };
-    let request = readable.filter(|request| request.is_request() && request.header("Via").is_some());
-    let (mut answered, mut invite) = (None, None);
-    if let Some(request) = request {
-        let mut answer = Message::response(&request, status, Some(&error.to_string()));
-        invite = invite_of(&answer);
-        answer.set_to_tag("malformed");
-        shared.send(flow, answer.to_bytes());
-        answered = Some(status);
-    }
-    InboundKind::Malformed { error: error.to_string(), answered, invite }
+    // A peer that vanished is found by what it does not acknowledge, not a quarter of an hour later.
+    let _ = socket.set_tcp_user_timeout(Some(limits.patience));
 }

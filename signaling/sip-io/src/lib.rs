@@ -1,18 +1,34 @@
 //! SIP over UDP, TCP and TLS sockets: the thin shell around the sans-IO crates.
 //!
 //! ```text
-//! socket -> framing -> rate limit -> parse -> Inbound (bounded channel) -> driver
-//! driver -> SipSockets::send -> socket, or the connection's bounded queue
+//! udp:     recvmmsg -> rate -> parse -\
+//! streams: framing  -> rate -> parse --+-> Inbound (bounded channel) -> driver
+//! ICMP, lost connections --------------/
+//! driver -> SipSockets::send -> UDP socket            -> (no room) bounded queue
+//!                            -> connection's bounded queue -> several messages a write
 //! ```
 //!
-//! Malformed requests are answered here. Sending never waits: a peer that does
-//! not read its connection loses the connection, not our time.
+//! - Malformed requests are answered here. Sending never waits: a peer that does
+//!   not read its connection loses the connection, not our time.
+//! - A driver that is behind is not buried: UDP stays in the kernel's buffer, streams
+//!   are not read on.
+//! - Whatever did not arrive, as far as anybody can know, comes back as
+//!   [`InboundKind::TransportError`] of the flow it was sent on.
+//! - Keep-alives are answered here: CRLF on streams, STUN on UDP (RFC 5626).
 
 mod connection;
+mod inbound;
+mod limits;
 mod rate;
+mod recent;
 mod sockets;
+mod stream;
+mod stun;
+mod table;
 mod tls;
 mod udp;
 
-pub use sockets::{BindError, Inbound, InboundKind, IoLimits, IoStats, ListenerConfig, SipSockets};
-pub use tls::{TlsError, client_config, server_config};
+pub use inbound::{Inbound, InboundKind};
+pub use limits::{IoLimits, IoStats};
+pub use sockets::{BindError, ListenerConfig, SipSockets};
+pub use tls::{TlsError, client_config, server_config, system_client_config};

@@ -1,26 +1,35 @@
 //! All listeners and connections of a node.
 
-use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::io;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use ferric_sip::flow::{Flow, Transport};
 use ferric_sip::message::{Message, ParseError};
-use ferric_sip::method::Method;
 use rustls::{ClientConfig, ServerConfig};
 use thiserror::Error;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
+use crate::inbound::{Inbound, InboundKind, invite_of};
+use crate::limits::{IoLimits, IoStats, count};
 use crate::rate::RateLimit;
+use crate::recent::Recent;
+use crate::stream::Left;
+use crate::table::{ConnectionTable, Origin, Outgoing};
+use crate::udp::{Sent, UdpPort};
 use crate::{connection, udp};
 
 /// Messages that may wait for the driver.
 const INBOUND_QUEUE: usize = 8_192;
+/// Host names of TLS peers that are remembered.
+const SERVER_NAMES: usize = 8_192;
+/// Transport errors that may wait beside a full queue.
+const REPORTS: usize = 1_024;
 
 /// One listener.
 #[derive(Debug, Clone)]
@@ -33,89 +42,6 @@ pub struct ListenerConfig {
     pub tls: Option<Arc<ServerConfig>>,
 }
 
-/// Bounds on what peers can do.
-#[derive(Debug, Clone, Copy)]
-pub struct IoLimits {
-    /// Largest message in bytes.
-    pub max_message: usize,
-    /// Messages a second from one address.
-    pub messages_per_second: u32,
-    /// Connections at once.
-    pub max_connections: usize,
-    /// Connections of one address at once.
-    pub max_connections_per_source: usize,
-    /// A TLS handshake, or the rest of a message that has begun, must come within this.
-    pub patience: Duration,
-    /// A connection without a byte for this long is closed.
-    pub idle: Duration,
-    /// Messages that may wait on one connection.
-    pub send_queue: usize,
-}
-
-impl Default for IoLimits {
-    fn default() -> IoLimits {
-        IoLimits {
-            max_message: 65_535,
-            messages_per_second: 200,
-            max_connections: 8_192,
-            max_connections_per_source: 1_024,
-            patience: Duration::from_secs(10),
-            idle: Duration::from_secs(3_600),
-            send_queue: 1_024,
-        }
-    }
-}
-
-/// What the driver hears.
-#[derive(Debug)]
-pub struct Inbound {
-    /// Between whom.
-    pub flow: Flow,
-    /// When it came.
-    pub at: Instant,
-    /// What came.
-    pub kind: InboundKind,
-}
-
-/// What came.
-#[derive(Debug)]
-pub enum InboundKind {
-    /// A message.
-    Message(Message),
-    /// Bytes that are none; the answer, if one is due, is sent already.
-    Malformed {
-        /// What is wrong.
-        error: String,
-        /// Status of the answer sent.
-        answered: Option<u16>,
-        /// Call-ID, where it was an INVITE that would have begun a dialog.
-        invite: Option<String>,
-    },
-    /// What was sent on this flow did not arrive.
-    TransportError,
-}
-
-/// The Call-ID of the INVITE that an answer is for, if it would have begun a dialog.
-pub(crate) fn invite_of(answer: &Message) -> Option<String> {
-    let begins = answer.method() == Method::Invite && answer.to().is_ok_and(|to| to.tag().is_none());
-    answer.call_id().filter(|_| begins).map(std::borrow::Cow::into_owned)
-}
-
-/// Counts of what was dropped here.
-#[derive(Debug, Default)]
-pub struct IoStats {
-    /// Messages over the rate of their source.
-    pub rate_limited: AtomicU64,
-    /// Messages that found the driver's queue full (UDP).
-    pub inbound_full: AtomicU64,
-    /// Messages that found a connection's queue full.
-    pub send_full: AtomicU64,
-    /// Connections refused at the limit.
-    pub connections_refused: AtomicU64,
-    /// TLS handshakes that failed.
-    pub handshakes_failed: AtomicU64,
-}
-
 /// A listener that cannot be had.
 #[derive(Debug, Error)]
 #[error("cannot listen on {transport} {address}: {problem}")]
@@ -125,78 +51,51 @@ pub struct BindError {
     problem: String,
 }
 
-pub(crate) struct Connection {
-    pub(crate) flow: Flow,
-    pub(crate) queue: mpsc::Sender<Bytes>,
-}
-
 pub(crate) struct Shared {
     pub(crate) limits: IoLimits,
-    pub(crate) rate: RateLimit,
     pub(crate) stats: IoStats,
     pub(crate) inbound: mpsc::Sender<Inbound>,
     pub(crate) client_tls: Option<Arc<ClientConfig>>,
-    connections: Mutex<HashMap<u64, Connection>>,
-    next_connection: AtomicU64,
-    udp: Vec<(SocketAddr, Arc<UdpSocket>)>,
+    rate: RateLimit,
+    connections: Mutex<ConnectionTable>,
+    names: Mutex<Recent<SocketAddr, Arc<str>>>,
+    udp: Vec<Arc<UdpPort>>,
+    late_reports: AtomicUsize,
 }
 
 impl Shared {
-    fn connections(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Connection>> {
+    pub(crate) fn table(&self) -> MutexGuard<'_, ConnectionTable> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters a connection; `None` at a limit.
-    pub(crate) fn admit(&self, transport: Transport, local: SocketAddr, remote: SocketAddr) -> Option<(Flow, mpsc::Receiver<Bytes>)> {
-        let mut connections = self.connections();
-        let from_there = connections.values().filter(|have| have.flow.remote.ip() == remote.ip()).count();
-        if connections.len() >= self.limits.max_connections || from_there >= self.limits.max_connections_per_source {
-            self.stats.connections_refused.fetch_add(1, Ordering::Relaxed);
-            return None;
+    fn names(&self) -> MutexGuard<'_, Recent<SocketAddr, Arc<str>>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True if the source may send another one.
+    pub(crate) fn allows(&self, source: IpAddr, is_request: bool, now: Instant) -> bool {
+        let allowed = self.rate.allows(source, is_request, now);
+        if !allowed {
+            count(&self.stats.rate_limited);
         }
-        let connection = self.next_connection.fetch_add(1, Ordering::Relaxed);
-        let flow = Flow { transport, local, remote, connection };
-        let (queue, receiver) = mpsc::channel(self.limits.send_queue);
-        connections.insert(connection, Connection { flow, queue });
-        Some((flow, receiver))
+        allowed
     }
 
-    pub(crate) fn dismiss(&self, flow: &Flow) {
-        self.connections().remove(&flow.connection);
-    }
-
-    /// The queue of the flow's connection, or of another one to the same peer.
-    fn queue_of(&self, flow: &Flow) -> Option<mpsc::Sender<Bytes>> {
-        let connections = self.connections();
-        let same = || {
-            connections.values().find(|have| have.flow.transport == flow.transport && have.flow.remote == flow.remote)
-        };
-        connections.get(&flow.connection).or_else(same).map(|have| have.queue.clone())
-    }
-
-    /// Parses, answers what is malformed, and hands the rest to the driver.
-    /// False when the connection should be closed.
-    pub(crate) async fn take(self: &Arc<Shared>, flow: Flow, at: Instant, bytes: Bytes) -> bool {
-        if !self.rate.allows(flow.remote.ip(), at) {
-            self.stats.rate_limited.fetch_add(1, Ordering::Relaxed);
-            return true;
+    /// Parses, and answers what is malformed. `None` for what is over the source's rate.
+    pub(crate) fn read(self: &Arc<Shared>, flow: Flow, at: Instant, bytes: Bytes) -> Option<Inbound> {
+        let is_response = bytes.trim_ascii_start().get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"SIP/"));
+        if !self.allows(flow.remote.ip(), !is_response, at) {
+            return None;
         }
         let kind = match Message::parse(bytes) {
             Ok(message) => InboundKind::Message(message),
             Err(error) => self.malformed(&flow, &error),
         };
-        let inbound = Inbound { flow, at, kind };
-        if flow.transport == Transport::Udp {
-            if self.inbound.try_send(inbound).is_err() {
-                self.stats.inbound_full.fetch_add(1, Ordering::Relaxed);
-            }
-            return true;
-        }
-        self.inbound.send(inbound).await.is_ok()
+        Some(Inbound { flow, at, kind })
     }
 
     /// Answers a request that cannot be parsed.
-    pub(crate) fn malformed(self: &Arc<Shared>, flow: &Flow, error: &ParseError) -> InboundKind {
+    fn malformed(self: &Arc<Shared>, flow: &Flow, error: &ParseError) -> InboundKind {
         let (mut answered, mut invite) = (None, None);
         if let Some(mut answer) = error.answer() {
             invite = invite_of(&answer);
@@ -209,31 +108,83 @@ impl Shared {
 
     pub(crate) fn send(self: &Arc<Shared>, flow: &Flow, bytes: Bytes) {
         if flow.transport == Transport::Udp {
-            let sent = self.udp_socket(flow).is_some_and(|socket| socket.try_send_to(&bytes, flow.remote).is_ok());
-            if !sent {
-                self.report(flow);
+            let sent = self.udp_port(flow).map(|port| port.send(bytes, flow.remote, self.limits.send_queue));
+            match sent {
+                Some(Sent::Yes) => {}
+                Some(Sent::Later) => count(&self.stats.send_waited),
+                // Our own shortage says nothing about the peer: to the transactions it is a lost datagram.
+                Some(Sent::Full) => count(&self.stats.send_full),
+                Some(Sent::Refused) | None => self.report(flow),
             }
             return;
         }
-        match self.queue_of(flow) {
-            Some(queue) => {
-                if queue.try_send(bytes).is_err() {
-                    self.stats.send_full.fetch_add(1, Ordering::Relaxed);
+        let name = if flow.transport == Transport::Tls { self.names().get(&flow.remote).cloned() } else { None };
+        let mut outgoing = Outgoing { flow: *flow, bytes };
+        let mut table = self.table();
+        if let Some(queue) = table.queue_of(flow, name.as_ref()) {
+            match queue.try_send(outgoing) {
+                Ok(()) => return,
+                Err(TrySendError::Full(_)) => {
+                    drop(table);
+                    count(&self.stats.send_full);
                     self.report(flow);
+                    return;
                 }
+                Err(TrySendError::Closed(back)) => outgoing = back,
             }
-            None => connection::open(Arc::clone(self), *flow, bytes),
         }
+        let Some((opened, queue)) = table.admit(&self.limits, *flow, Origin::Opened(name.clone())) else {
+            drop(table);
+            count(&self.stats.connections_refused);
+            self.report(flow);
+            return;
+        };
+        // The queue is empty: this cannot fail.
+        let _ = table.queue_of(&opened, None).map(|queue| queue.try_send(outgoing));
+        drop(table);
+        connection::open(Arc::clone(self), opened, name, queue);
     }
 
-    fn udp_socket(&self, flow: &Flow) -> Option<&Arc<UdpSocket>> {
-        let exact = self.udp.iter().find(|(local, _)| *local == flow.local);
-        let similar = || self.udp.iter().find(|(local, _)| local.is_ipv4() == flow.remote.is_ipv4());
-        exact.or_else(similar).map(|(_, socket)| socket)
+    fn udp_port(&self, flow: &Flow) -> Option<&Arc<UdpPort>> {
+        let exact = self.udp.iter().find(|port| port.local == flow.local);
+        let similar = || self.udp.iter().find(|port| port.local.is_ipv4() == flow.remote.is_ipv4());
+        exact.or_else(similar)
     }
 
-    pub(crate) fn report(&self, flow: &Flow) {
-        let _ = self.inbound.try_send(Inbound { flow: *flow, at: Instant::now(), kind: InboundKind::TransportError });
+    /// Tells the driver that a flow failed, now or as soon as it has room.
+    pub(crate) fn report(self: &Arc<Shared>, flow: &Flow) {
+        let report = Inbound { flow: *flow, at: Instant::now(), kind: InboundKind::TransportError };
+        let Err(TrySendError::Full(report)) = self.inbound.try_send(report) else { return };
+        if self.late_reports.fetch_add(1, Ordering::Relaxed) >= REPORTS {
+            self.late_reports.fetch_sub(1, Ordering::Relaxed);
+            count(&self.stats.reports_lost);
+            return;
+        }
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            let _ = shared.inbound.send(report).await;
+            shared.late_reports.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+
+    /// A connection is over, or never came to be: everybody who waits for it hears so, once.
+    pub(crate) async fn finish(self: &Arc<Shared>, flow: Flow, mut queue: mpsc::Receiver<Outgoing>, left: Left) {
+        self.table().remove(flow.connection);
+        queue.close();
+        let mut failed: Vec<Flow> = Vec::new();
+        if left.used {
+            failed.push(flow);
+        }
+        let unsent = left.unsent.into_iter().map(|outgoing| outgoing.flow);
+        for lost in unsent.chain(std::iter::from_fn(|| queue.try_recv().ok().map(|outgoing| outgoing.flow))) {
+            // What was sent on the connection itself, or to its peer, is covered by the first.
+            if !failed.contains(&lost) && !(left.used && lost.connection == 0 && lost.remote == flow.remote) {
+                failed.push(lost);
+            }
+        }
+        for flow in failed {
+            let _ = self.inbound.send(Inbound { flow, at: Instant::now(), kind: InboundKind::TransportError }).await;
+        }
     }
 }
 
@@ -245,7 +196,8 @@ pub struct SipSockets {
 }
 
 impl SipSockets {
-    /// Binds every listener and starts receiving.
+    /// Binds every listener and starts receiving. The driver takes what comes from the receiver,
+    /// best with `recv_many`: messages are put there in batches as they lie in the sockets.
     ///
     /// # Errors
     /// [`BindError`] names the listener.
@@ -255,15 +207,14 @@ impl SipSockets {
         client_tls: Option<Arc<ClientConfig>>,
     ) -> Result<(SipSockets, mpsc::Receiver<Inbound>), BindError> {
         let (inbound, receiver) = mpsc::channel(INBOUND_QUEUE);
-        let (mut udp_sockets, mut streams, mut bound) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ports, mut streams, mut bound) = (Vec::new(), Vec::new(), Vec::new());
         for listener in listeners {
             let failed = |problem: String| BindError { transport: listener.transport, address: listener.address, problem };
             let io_failed = |error: io::Error| failed(error.to_string());
             if listener.transport == Transport::Udp {
-                let socket = udp::bind(listener.address).map_err(io_failed)?;
-                let local = socket.local_addr().map_err(io_failed)?;
-                udp_sockets.push((local, Arc::new(socket)));
-                bound.push((Transport::Udp, local));
+                let port = UdpPort::bind(listener.address).map_err(io_failed)?;
+                bound.push((Transport::Udp, port.local));
+                ports.push(Arc::new(port));
             } else {
                 if listener.transport == Transport::Tls && listener.tls.is_none() {
                     return Err(failed("a TLS listener needs [sip.tls] certificate and private_key".into()));
@@ -275,17 +226,19 @@ impl SipSockets {
             }
         }
         let shared = Arc::new(Shared {
+            rate: RateLimit::new(limits.messages_per_second, limits.responses_per_second, limits.rates.clone()),
             limits,
-            rate: RateLimit::new(limits.messages_per_second),
             stats: IoStats::default(),
             inbound,
             client_tls,
-            connections: Mutex::new(HashMap::new()),
-            next_connection: AtomicU64::new(1),
-            udp: udp_sockets,
+            connections: Mutex::default(),
+            names: Mutex::new(Recent::new(SERVER_NAMES)),
+            udp: ports,
+            late_reports: AtomicUsize::new(0),
         });
-        for (local, socket) in shared.udp.clone() {
-            tokio::spawn(udp::receive(Arc::clone(&shared), local, socket));
+        for port in &shared.udp {
+            tokio::spawn(udp::receive(Arc::clone(&shared), Arc::clone(port)));
+            tokio::spawn(udp::send_waiting(Arc::clone(&shared), Arc::clone(port)));
         }
         for (socket, tls) in streams {
             tokio::spawn(connection::accept(Arc::clone(&shared), socket, tls));
@@ -304,9 +257,22 @@ impl SipSockets {
         self.shared.send(flow, bytes);
     }
 
-    /// Connections at the moment.
+    /// The host that a TLS connection to `remote` must prove to be (RFC 5922 4): the name in the URI,
+    /// before any look-up. Said before the first message is sent there, and whenever it may have changed;
+    /// without one the certificate must hold the address itself. The names of some thousand peers are
+    /// remembered, those used last.
+    pub fn set_server_name(&self, remote: SocketAddr, host: Arc<str>) {
+        self.shared.names().insert(remote, host);
+    }
+
+    /// Connections at the moment, those that are being opened included.
     pub fn connections(&self) -> usize {
-        self.shared.connections().len()
+        self.shared.table().len()
+    }
+
+    /// Messages that wait for the driver.
+    pub fn waiting(&self) -> usize {
+        self.shared.inbound.max_capacity() - self.shared.inbound.capacity()
     }
 
     /// What was dropped.

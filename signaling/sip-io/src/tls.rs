@@ -30,6 +30,12 @@ pub enum TlsError {
         /// What rustls said.
         problem: String,
     },
+    /// The system has no authorities that could be trusted.
+    #[error("no certificate authorities of the system can be read ({problem}): install them (ca-certificates), or set [sip.tls] client_ca")]
+    NoSystemRoots {
+        /// What went wrong.
+        problem: String,
+    },
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -83,12 +89,34 @@ pub fn server_config(certificate: &Path, private_key: &Path, client_ca: Option<&
 /// # Errors
 /// [`TlsError`] names the file.
 pub fn client_config(ca: &Path, identity: Option<(&Path, &Path)>) -> Result<Arc<ClientConfig>, TlsError> {
+    client_with(roots(ca)?, ca, identity)
+}
+
+/// As [`client_config`], trusting the authorities that the system trusts
+/// (`SSL_CERT_FILE` and `SSL_CERT_DIR` name others). Peers are known by their host
+/// names then: see [`crate::SipSockets::set_server_name`].
+///
+/// # Errors
+/// [`TlsError::NoSystemRoots`], or the file of the identity.
+pub fn system_client_config(identity: Option<(&Path, &Path)>) -> Result<Arc<ClientConfig>, TlsError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut store = RootCertStore::empty();
+    // Some systems hold roots that nobody can read; the others count.
+    let (added, _) = store.add_parsable_certificates(found.certs);
+    if added == 0 {
+        let problem = found.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
+        return Err(TlsError::NoSystemRoots { problem });
+    }
+    client_with(store, Path::new("system roots"), identity)
+}
+
+fn client_with(store: RootCertStore, ca: &Path, identity: Option<(&Path, &Path)>) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let refused = |problem: String| TlsError::Refused { file: ca.to_owned(), problem };
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(|error| refused(error.to_string()))?
-        .with_root_certificates(roots(ca)?);
+        .with_root_certificates(store);
     let config = match identity {
         Some((certificate, key)) => {
             let chain = certificates(certificate)?;

@@ -1,44 +1,332 @@
-//! Datagrams.
+//! Datagrams: received in batches, sent at once or after a short wait for room, and
+//! the ICMP answers to those that did not arrive.
+//!
+//! `IP_RECVERR` makes the kernel keep ICMP errors in a queue of their own, with the
+//! destination of the datagram that caused each. It also makes the next call on the
+//! socket fail once an error, whatever that call is about; such calls are repeated.
 
-use std::io;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
 use ferric_sip::flow::{Flow, Transport};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, recvmsg, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::error::TrySendError;
 
+use crate::inbound::Inbound;
+use crate::limits::count;
 use crate::sockets::Shared;
+use crate::stun;
 
-/// Holds a burst of some thousand messages.
+/// Holds a burst of some thousand messages; the system's limit may be lower.
 const RECEIVE_BUFFER: usize = 4 << 20;
+const SEND_BUFFER: usize = 1 << 20;
+/// Datagrams taken by one system call.
+const BATCH: usize = 32;
+/// No UDP datagram is larger.
+const DATAGRAM: usize = 65_536;
 /// Keep-alives are shorter than any message.
 const SHORTEST_MESSAGE: usize = 16;
+/// A call that fails for another datagram's sake is repeated so often.
+const TRIES: usize = 16;
+/// ICMP errors taken at once.
+const ERRORS: usize = 256;
 
-pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    // The system's limit decides; a smaller buffer works too.
-    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    UdpSocket::from_std(socket.into())
+/// One bound socket.
+#[derive(Debug)]
+pub(crate) struct UdpPort {
+    socket: UdpSocket,
+    pub(crate) local: SocketAddr,
+    /// Datagrams that found no room in the socket, in order.
+    waiting: Mutex<VecDeque<(SocketAddr, Bytes)>>,
+    is_waiting: AtomicBool,
+    wake: Notify,
 }
 
-pub(crate) async fn receive(shared: Arc<Shared>, local: SocketAddr, socket: Arc<UdpSocket>) {
-    let mut buffer = vec![0; 65_536];
-    while !shared.inbound.is_closed() {
-        // Errors here are ICMP answers to something that we sent.
-        let Ok((length, remote)) = socket.recv_from(&mut buffer).await else { continue };
-        if length < SHORTEST_MESSAGE {
-            continue;
+/// What became of a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// The kernel has it.
+    Yes,
+    /// It waits for room.
+    Later,
+    /// There is no room to wait in either.
+    Full,
+    /// The kernel refuses it: no route, too large, not permitted.
+    Refused,
+}
+
+impl UdpPort {
+    pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpPort> {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
         }
-        let bytes = Bytes::copy_from_slice(buffer.get(..length).unwrap_or(&[]));
-        let flow = Flow { transport: Transport::Udp, local, remote, connection: 0 };
-        shared.take(flow, Instant::now(), bytes).await;
+        // Without these it works too, with less room and slower news.
+        let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+        let _ = socket.set_send_buffer_size(SEND_BUFFER);
+        let _ = if address.is_ipv4() {
+            setsockopt(&socket, sockopt::Ipv4RecvErr, &true)
+        } else {
+            setsockopt(&socket, sockopt::Ipv6RecvErr, &true)
+        };
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        let socket = UdpSocket::from_std(socket.into())?;
+        let local = socket.local_addr()?;
+        Ok(UdpPort {
+            socket,
+            local,
+            waiting: Mutex::new(VecDeque::new()),
+            is_waiting: AtomicBool::new(false),
+            wake: Notify::new(),
+        })
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<(SocketAddr, Bytes)>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends, or queues behind at most `room` others.
+    pub(crate) fn send(&self, bytes: Bytes, remote: SocketAddr, room: usize) -> Sent {
+        if !self.is_waiting.load(Ordering::Acquire) {
+            match self.try_send(&bytes, remote) {
+                Ok(()) => return Sent::Yes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Sent::Refused,
+            }
+        }
+        let mut waiting = self.waiting();
+        if waiting.len() >= room {
+            return Sent::Full;
+        }
+        waiting.push_back((remote, bytes));
+        self.is_waiting.store(true, Ordering::Release);
+        drop(waiting);
+        self.wake.notify_one();
+        Sent::Later
+    }
+
+    fn try_send(&self, bytes: &[u8], remote: SocketAddr) -> io::Result<()> {
+        let mut tries = 0;
+        loop {
+            match self.socket.try_send_to(bytes, remote) {
+                Ok(_) => return Ok(()),
+                Err(error) if tries < TRIES && is_of_another(&error) => tries += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Hands the datagrams that are there to `each`, at most [`BATCH`]. Fails with
+    /// `WouldBlock` (nothing is left) only.
+    fn receive_some(&self, mut each: impl FnMut(SocketAddr, &[u8])) -> io::Result<()> {
+        let mut tries = 0;
+        loop {
+            let drained = self.socket.try_io(Interest::READABLE, || {
+                let number = with_buffers(self.local.is_ipv4(), |buffers| buffers.receive(&self.socket, &mut each))?;
+                // Less than a full batch: the kernel came to the end of its queue just now, and will
+                // tell of what comes next. Asking again would be a call for nothing.
+                if number < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            match drained {
+                Err(error) if tries < TRIES && error.kind() != io::ErrorKind::WouldBlock => tries += 1,
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Ok(()),
+                other => return other,
+            }
+        }
+    }
+
+    /// Hands the destinations of datagrams that met an ICMP error to `each`.
+    fn receive_errors(&self, mut each: impl FnMut(SocketAddr)) {
+        let _: io::Result<()> = self.socket.try_io(Interest::ERROR, || {
+            for _ in 0..ERRORS {
+                let mut start = [0; 16];
+                let mut slices = [IoSliceMut::new(&mut start)];
+                let mut space = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
+                let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+                let message = recvmsg::<SockaddrStorage>(self.socket.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
+                let unreachable = message.cmsgs().is_ok_and(|mut all| all.any(|one| is_unreachable(&one)));
+                if let Some(remote) = message.address.and_then(socket_address).filter(|_| unreachable) {
+                    each(remote);
+                }
+            }
+            Ok(())
+        });
+    }
+}
+
+/// True for errors that an ICMP answer to an earlier datagram may have left behind.
+fn is_of_another(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(
+        errno,
+        Some(
+            Errno::ECONNREFUSED
+                | Errno::EHOSTUNREACH
+                | Errno::ENETUNREACH
+                | Errno::ENOPROTOOPT
+                | Errno::EHOSTDOWN
+                | Errno::ENONET
+                | Errno::EACCES
+                | Errno::EPROTO
+                | Errno::EOPNOTSUPP
+                | Errno::EMSGSIZE
+                | Errno::EINTR
+        )
+    )
+}
+
+/// Which errors count (RFC 3261 18.4): unreachable and parameter problem; not the rest,
+/// nor the path's smaller MTU, to which the kernel adapts by itself.
+fn is_unreachable(message: &ControlMessageOwned) -> bool {
+    match message {
+        ControlMessageOwned::Ipv4RecvErr(error, _) if error.ee_origin == libc::SO_EE_ORIGIN_ICMP => {
+            (error.ee_type == 3 && error.ee_code != 4) || error.ee_type == 12
+        }
+        ControlMessageOwned::Ipv6RecvErr(error, _) if error.ee_origin == libc::SO_EE_ORIGIN_ICMP6 => {
+            matches!(error.ee_type, 1 | 4)
+        }
+        _ => false,
+    }
+}
+
+fn socket_address(address: SockaddrStorage) -> Option<SocketAddr> {
+    if let Some(v4) = address.as_sockaddr_in() {
+        return Some(SocketAddr::from((v4.ip(), v4.port())));
+    }
+    address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into()))
+}
+
+/// What a thread receives into. The headers remember how long the last addresses were,
+/// so each family has its own.
+struct Buffers {
+    headers: MultiHeaders<SockaddrStorage>,
+    space: Vec<u8>,
+}
+
+thread_local! {
+    static V4: RefCell<Buffers> = RefCell::new(Buffers::new());
+    static V6: RefCell<Buffers> = RefCell::new(Buffers::new());
+}
+
+fn with_buffers<T>(is_v4: bool, work: impl FnOnce(&mut Buffers) -> T) -> T {
+    if is_v4 { V4.with_borrow_mut(work) } else { V6.with_borrow_mut(work) }
+}
+
+impl Buffers {
+    /// Pages that no datagram ever filled stay unused.
+    fn new() -> Buffers {
+        Buffers { headers: MultiHeaders::preallocate(BATCH, None), space: vec![0; BATCH * DATAGRAM] }
+    }
+
+    fn receive(&mut self, socket: &UdpSocket, each: &mut impl FnMut(SocketAddr, &[u8])) -> io::Result<usize> {
+        let mut rest = self.space.as_mut_slice();
+        let mut slices: [[IoSliceMut<'_>; 1]; BATCH] = std::array::from_fn(|_| {
+            let (one, others) = std::mem::take(&mut rest).split_at_mut(DATAGRAM);
+            rest = others;
+            [IoSliceMut::new(one)]
+        });
+        let received = recvmmsg(socket.as_raw_fd(), &mut self.headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)?;
+        let mut number = 0;
+        for message in received {
+            number += 1;
+            if let (Some(source), Some(bytes)) = (message.address.and_then(socket_address), message.iovs().next()) {
+                each(source, bytes);
+            }
+        }
+        Ok(number)
+    }
+}
+
+/// Receives until the driver is gone.
+pub(crate) async fn receive(shared: Arc<Shared>, port: Arc<UdpPort>) {
+    let mut batch: Vec<Inbound> = Vec::with_capacity(BATCH);
+    let mut unreachable: Vec<SocketAddr> = Vec::new();
+    let flow_to = |remote| Flow { transport: Transport::Udp, local: port.local, remote, connection: 0 };
+    while !shared.inbound.is_closed() {
+        let Ok(ready) = port.socket.ready(Interest::READABLE | Interest::ERROR).await else { return };
+        if ready.is_error() {
+            port.receive_errors(|remote| {
+                count(&shared.stats.unreachable);
+                if !unreachable.contains(&remote) {
+                    unreachable.push(remote);
+                }
+            });
+            for remote in unreachable.drain(..) {
+                shared.report(&flow_to(remote));
+            }
+        }
+        let now = Instant::now();
+        let drained = port.receive_some(|remote, bytes| {
+            if bytes.len() < SHORTEST_MESSAGE || !remote_is_usable(&remote) {
+                return;
+            }
+            if stun::is_stun(bytes) {
+                if shared.allows(remote.ip(), true, now)
+                    && let Some(answer) = stun::answer(bytes, remote)
+                {
+                    shared.send(&flow_to(remote), answer.into());
+                }
+                return;
+            }
+            batch.extend(shared.read(flow_to(remote), now, Bytes::copy_from_slice(bytes)));
+        });
+        for inbound in batch.drain(..) {
+            if let Err(TrySendError::Full(inbound)) = shared.inbound.try_send(inbound) {
+                // The kernel's buffer holds what comes meanwhile, and drops what is too much unread.
+                count(&shared.stats.inbound_full);
+                let _ = shared.inbound.send(inbound).await;
+            }
+        }
+        if drained.is_ok() {
+            // More is there: the driver gets its turn first.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// No answer could ever go to port 0.
+fn remote_is_usable(remote: &SocketAddr) -> bool {
+    remote.port() != 0
+}
+
+/// Sends what had to wait, as room comes.
+pub(crate) async fn send_waiting(shared: Arc<Shared>, port: Arc<UdpPort>) {
+    loop {
+        port.wake.notified().await;
+        loop {
+            if port.socket.writable().await.is_err() {
+                return;
+            }
+            let next = {
+                let mut waiting = port.waiting();
+                let next = waiting.front().cloned();
+                if next.is_none() {
+                    waiting.shrink_to(64);
+                    port.is_waiting.store(false, Ordering::Release);
+                }
+                next
+            };
+            let Some((remote, bytes)) = next else { break };
+            match port.try_send(&bytes, remote) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(_) => shared.report(&Flow { transport: Transport::Udp, local: port.local, remote, connection: 0 }),
+            }
+            port.waiting().pop_front();
+        }
     }
 }

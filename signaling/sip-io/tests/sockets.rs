@@ -37,11 +37,15 @@ async fn next(inbound: &mut Receiver<Inbound>) -> Inbound {
     timeout(PATIENCE, inbound.recv()).await.unwrap().unwrap()
 }
 
+/// Connections that ended before are passed over.
 async fn next_message(inbound: &mut Receiver<Inbound>) -> (ferric_sip::Flow, Message) {
-    let inbound = next(inbound).await;
-    match inbound.kind {
-        InboundKind::Message(message) => (inbound.flow, message),
-        other => panic!("{other:?}"),
+    loop {
+        let inbound = next(inbound).await;
+        match inbound.kind {
+            InboundKind::Message(message) => return (inbound.flow, message),
+            InboundKind::TransportError => {}
+            other @ InboundKind::Malformed { .. } => panic!("{other:?}"),
+        }
     }
 }
 
@@ -150,15 +154,12 @@ async fn a_connection_is_opened_for_a_peer_that_has_none_and_its_failure_is_told
     let (mut stream, _) = timeout(PATIENCE, peer.accept()).await.unwrap().unwrap();
     assert!(read_some(&mut stream).await.starts_with("OPTIONS"));
     drop((stream, peer));
+    let lost = next(&mut inbound).await;
+    assert!(matches!(lost.kind, InboundKind::TransportError) && lost.flow.remote == flow.remote && lost.flow.connection != 0);
     let nobody = TcpStreamAddress::unused().await;
     sockets.send(&ferric_sip::Flow { remote: nobody, ..flow }, Bytes::from(options("o2")));
-    loop {
-        let inbound = next(&mut inbound).await;
-        if matches!(inbound.kind, InboundKind::TransportError) {
-            assert_eq!(inbound.flow.remote, nobody);
-            break;
-        }
-    }
+    let failed = next(&mut inbound).await;
+    assert!(matches!(failed.kind, InboundKind::TransportError) && failed.flow.remote == nobody);
 }
 
 struct TcpStreamAddress;
