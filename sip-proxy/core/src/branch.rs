@@ -9,11 +9,45 @@
 
 use std::hash::{DefaultHasher, Hasher};
 
+use ferric_sip::flow::Flow;
 use ferric_sip::message::Message;
+
+use crate::routing::{Condition, RouteTable};
 
 /// Begins every branch of ours; no other element of this program uses it.
 pub(crate) const COOKIE: &str = "z9hG4bKf-";
 const LENGTH: usize = COOKIE.len() + 16 + 16 + 8;
+
+/// What the rules look at beside the fields that every request has.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Deciding {
+    /// Header fields.
+    pub(crate) headers: Vec<String>,
+    source: bool,
+    listener: bool,
+}
+
+impl Deciding {
+    pub(crate) fn of(routes: &RouteTable) -> Deciding {
+        let mut found = Deciding::default();
+        for condition in routes.rules().iter().flat_map(|rule| &rule.conditions) {
+            match condition {
+                Condition::Header(name, _) => found.headers.push(name.clone()),
+                Condition::Source(_) => found.source = true,
+                Condition::Listener(..) => found.listener = true,
+                Condition::Method(_)
+                | Condition::User(_)
+                | Condition::UserPrefix(_)
+                | Condition::Domain(_)
+                | Condition::From(_)
+                | Condition::Recording(_) => {}
+            }
+        }
+        found.headers.sort();
+        found.headers.dedup();
+        found
+    }
+}
 
 /// Makes and recognises branches under one secret.
 #[derive(Debug, Clone, Copy)]
@@ -41,8 +75,8 @@ impl Branches {
         hasher.finish()
     }
 
-    /// The fields that decide where a request goes: the same again means that it went in a circle.
-    pub(crate) fn way_of(&self, request: &Message) -> u64 {
+    /// What decides where a request goes: the same again means that it went in a circle (RFC 5393 4.2.1).
+    pub(crate) fn way_of(&self, request: &Message, flow: &Flow, deciding: &Deciding) -> u64 {
         let mut hasher = self.hash(2);
         let mut field = |value: &str| {
             hasher.write(value.as_bytes());
@@ -53,10 +87,16 @@ impl Branches {
         field(&request.header("CSeq").unwrap_or_default());
         field(&request.header("From").unwrap_or_default());
         field(&request.header("To").unwrap_or_default());
-        for name in ["Route", "Proxy-Require", "Proxy-Authorization"] {
+        for name in ["Route", "Proxy-Require", "Proxy-Authorization"].into_iter().chain(deciding.headers.iter().map(String::as_str)) {
             for value in request.headers(name) {
                 field(&value);
             }
+        }
+        if deciding.source {
+            field(&flow.remote.ip().to_string());
+        }
+        if deciding.listener {
+            field(&format!("{} {}", flow.transport, flow.local));
         }
         hasher.finish()
     }

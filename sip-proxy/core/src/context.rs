@@ -26,8 +26,10 @@ pub(crate) struct Attempt {
     pub(crate) group: Option<Arc<GroupConfig>>,
     pub(crate) hop: Option<Hop>,
     pub(crate) sent: Instant,
-    /// A provisional response came.
+    /// A provisional response came: it may be cancelled.
     pub(crate) heard: bool,
+    /// More than 100 came: somebody behind the next hop is at work.
+    pub(crate) rings: bool,
     /// It goes by TCP only because of its size.
     pub(crate) oversize: bool,
     /// Its element heard of its silence already.
@@ -41,6 +43,8 @@ pub(crate) struct Branch {
     pub(crate) attempt: Option<Attempt>,
     /// Elements that were asked.
     pub(crate) tried: SmallVec<[ElementId; 2]>,
+    /// Its Max-Breadth (RFC 5393 5.3).
+    pub(crate) breadth: Option<usize>,
     /// It came to its end.
     pub(crate) done: bool,
 }
@@ -66,7 +70,8 @@ pub(crate) struct Context {
     pub(crate) sets: VecDeque<Vec<Target>>,
     pub(crate) branches: SmallVec<[Branch; 1]>,
     pub(crate) best: Option<Best>,
-    pub(crate) cancelled: bool,
+    /// Nobody else is asked any more: the caller gave up, or a 6xx came.
+    pub(crate) stopped: bool,
     /// What is told when it is over.
     pub(crate) done: RequestDone,
 }

@@ -3,19 +3,21 @@
 //! | what happens to an attempt | element | request |
 //! | --- | --- | --- |
 //! | no answer at all within the group's timeout | down, unless it was heard of meanwhile | next element; the late one is heard out: rung, it is cancelled |
+//! | the same, sent by TCP for its size only | not touched | again by UDP |
 //! | cannot be sent, connection lost before any answer | down | next element |
 //! | a failover code | a miss; 503 with Retry-After: rests | next element |
 //! | any other answer | alive | the answer counts |
 //!
-//! When an element goes down, every request that waits for a first sign of it moves on at once. When there is no next one:
-//! an element that lives is waited for, else 503 with Retry-After.
+//! When an element goes down, every request that waits for a first sign of it moves on at once; if it fell silent, those
+//! with no more than a 100 as well. When there is no next one: an element that lives is waited for, else 503 with Retry-After.
+//! A request that rings somewhere is left there: it ends by its own answer, or by timer C.
 
 use std::time::{Duration, Instant};
 
 use ferric_sip::message::Message;
 use ferric_sip::transaction::ClientTransactionId;
 
-use crate::context::ContextId;
+use crate::context::{Attempt, ContextId};
 use crate::forward::Way;
 use crate::group::{ElementId, Hop, Outcome};
 use crate::proxy::Proxy;
@@ -28,8 +30,8 @@ use crate::target::{Next, Ticket};
 pub(crate) enum Client {
     /// A copy of a request.
     Attempt(ContextId, usize),
-    /// A copy that is not waited for any more.
-    GivenUp,
+    /// A copy that is not waited for any more, and the element that it went to. A success of it counts all the same.
+    GivenUp(ContextId, Option<ElementId>),
     /// OPTIONS to an element.
     Probe(ElementId),
 }
@@ -39,6 +41,19 @@ pub(crate) enum Client {
 pub(crate) enum Due {
     /// A first answer should be there.
     Answer(ClientTransactionId),
+    /// Another request than an INVITE gets a 100 if it has no answer by now (RFC 4320 4.1).
+    Trying(ContextId),
+}
+
+/// Why an attempt counts as silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Silence {
+    /// No answer within the time that one may take.
+    Late,
+    /// Its transaction is over.
+    Over,
+    /// Its element went down.
+    Left,
 }
 
 /// Addresses of one name that are tried at most.
@@ -109,9 +124,11 @@ impl Proxy {
 
     /// A name that a branch goes to was looked up.
     pub(crate) fn branch_located(&mut self, now: Instant, id: ContextId, at: usize, found: Result<Vec<Hop>, Trouble>) {
-        let Some(branch) = self.contexts.get_mut(&id).and_then(|context| context.branch(at)) else { return };
+        // Meanwhile the caller may have given up.
+        let Some(branch) = self.contexts.get_mut(&id).and_then(|context| context.branch(at)).filter(|branch| !branch.done) else { return };
         match found {
             Ok(mut hops) => {
+                hops.retain(|hop| self.identity.reaches(hop.address));
                 hops.truncate(MOST_HOPS);
                 branch.target.next = Next::Hops(hops);
                 self.advance(now, id, at);
@@ -131,7 +148,7 @@ impl Proxy {
             Next::Group(name) | Next::Element(name, _) => Trouble::NoElement(self.groups.retry_after(now, name)),
             Next::Hops(_) | Next::Name(_) | Next::Flow(_) => Trouble::Unreachable,
         });
-        if context.cancelled {
+        if context.stopped {
             Best::add_cancelled(&mut context.best);
         } else {
             Best::add_trouble(&mut context.best, &trouble, is_invite);
@@ -142,74 +159,125 @@ impl Proxy {
     /// The first answer should be there, and is not.
     pub(crate) fn handle_no_answer(&mut self, now: Instant, client: ClientTransactionId) {
         match self.clients.get(&client).copied() {
-            Some(Client::Attempt(id, at)) => self.silent(now, client, id, at, false),
+            Some(Client::Attempt(id, at)) => self.silent(now, client, id, at, Silence::Late),
             Some(Client::Probe(element)) => {
                 // An answer that comes late is a sign of life all the same.
                 self.layer.quieten(client);
                 if self.groups.note_probe(now, element, None) {
-                    self.leave(now, element);
+                    self.leave(now, element, true);
                 }
             }
-            Some(Client::GivenUp) | None => {}
+            Some(Client::GivenUp(..)) | None => {}
         }
     }
 
-    /// No answer came; `for_ever` when the transaction is over as well.
-    pub(crate) fn silent(&mut self, now: Instant, client: ClientTransactionId, id: ContextId, at: usize, for_ever: bool) {
+    /// No answer came.
+    pub(crate) fn silent(&mut self, now: Instant, client: ClientTransactionId, id: ContextId, at: usize, why: Silence) {
         let Some(context) = self.contexts.get_mut(&id) else { return };
-        let cancelled = context.cancelled;
+        let stopped = context.stopped;
         let Some(attempt) = context.branches.get_mut(at).and_then(|branch| branch.attempt.as_mut()) else { return };
         if attempt.client != client {
             return;
         }
-        let (element, sent) = (attempt.element, attempt.sent);
+        let (element, sent, heard) = (attempt.element, attempt.sent, attempt.heard);
+        if why == Silence::Late && attempt.oversize && !stopped {
+            self.send_as_datagram(now, id, at);
+            return;
+        }
         let mut down = None;
-        if let Some(element) = element.filter(|_| !std::mem::replace(&mut attempt.noted, true))
+        if let Some(element) = element.filter(|_| !std::mem::replace(&mut attempt.noted, true) && why != Silence::Left)
             && self.groups.note_outcome(now, element, Outcome::Silence { sent })
         {
             down = Some(element);
         }
-        if cancelled || for_ever {
-            self.give_up(client);
+        if stopped || why == Silence::Over {
             self.fail(now, id, at, Failed::Silent);
         } else {
             match self.next_way(now, id, at) {
                 Some(way) => {
-                    self.give_up(client);
+                    self.give_up(now, id, at);
                     self.send_copy(now, id, at, way);
                 }
-                // Nobody else: one that lives may still answer.
-                None if element.is_some_and(|element| self.groups.is_up(element)) => {}
+                // Nobody else: one that lives may still answer, and so may one that promised to.
+                None if heard || element.is_none_or(|element| self.groups.is_up(element)) => {}
                 None => {
-                    self.give_up(client);
+                    self.give_up(now, id, at);
                     self.end_branch(now, id, at, None);
                 }
             }
         }
         if let Some(element) = down {
-            self.leave(now, element);
+            self.leave(now, element, true);
         }
     }
 
-    /// Heard out, no longer waited for.
-    fn give_up(&mut self, client: ClientTransactionId) {
-        if let Some(known) = self.clients.get_mut(&client) {
-            *known = Client::GivenUp;
+    /// Takes an attempt off all lists; its element is not released.
+    fn take_off(&mut self, id: ContextId, at: usize) -> Option<Attempt> {
+        let attempt = self.contexts.get_mut(&id)?.branch(at)?.attempt.take()?;
+        if let Some(element) = attempt.element {
+            self.waiting.remove(&(element, attempt.client));
         }
-        self.layer.quieten(client);
-        self.deadlines.cancel(&Due::Answer(client));
+        self.deadlines.cancel(&Due::Answer(attempt.client));
+        Some(attempt)
     }
 
-    /// An element went down: whoever waits for a first sign of it moves on.
-    pub(crate) fn leave(&mut self, now: Instant, element: ElementId) {
+    /// An attempt is over: its element is free of it.
+    pub(crate) fn take_attempt(&mut self, id: ContextId, at: usize) -> Option<Attempt> {
+        let attempt = self.take_off(id, at)?;
+        if let Some(element) = attempt.element {
+            self.groups.release(element);
+        }
+        Some(attempt)
+    }
+
+    /// Heard out, no longer waited for; cancelled if it may be by now.
+    fn hear_out(&mut self, now: Instant, id: ContextId, attempt: &Attempt) {
+        if let Some(known) = self.clients.get_mut(&attempt.client) {
+            *known = Client::GivenUp(id, attempt.element);
+        }
+        self.layer.quieten(attempt.client);
+        if attempt.heard {
+            self.layer.send_cancel(now, attempt.client);
+        }
+    }
+
+    /// The attempt of a branch is not waited for any more.
+    pub(crate) fn give_up(&mut self, now: Instant, id: ContextId, at: usize) {
+        if let Some(attempt) = self.take_attempt(id, at) {
+            self.hear_out(now, id, &attempt);
+        }
+    }
+
+    /// Nobody there takes a stream: the large request goes as a datagram after all (RFC 3261 18.1.1). That is no fault of
+    /// the element's, which may speak UDP only.
+    fn send_as_datagram(&mut self, now: Instant, id: ContextId, at: usize) {
+        let Some(attempt) = self.take_off(id, at) else { return };
+        self.hear_out(now, id, &attempt);
+        let Some(hop) = attempt.hop else { return };
+        self.note_without_tcp(now, hop.address);
+        if let Some(branch) = self.contexts.get_mut(&id).and_then(|context| context.branch(at))
+            && attempt.element.is_some()
+        {
+            branch.tried.pop();
+        }
+        let more = match self.contexts.get_mut(&id).and_then(|context| context.branch(at)).map(|branch| &branch.target.next) {
+            Some(Next::Hops(hops)) => !hops.is_empty(),
+            Some(Next::Group(_) | Next::Element(..) | Next::Name(_) | Next::Flow(_)) | None => false,
+        };
+        self.send_copy(now, id, at, Way::Hop { hop, element: attempt.element.zip(attempt.group), more });
+    }
+
+    /// An element went down: whoever waits for a first sign of it moves on. When it fell `silent`, a 100 of before is no
+    /// such sign: what it promised will not be kept.
+    pub(crate) fn leave(&mut self, now: Instant, element: ElementId, silent: bool) {
         let low = ClientTransactionId::MIN;
         let waiting: Vec<ClientTransactionId> =
             self.waiting.range((element, low)..).take_while(|(of, _)| *of == element).map(|(_, client)| *client).collect();
         for client in waiting {
-            self.waiting.remove(&(element, client));
-            if let Some(Client::Attempt(id, at)) = self.clients.get(&client).copied() {
-                self.deadlines.cancel(&Due::Answer(client));
-                self.silent(now, client, id, at, false);
+            let Some(Client::Attempt(id, at)) = self.clients.get(&client).copied() else { continue };
+            let attempt = self.contexts.get_mut(&id).and_then(|context| context.branch(at)).and_then(|branch| branch.attempt.as_ref());
+            if attempt.is_some_and(|attempt| silent || !attempt.heard) {
+                self.silent(now, client, id, at, Silence::Left);
             }
         }
     }
@@ -217,28 +285,20 @@ impl Proxy {
     /// An attempt is over without success: the next address, or the end of the branch.
     pub(crate) fn fail(&mut self, now: Instant, id: ContextId, at: usize, failed: Failed) {
         let Some(context) = self.contexts.get_mut(&id) else { return };
-        let (is_invite, cancelled) = (context.is_invite, context.cancelled);
-        let Some(branch) = context.branches.get_mut(at) else { return };
-        let Some(attempt) = branch.attempt.take() else { return };
-        if let Some(element) = attempt.element {
-            self.waiting.remove(&(element, attempt.client));
-        }
-        self.deadlines.cancel(&Due::Answer(attempt.client));
-        // Nobody there takes a stream: the large request goes as a datagram after all (RFC 3261 18.1.1).
-        if let (Failed::Unreachable, true, Some(hop)) = (&failed, attempt.oversize, &attempt.hop) {
-            let (hop, element) = (hop.clone(), attempt.element.zip(attempt.group.clone()));
-            if element.is_some() {
-                branch.tried.pop();
-            }
-            self.note_without_tcp(now, hop.address);
-            self.send_copy(now, id, at, Way::Hop { hop, element, more: true });
+        let (is_invite, stopped) = (context.is_invite, context.stopped);
+        let Some(attempt) = context.branches.get(at).and_then(|branch| branch.attempt.as_ref()) else { return };
+        if matches!(failed, Failed::Unreachable) && attempt.oversize && !stopped {
+            self.send_as_datagram(now, id, at);
             return;
         }
+        let Some(attempt) = self.take_attempt(id, at) else { return };
         let mut down = None;
+        let mut silent = true;
         let moves_on = match (&failed, attempt.element) {
             (Failed::Answered(response), Some(element)) => {
                 let status = response.status().unwrap_or(500);
                 let outcome = Outcome::Answered { status, retry_after: retry_after(response) };
+                silent = false;
                 down = self.groups.note_outcome(now, element, outcome).then_some(element);
                 attempt.group.as_ref().is_some_and(|group| group.failover_codes.contains(&status))
             }
@@ -247,23 +307,25 @@ impl Proxy {
                 down = self.groups.note_outcome(now, element, Outcome::Unreachable).then_some(element);
                 true
             }
+            // What was heard of has been waited for long enough: timer C, or 64*T1.
             (Failed::Silent, Some(element)) => {
                 if !attempt.noted {
                     down = self.groups.note_outcome(now, element, Outcome::Silence { sent: attempt.sent }).then_some(element);
                 }
-                true
+                !attempt.heard
             }
-            (Failed::Silent | Failed::Unreachable, None) => true,
+            (Failed::Silent, None) => !attempt.heard,
+            (Failed::Unreachable, None) => true,
         };
-        let way = if moves_on && !cancelled { self.next_way(now, id, at) } else { None };
+        let way = if moves_on && !stopped { self.next_way(now, id, at) } else { None };
         match way {
             Some(way) => self.send_copy(now, id, at, way),
             None => {
                 if let Some(context) = self.contexts.get_mut(&id) {
                     let in_group = attempt.element.is_some();
                     match failed {
-                        _ if cancelled && !matches!(failed, Failed::Answered(_)) => Best::add_cancelled(&mut context.best),
-                        Failed::Answered(response) => Best::add_response(&mut context.best, *response, in_group && moves_on),
+                        _ if stopped && !matches!(failed, Failed::Answered(_)) => Best::add_cancelled(&mut context.best),
+                        Failed::Answered(response) => Best::add_response(&mut context.best, *response, in_group && moves_on, attempt.element),
                         Failed::Silent => Best::add_trouble(&mut context.best, &Trouble::Timeout, is_invite),
                         Failed::Unreachable if in_group => {
                             let name = attempt.group.as_ref().map_or("", |group| &*group.name);
@@ -280,7 +342,7 @@ impl Proxy {
             }
         }
         if let Some(element) = down {
-            self.leave(now, element);
+            self.leave(now, element, silent);
         }
     }
 

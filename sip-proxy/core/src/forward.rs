@@ -18,6 +18,8 @@ use crate::validate::HOPS;
 
 /// What a Via of ours adds to a request, at most.
 const VIA_ROOM: usize = 130;
+/// Hops that are known to take no TCP, at most; beyond, they are asked again.
+const MOST_WITHOUT_TCP: usize = 10_000;
 /// A hop that did not take TCP is not asked for it again for this long.
 pub(crate) const NO_TCP: std::time::Duration = std::time::Duration::from_secs(300);
 
@@ -56,14 +58,17 @@ pub(crate) fn suit_strict_router(request: &mut Message) {
 
 /// Our Record-Route; two when the sides differ, each with its own address (RFC 5658).
 pub(crate) fn record_route(request: &mut Message, came: (&str, Transport), leaves: (&str, Transport)) {
+    // A request to a SIPS URI keeps to it where the side is TLS (16.6 step 4).
+    let sips = request.request_uri().is_some_and(|uri| uri.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("sips:")));
     let uri = |(host, transport): (&str, Transport), twin: bool| {
-        let transport = match transport {
-            Transport::Udp => "",
-            Transport::Tcp => ";transport=tcp",
-            Transport::Tls => ";transport=tls",
+        let (scheme, transport) = match transport {
+            Transport::Udp => ("sip", ""),
+            Transport::Tcp => ("sip", ";transport=tcp"),
+            Transport::Tls if sips => ("sips", ""),
+            Transport::Tls => ("sip", ";transport=tls"),
         };
         let twin = if twin { format!(";{TWIN}") } else { String::new() };
-        format!("<sip:{host}{transport};lr{twin}>")
+        format!("<{scheme}:{host}{transport};lr{twin}>")
     };
     if came == leaves {
         request.insert_header("Record-Route", &uri(came, false));
@@ -86,6 +91,9 @@ impl Proxy {
             copy.insert_header("Route", route);
         }
         suit_strict_router(&mut copy);
+        if let Some(breadth) = branch.breadth {
+            copy.replace_header("Max-Breadth", &breadth.to_string());
+        }
         let (remote, transport) = match &way {
             Way::Hop { hop, .. } => (hop.address, hop.transport),
             Way::Flow(flow) => (flow.remote, flow.transport),
@@ -110,7 +118,7 @@ impl Proxy {
         let client = self.layer.send_request_as(now, copy, flow, Some(&sent_by), &name);
         let (hop, element, group, wait) = match way {
             Way::Hop { hop, element: Some((element, group)), .. } => (Some(hop), Some(element), Some(group.clone()), Some(group.timeout)),
-            Way::Hop { hop, element: None, more } => (Some(hop), None, None, more.then_some(self.config.timeout)),
+            Way::Hop { hop, element: None, more } => (Some(hop), None, None, (more || oversize).then_some(self.config.timeout)),
             Way::Flow(_) => (None, None, None, None),
         };
         if let Some(wait) = wait {
@@ -121,15 +129,17 @@ impl Proxy {
             branch.tried.push(element);
         }
         context.done.tries += 1;
-        branch.attempt = Some(Attempt { client, element, group, hop, sent: now, heard: false, oversize, noted: false });
+        branch.attempt = Some(Attempt { client, element, group, hop, sent: now, heard: false, rings: false, oversize, noted: false });
         self.clients.insert(client, Client::Attempt(id, at));
     }
 
-    /// The connection on which a peer's address is reached has no TCP: for large requests UDP will do.
+    /// That peer does not take TCP: for large requests UDP will do.
     pub(crate) fn note_without_tcp(&mut self, now: Instant, remote: SocketAddr) {
-        if self.without_tcp.len() >= 10_000 {
+        if self.without_tcp.len() >= MOST_WITHOUT_TCP {
             self.without_tcp.retain(|_, until| *until > now);
         }
-        self.without_tcp.insert(remote, now + NO_TCP);
+        if self.without_tcp.len() < MOST_WITHOUT_TCP {
+            self.without_tcp.insert(remote, now + NO_TCP);
+        }
     }
 }

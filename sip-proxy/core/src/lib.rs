@@ -5,7 +5,7 @@
 //!                                         |                  ^
 //!                                         v                  | next element
 //!                                   groups, location     failover
-//! response -> transactions -> response context -> best -> out
+//! response -> transactions -> respond -> response context -> best -> out
 //! ```
 //!
 //! A file per phase of a request; each path ends in one [`RequestDone`]. What is meant for this node's own recorder is given
@@ -24,6 +24,7 @@ mod preprocess;
 mod probe;
 mod proxy;
 mod rescue;
+mod respond;
 mod response_context;
 pub mod routing;
 mod stateless;

@@ -15,6 +15,8 @@ use crate::identity::{Identity, TWIN};
 pub(crate) struct Preprocessed {
     /// A strict router put our URI into the Request-URI: the last Route value is the true one.
     pub(crate) last_route_is_target: bool,
+    /// The Request-URI is replaced by `target`.
+    pub(crate) changes_target: bool,
     /// So many Route values at the front are ours.
     pub(crate) own_routes: usize,
     /// The Request-URI that counts.
@@ -23,8 +25,6 @@ pub(crate) struct Preprocessed {
     pub(crate) next_route: Option<String>,
     /// The listener that a twin Record-Route named for the other side.
     pub(crate) leaves_by: Option<SocketAddr>,
-    /// It came along a route that leads over us.
-    pub(crate) is_routed: bool,
 }
 
 /// Looks at the Route values of a request.
@@ -32,17 +32,19 @@ pub(crate) fn preprocess(request: &Message, identity: &Identity) -> Preprocessed
     let target = request.request_uri().unwrap_or_default().into_owned();
     let mut routes: Vec<String> = if request.header("Route").is_some() { request.values("Route") } else { Vec::new() };
     let mut found = Preprocessed { target, ..Preprocessed::default() };
-    if routes.is_empty() {
-        return found;
-    }
-    let own = |uri: &str| Uri::parse(uri).ok().filter(|uri| identity.is_own(uri));
+    let own = |uri: &str| Uri::parse(uri).ok().filter(|uri| identity.is_own_route(uri));
     // Only a URI that we put into a Record-Route carries `lr`; a strict router moves it here and forgets nothing.
-    if own(&found.target).is_some_and(|uri| uri.params.has("lr"))
+    if !routes.is_empty()
+        && Uri::parse(&found.target).is_ok_and(|uri| uri.params.has("lr") && identity.is_own(&uri))
         && let Some(last) = routes.pop()
     {
         found.last_route_is_target = true;
+        found.changes_target = true;
         found.target = uri_of(&last);
-        found.is_routed = true;
+    }
+    if let Some(target) = without_own_maddr(&found.target, identity) {
+        found.changes_target = true;
+        found.target = target;
     }
     for route in &routes {
         let Some(uri) = own(&uri_of(route)) else { break };
@@ -54,7 +56,6 @@ pub(crate) fn preprocess(request: &Message, identity: &Identity) -> Preprocessed
             found.leaves_by = identity.listener_of(&uri);
         }
         found.own_routes += 1;
-        found.is_routed = true;
         if found.own_routes == 2 || !uri.params.has(TWIN) {
             break;
         }
@@ -68,12 +69,31 @@ impl Preprocessed {
     pub(crate) fn apply(&self, request: &mut Message) {
         if self.last_route_is_target {
             request.remove_last_value("Route");
+        }
+        if self.changes_target {
             request.set_request_uri(&self.target);
         }
         for _ in 0..self.own_routes {
             request.remove_first_value("Route");
         }
     }
+}
+
+/// A target whose `maddr` is ours was sent here by it and goes on without it, and without the port and transport that went
+/// with it (16.4).
+fn without_own_maddr(target: &str, identity: &Identity) -> Option<String> {
+    if !target.contains("maddr") {
+        return None;
+    }
+    let mut uri = Uri::parse(target).ok()?;
+    let here = Uri { host: uri.params.get("maddr")?.to_owned(), user: None, ..uri.clone() };
+    if !identity.is_own(&here) {
+        return None;
+    }
+    uri.params.remove("maddr");
+    uri.params.remove("transport");
+    uri.port = None;
+    Some(uri.to_string())
 }
 
 /// The URI of a Route value.

@@ -19,22 +19,20 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use smallvec::SmallVec;
 
-use crate::branch::Branches;
+use crate::branch::{Branches, Deciding};
 use crate::config::{Fork, ProxyConfig};
-use crate::context::{Branch, Context, ContextId};
+use crate::context::{Context, ContextId};
 use crate::done::RequestDone;
-use crate::failover::{Client, Due, Failed};
+use crate::failover::{Client, Due, Failed, Silence};
 use crate::forward::count_hop;
-use crate::group::{GroupEvent, Groups, Outcome};
+use crate::group::{GroupEvent, Groups};
 use crate::identity::Identity;
 use crate::location::{Contact, Location};
 use crate::preprocess::preprocess;
 use crate::rescue::Trouble;
-use crate::response_context::Best;
-use crate::routing::Condition;
 use crate::stateless::Lookup;
-use crate::target::{Decided, Decision, LocateTarget, Next, Router, Target, Ticket, headers_of, next_of};
-use crate::validate::validate;
+use crate::target::{Decided, Decision, LocateTarget, Next, Router, Target, Ticket, as_request_uri, headers_of, next_of};
+use crate::validate::{fit_to_forward, well_formed};
 
 /// What the proxy wants done.
 #[derive(Debug)]
@@ -75,6 +73,9 @@ pub enum Handled {
     Local(Message),
 }
 
+/// In units of T1: when timer E of a client has grown to T2, a request that is no INVITE gets its 100 (RFC 4320 4.1).
+const TRYING_OTHERS: u32 = 7;
+
 /// New calls counted for the limit over all.
 #[derive(Debug, Default)]
 struct Rate {
@@ -93,7 +94,7 @@ pub struct Proxy {
     pub(crate) groups: Groups,
     location: Option<Box<dyn Location>>,
     pub(crate) contexts: HashMap<ContextId, Box<Context>>,
-    by_server: HashMap<ServerTransactionId, ContextId>,
+    pub(crate) by_server: HashMap<ServerTransactionId, ContextId>,
     pub(crate) clients: HashMap<ClientTransactionId, Client>,
     /// Attempts without any sign of life yet, by element.
     pub(crate) waiting: BTreeSet<(crate::group::ElementId, ClientTransactionId)>,
@@ -105,8 +106,11 @@ pub struct Proxy {
     next_context: u64,
     pub(crate) next_ticket: u64,
     rate: Rate,
-    /// Header fields that rules look at.
-    seen_headers: Vec<String>,
+    /// What rules look at.
+    pub(crate) deciding: Deciding,
+    /// Requests without state that wait for a name.
+    pub(crate) stateless_lookups: usize,
+    pub(crate) timers: Timers,
     /// The same moment on both clocks.
     clock: (Instant, u64),
     draining: bool,
@@ -137,7 +141,9 @@ impl Proxy {
             next_context: 0,
             next_ticket: 0,
             rate: Rate::default(),
-            seen_headers: Vec::new(),
+            deciding: Deciding::default(),
+            stateless_lookups: 0,
+            timers,
             clock: (now, unix_s),
             draining: false,
             outputs: VecDeque::new(),
@@ -151,23 +157,7 @@ impl Proxy {
     pub fn apply(&mut self, now: Instant, config: ProxyConfig) {
         self.identity = Identity::new(&config);
         self.groups.apply(now, config.groups.clone(), config.record_route);
-        let conditions = config.routes.rules().iter().flat_map(|rule| &rule.conditions);
-        let mut names: Vec<String> = conditions
-            .filter_map(|condition| match condition {
-                Condition::Header(name, _) => Some(name.clone()),
-                Condition::Method(_)
-                | Condition::User(_)
-                | Condition::UserPrefix(_)
-                | Condition::Domain(_)
-                | Condition::From(_)
-                | Condition::Source(_)
-                | Condition::Listener(..)
-                | Condition::Recording(_) => None,
-            })
-            .collect();
-        names.sort();
-        names.dedup();
-        self.seen_headers = names;
+        self.deciding = Deciding::of(&config.routes);
         self.config = Arc::new(config);
     }
 
@@ -230,8 +220,11 @@ impl Proxy {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.layer.handle_timeout(now);
         self.drain(now);
-        while let Some(Due::Answer(client)) = self.deadlines.pop_due(now) {
-            self.handle_no_answer(now, client);
+        while let Some(due) = self.deadlines.pop_due(now) {
+            match due {
+                Due::Answer(client) => self.handle_no_answer(now, client),
+                Due::Trying(context) => self.send_trying(now, context),
+            }
         }
         self.probe(now);
         if let Some(location) = &mut self.location {
@@ -280,10 +273,7 @@ impl Proxy {
         }
         let method = message.method();
         if method == Method::Ack {
-            let checked = validate(&message, &self.branches).is_ok();
-            if checked {
-                self.forward_stateless(now, message, flow, decided.decision, &decided.before);
-            }
+            self.forward_stateless(now, message, flow, decided.decision, &decided.before);
             return Handled::Taken;
         }
         if method == Method::Cancel
@@ -308,25 +298,35 @@ impl Proxy {
 
     /// Steps 1 to 3: what becomes of a request.
     fn decide(&mut self, now: Instant, request: &Message, flow: &Flow) -> Decided {
+        let source = flow.remote.ip();
         let before = preprocess(request, &self.identity);
         let call = self.call_hash(request);
         let router = Router { config: &self.config, identity: &self.identity, groups: &self.groups, call };
         let (decision, rule, is_initial) = router.decide(request, flow, &before);
         if matches!(decision, Ok(Decision::Local)) {
-            return Decided { decision: Decision::Local, rule, before, is_initial };
+            return Decided { decision: Decision::Local, rule, before, is_initial, source };
         }
-        let decision = match validate(request, &self.branches) {
+        let decision = match well_formed(request) {
             Err(reject) => Decision::Reject(reject, "invalid"),
-            Ok(()) => self.permit(now, request, is_initial).unwrap_or_else(|| match decision {
+            Ok(()) => self.permit(now, request, flow, is_initial).unwrap_or_else(|| match decision {
                 Ok(decision) => decision,
                 Err(aor) => self.contacts(now, &aor, request),
             }),
         };
-        Decided { decision, rule, before, is_initial }
+        let decision = match decision {
+            Decision::Forward(sets) => {
+                match fit_to_forward(request, &self.branches, || self.branches.way_of(request, flow, &self.deciding)) {
+                    Ok(()) => Decision::Forward(sets),
+                    Err(reject) => Decision::Reject(reject, "invalid"),
+                }
+            }
+            Decision::Local | Decision::Reply(..) | Decision::Reject(..) | Decision::Register => decision,
+        };
+        Decided { decision, rule, before, is_initial, source }
     }
 
     /// Requests that begin something may need a password; `None` lets it pass.
-    fn permit(&mut self, now: Instant, request: &Message, is_initial: bool) -> Option<Decision> {
+    fn permit(&mut self, now: Instant, request: &Message, flow: &Flow, is_initial: bool) -> Option<Decision> {
         let from_us = request.from().ok().and_then(|from| Uri::parse(&from.uri).ok());
         let from_us = from_us.is_some_and(|uri| self.config.domains.iter().any(|domain| domain.eq_ignore_ascii_case(&uri.host)));
         let asked = matches!(request.method(), Method::Register | Method::Ack | Method::Cancel);
@@ -334,7 +334,7 @@ impl Proxy {
             return None;
         }
         let unix_s = self.unix_s(now);
-        let challenge = self.location.as_mut()?.authenticate(now, unix_s, request)?;
+        let challenge = self.location.as_mut()?.authenticate(now, unix_s, request, flow)?;
         Some(Decision::Reply(Box::new(challenge), "challenge"))
     }
 
@@ -352,7 +352,7 @@ impl Proxy {
                 None => Uri::parse(&crate::preprocess::uri_of(&first)).map_err(|_| Trouble::BadUri).and_then(|uri| next_of(&uri)),
             };
             let Ok(next) = next else { continue };
-            let target = Target { uri: Some(uri), routes: path, next };
+            let target = Target { uri: Some(as_request_uri(uri)), routes: path, next };
             match sets.last_mut().filter(|(have, _)| *have == q && self.config.fork == Fork::Parallel) {
                 Some((_, set)) => set.push(target),
                 None => sets.push((q, vec![target])),
@@ -385,21 +385,23 @@ impl Proxy {
             TransactionEvent::Response { id, response, .. } => self.handle_response(now, id, response),
             TransactionEvent::StrayResponse { response, .. } => self.respond_stateless(response),
             TransactionEvent::TimedOut { id } => match self.clients.remove(&id) {
-                Some(Client::Attempt(context, at)) => self.silent(now, id, context, at, true),
-                Some(Client::Probe(_) | Client::GivenUp) | None => {}
+                Some(Client::Attempt(context, at)) => self.silent(now, id, context, at, Silence::Over),
+                Some(Client::Probe(_) | Client::GivenUp(..)) | None => {}
             },
             TransactionEvent::TransportError { id } => match self.clients.remove(&id) {
                 Some(Client::Attempt(context, at)) => self.fail(now, context, at, Failed::Unreachable),
                 Some(Client::Probe(element)) => {
                     self.deadlines.cancel(&Due::Answer(id));
                     if self.groups.note_probe(now, element, None) {
-                        self.leave(now, element);
+                        self.leave(now, element, true);
                     }
                 }
-                Some(Client::GivenUp) | None => {}
+                Some(Client::GivenUp(..)) | None => {}
             },
             TransactionEvent::Overloaded => {
-                self.outputs.push_back(ProxyOutput::Rejected { reason: "transactions", source: IpAddr::from([0, 0, 0, 0]) });
+                if let Some(decided) = &self.decided {
+                    self.outputs.push_back(ProxyOutput::Rejected { reason: "transactions", source: decided.source });
+                }
             }
             // The ACK to a 2xx that was sent under the INVITE's branch: it goes on like any other.
             TransactionEvent::Ack { request, flow } => {
@@ -412,7 +414,7 @@ impl Proxy {
 
     fn handle_request(&mut self, now: Instant, id: ServerTransactionId, request: Message, flow: Flow) {
         let Some(decided) = self.decided.take() else { return };
-        let Decided { decision, rule, before, is_initial } = decided;
+        let Decided { decision, rule, before, is_initial, source: _ } = decided;
         let is_invite = request.method() == Method::Invite;
         let done = RequestDone {
             method: request.method().as_str().to_owned(),
@@ -424,7 +426,7 @@ impl Proxy {
             listener: flow.local,
             is_recording: is_initial && (self.config.is_recording)(&request),
             is_initial,
-            headers: headers_of(&request, &self.seen_headers),
+            headers: headers_of(&request, &self.deciding.headers),
             rule,
             group: None,
             element: None,
@@ -434,7 +436,7 @@ impl Proxy {
             elapsed: Duration::ZERO,
         };
         let sets = match decision {
-            Decision::Forward(sets) => match self.overload(now, is_invite && is_initial) {
+            Decision::Forward(sets) => match self.overload(now, is_initial, is_invite) {
                 None => sets,
                 Some(trouble) => {
                     let reject = trouble.reject(is_invite);
@@ -458,7 +460,7 @@ impl Proxy {
             self.layer.respond(now, id, trying);
         }
         let call = self.call_hash(&request);
-        let way = self.branches.way_of(&request);
+        let way = self.branches.way_of(&request, &flow, &self.deciding);
         let mut copy = request;
         before.apply(&mut copy);
         count_hop(&mut copy);
@@ -483,16 +485,21 @@ impl Proxy {
                 sets: sets.into(),
                 branches: SmallVec::new(),
                 best: None,
-                cancelled: false,
+                stopped: false,
                 done,
             }),
         );
+        if !is_invite {
+            self.deadlines.set(Due::Trying(context), now + self.timers.t1 * TRYING_OTHERS);
+        }
         self.next_set(now, context);
     }
 
-    /// Too many requests at once, or too many new calls.
-    fn overload(&mut self, now: Instant, begins_call: bool) -> Option<Trouble> {
-        if self.contexts.len() >= self.config.max_open || (self.draining && begins_call) {
+    /// Too many requests at once, or too many new calls. What belongs to a call that runs finds room beyond the limit.
+    fn overload(&mut self, now: Instant, is_initial: bool, is_invite: bool) -> Option<Trouble> {
+        let room = if is_initial { self.config.max_open } else { self.config.max_open + self.config.max_open / 4 };
+        let begins_call = is_invite && is_initial;
+        if self.contexts.len() >= room || (self.draining && begins_call) {
             return Some(Trouble::Overload);
         }
         let most = self.config.calls_per_second.filter(|_| begins_call)?;
@@ -511,187 +518,5 @@ impl Proxy {
         self.layer.respond(now, id, response);
         (done.status, done.side) = (status, side);
         self.outputs.push_back(ProxyOutput::Done(Box::new(done)));
-    }
-
-    /// Sends a request to the next targets.
-    fn next_set(&mut self, now: Instant, id: ContextId) {
-        let Some(context) = self.contexts.get_mut(&id) else { return };
-        let Some(set) = context.sets.pop_front() else { return };
-        let first = context.branches.len();
-        let count = set.len();
-        context.branches.extend(set.into_iter().map(|target| Branch { target, attempt: None, tried: SmallVec::new(), done: false }));
-        for at in first..first + count {
-            self.begin_branch(now, id, at);
-        }
-    }
-
-    fn handle_response(&mut self, now: Instant, client: ClientTransactionId, response: Message) {
-        let status = response.status().unwrap_or(500);
-        let is_final = status >= 200;
-        match self.clients.get(&client).copied() {
-            Some(Client::Probe(element)) => {
-                if is_final {
-                    self.clients.remove(&client);
-                    self.deadlines.cancel(&Due::Answer(client));
-                    if self.groups.note_probe(now, element, Some(status)) {
-                        self.leave(now, element);
-                    }
-                }
-            }
-            Some(Client::Attempt(id, at)) => {
-                if is_final {
-                    self.clients.remove(&client);
-                    self.handle_final(now, id, at, client, response, status);
-                } else {
-                    self.handle_provisional(now, id, at, client, response, status);
-                }
-            }
-            Some(Client::GivenUp) if !is_final => {
-                // It lives after all, and nobody waits for it.
-                self.layer.send_cancel(now, client);
-            }
-            Some(Client::GivenUp) => {
-                self.clients.remove(&client);
-                if status < 300 {
-                    self.respond_stateless(response);
-                }
-            }
-            // Another 2xx of a fork farther on, or one that is repeated, goes through (RFC 6026).
-            None => {
-                if (200..300).contains(&status) {
-                    self.respond_stateless(response);
-                }
-            }
-        }
-    }
-
-    fn handle_provisional(&mut self, now: Instant, id: ContextId, at: usize, client: ClientTransactionId, mut response: Message, status: u16) {
-        let Some(context) = self.contexts.get_mut(&id) else { return };
-        let (cancelled, server) = (context.cancelled, context.server);
-        let Some(attempt) = context.branches.get_mut(at).and_then(|branch| branch.attempt.as_mut()) else { return };
-        let first = !std::mem::replace(&mut attempt.heard, true);
-        if let Some(element) = attempt.element {
-            self.groups.note_alive(now, element);
-            if first {
-                self.waiting.remove(&(element, client));
-            }
-        }
-        if first {
-            self.deadlines.cancel(&Due::Answer(client));
-        }
-        if cancelled && first {
-            self.layer.send_cancel(now, client);
-        }
-        if status > 100 {
-            response.remove_top_via();
-            self.layer.respond(now, server, response);
-        }
-    }
-
-    fn handle_final(&mut self, now: Instant, id: ContextId, at: usize, client: ClientTransactionId, response: Message, status: u16) {
-        if !(200..300).contains(&status) {
-            self.fail(now, id, at, Failed::Answered(Box::new(response)));
-            return;
-        }
-        let Some(context) = self.contexts.get_mut(&id) else { return };
-        let Some(branch) = context.branches.get_mut(at) else { return };
-        branch.done = true;
-        let attempt = branch.attempt.take();
-        let (call, begins_call) = (context.call, context.begins_call);
-        if let Some(element) = attempt.and_then(|attempt| attempt.element) {
-            self.waiting.remove(&(element, client));
-            self.groups.note_outcome(now, element, Outcome::Answered { status, retry_after: None });
-            if begins_call {
-                self.groups.begin_call(now, call, element);
-            }
-        }
-        self.deadlines.cancel(&Due::Answer(client));
-        let mut response = response;
-        response.remove_top_via();
-        self.finish(now, id, at, response, "upstream");
-    }
-
-    /// The answer is there: it goes back, what is still under way is cancelled.
-    fn finish(&mut self, now: Instant, id: ContextId, at: usize, mut response: Message, side: &'static str) {
-        self.cancel_others(now, id);
-        let Some(mut context) = self.contexts.remove(&id) else { return };
-        for branch in &mut context.branches {
-            if let Some(attempt) = branch.attempt.take() {
-                if let Some(element) = attempt.element {
-                    self.waiting.remove(&(element, attempt.client));
-                    self.groups.note_outcome(now, element, Outcome::Abandoned);
-                }
-                self.deadlines.cancel(&Due::Answer(attempt.client));
-                if let Some(known) = self.clients.get_mut(&attempt.client) {
-                    *known = Client::GivenUp;
-                }
-            }
-        }
-        self.by_server.remove(&context.server);
-        let status = response.status().unwrap_or(500);
-        let tag: u64 = self.rng.random();
-        response.set_to_tag(&format!("{tag:016x}"));
-        self.layer.respond(now, context.server, response);
-        if context.request.method() == Method::Bye {
-            self.groups.end_call(context.call);
-        }
-        let mut done = context.done;
-        let answered = context.branches.get(at).and_then(|branch| branch.tried.last().copied());
-        if let Some(element) = answered {
-            done.element = self.groups.address(element).map(str::to_owned);
-            done.group = self.groups.group_of(element);
-        }
-        (done.status, done.side, done.elapsed) = (status, side, now.saturating_duration_since(context.received));
-        self.outputs.push_back(ProxyOutput::Done(Box::new(done)));
-    }
-
-    /// CANCEL for every copy that rings; one that nothing was heard of is cancelled when it is (RFC 3261 9.1).
-    fn cancel_others(&mut self, now: Instant, id: ContextId) {
-        let Some(context) = self.contexts.get(&id) else { return };
-        if !context.is_invite {
-            return;
-        }
-        let heard: SmallVec<[ClientTransactionId; 2]> =
-            context.branches.iter().filter_map(|branch| branch.attempt.as_ref()).filter(|attempt| attempt.heard).map(|attempt| attempt.client).collect();
-        for client in heard {
-            self.layer.send_cancel(now, client);
-        }
-    }
-
-    fn handle_cancel(&mut self, now: Instant, server: ServerTransactionId) {
-        let Some(id) = self.by_server.get(&server).copied() else { return };
-        let Some(context) = self.contexts.get_mut(&id) else { return };
-        context.cancelled = true;
-        context.sets.clear();
-        // A name is being looked up still: nothing was sent, nothing is waited for.
-        for branch in &mut context.branches {
-            branch.done |= branch.attempt.is_none();
-        }
-        self.cancel_others(now, id);
-        if let Some(context) = self.contexts.get_mut(&id).filter(|context| context.is_idle()) {
-            Best::add_cancelled(&mut context.best);
-        }
-        self.settle(now, id);
-    }
-
-    /// Goes on with the next targets, or answers, when nothing is under way any more (RFC 3261 16.7 step 5 to 7).
-    pub(crate) fn settle(&mut self, now: Instant, id: ContextId) {
-        let Some(context) = self.contexts.get(&id) else { return };
-        let is_global = context.best.as_ref().is_some_and(Best::is_global);
-        if !context.is_idle() {
-            if is_global {
-                self.cancel_others(now, id);
-            }
-            return;
-        }
-        if !context.sets.is_empty() && !context.cancelled && !is_global {
-            self.next_set(now, id);
-            return;
-        }
-        let Some(context) = self.contexts.get_mut(&id) else { return };
-        let Some(best) = context.best.take() else { return };
-        let (is_invite, last) = (context.is_invite, context.branches.len().saturating_sub(1));
-        let (response, side) = best.into_response(&context.request, is_invite);
-        self.finish(now, id, last, response, side);
     }
 }

@@ -3,20 +3,23 @@
 use ferric_sip::message::Message;
 use ferric_sip::validate::Reject;
 
+use crate::group::ElementId;
 use crate::rescue::Trouble;
 
 /// The best final response so far.
 #[derive(Debug)]
 pub(crate) struct Best {
     answer: Answer,
-    /// WWW-Authenticate and Proxy-Authenticate of every 401 and 407 (16.7 step 7).
+    /// WWW-Authenticate and Proxy-Authenticate of every 401 and 407, in the order in which they came (16.7 step 7).
     challenges: Vec<(&'static str, String)>,
+    /// So many 401 and 407 came.
+    challengers: u32,
 }
 
 #[derive(Debug)]
 enum Answer {
     /// Of an element; `exhausted` when nobody else could be asked after it.
-    Upstream { response: Box<Message>, exhausted: bool },
+    Upstream { response: Box<Message>, exhausted: bool, element: Option<ElementId> },
     /// Our own.
     Own { reject: Reject, side: &'static str },
 }
@@ -47,7 +50,7 @@ const CHALLENGES: [(u16, &str); 2] = [(401, "WWW-Authenticate"), (407, "Proxy-Au
 
 impl Best {
     /// Takes an element's final response into account; its top Via is ours.
-    pub(crate) fn add_response(best: &mut Option<Best>, response: Message, exhausted: bool) {
+    pub(crate) fn add_response(best: &mut Option<Best>, response: Message, exhausted: bool, element: Option<ElementId>) {
         let challenges = match response.status() {
             Some(401 | 407) => CHALLENGES
                 .iter()
@@ -55,7 +58,7 @@ impl Best {
                 .collect(),
             _ => Vec::new(),
         };
-        Best::add(best, Answer::Upstream { response: Box::new(response), exhausted }, challenges);
+        Best::add(best, Answer::Upstream { response: Box::new(response), exhausted, element }, challenges);
     }
 
     /// Takes a failure of our own into account.
@@ -69,14 +72,16 @@ impl Best {
     }
 
     fn add(best: &mut Option<Best>, answer: Answer, challenges: Vec<(&'static str, String)>) {
+        let challengers = u32::from(!challenges.is_empty());
         match best {
             Some(have) => {
+                have.challengers += challengers;
                 have.challenges.extend(challenges);
                 if answer.rank() < have.answer.rank() {
                     have.answer = answer;
                 }
             }
-            None => *best = Some(Best { answer, challenges }),
+            None => *best = Some(Best { answer, challenges, challengers }),
         }
     }
 
@@ -85,30 +90,31 @@ impl Best {
         self.answer.status() >= 600
     }
 
-    /// The answer to `request`, and who made it.
-    pub(crate) fn into_response(self, request: &Message, is_invite: bool) -> (Message, &'static str) {
+    /// The answer to `request`, who made it, and which element that was.
+    pub(crate) fn into_response(self, request: &Message, is_invite: bool) -> (Message, &'static str, Option<ElementId>) {
         match self.answer {
-            Answer::Own { reject, side } => (reject.response(request), side),
-            Answer::Upstream { response, exhausted } => {
+            Answer::Own { reject, side } => (reject.response(request), side, None),
+            Answer::Upstream { response, exhausted, element } => {
                 let status = response.status().unwrap_or(500);
                 let mut response = *response;
                 response.remove_top_via();
                 match status {
                     // A 503 would make the caller leave us for all its calls (16.7 step 6); true only when nobody is left.
-                    503 if !exhausted => (Reject::new(500).response(request), "upstream"),
-                    // Too late to be of use, and never sent (RFC 4320).
-                    408 if !is_invite => (Reject::new(504).response(request), "upstream"),
-                    401 | 407 => {
+                    503 if !exhausted => response = Reject::new(500).response(request),
+                    // Never sent to anything but an INVITE (RFC 4320 4.2).
+                    408 if !is_invite => response = Reject::new(504).response(request),
+                    // With one challenge only, the response goes as it came.
+                    401 | 407 if self.challengers > 1 => {
                         for (_, name) in CHALLENGES {
                             response.remove_header(name);
                         }
                         for (name, value) in &self.challenges {
                             response.add_header(name, value);
                         }
-                        (response, "upstream")
                     }
-                    _ => (response, "upstream"),
+                    _ => {}
                 }
+                (response, "upstream", element)
             }
         }
     }

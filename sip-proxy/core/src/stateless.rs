@@ -1,10 +1,12 @@
-//! What is forwarded without a transaction (RFC 3261 16.11): the ACK to a 2xx, responses that come late.
+//! What is forwarded without a transaction (RFC 3261 16.11): the ACK to a 2xx, a CANCEL of nothing that is known here and
+//! its response, a 2xx that comes late. Every other response that belongs to nothing is dropped (RFC 6026 7.3).
 
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use ferric_sip::flow::{Flow, Transport};
 use ferric_sip::message::Message;
+use ferric_sip::method::Method;
 
 use crate::context::ContextId;
 use crate::forward::{count_hop, suit_strict_router};
@@ -45,6 +47,7 @@ impl Proxy {
         match self.lookups.remove(&ticket) {
             Some(Lookup::Branch(id, at)) => self.branch_located(now, id, at, found),
             Some(Lookup::Stateless(waiting)) => {
+                self.stateless_lookups = self.stateless_lookups.saturating_sub(1);
                 let (request, flow, way) = *waiting;
                 if let Some(hop) = found.ok().and_then(|hops| hops.into_iter().next()) {
                     self.send_stateless(request, &flow, &hop, way);
@@ -59,7 +62,7 @@ impl Proxy {
     pub(crate) fn forward_stateless(&mut self, now: Instant, mut request: Message, flow: Flow, decision: Decision, before: &Preprocessed) {
         let Decision::Forward(sets) = decision else { return };
         let Some(Target { uri, next, .. }) = sets.into_iter().flatten().next() else { return };
-        let way = self.branches.way_of(&request);
+        let way = self.branches.way_of(&request, &flow, &self.deciding);
         before.apply(&mut request);
         count_hop(&mut request);
         if let Some(uri) = uri {
@@ -78,7 +81,8 @@ impl Proxy {
                 }
             }
             Next::Name(name) => {
-                if self.lookups.len() < MOST_WAITING {
+                if self.stateless_lookups < MOST_WAITING {
+                    self.stateless_lookups += 1;
                     self.look_up(name, Lookup::Stateless(Box::new((request, flow, way))));
                 }
             }
@@ -98,16 +102,36 @@ impl Proxy {
         let branch = self.branches.stateless(&received, way);
         request.push_header_front("Via", &format!("SIP/2.0/{} {sent_by};branch={branch};rport", hop.transport));
         let flow = Flow { transport: hop.transport, local, remote: hop.address, connection: 0 };
-        self.outputs.push_back(ProxyOutput::Transmit { flow, bytes: request.to_bytes() });
+        self.send_as_is(request, flow);
     }
 
-    /// Sends a response on by its next Via; only one whose top Via is ours, with a branch of ours.
-    pub(crate) fn respond_stateless(&mut self, mut response: Message) {
+    fn send_as_is(&mut self, mut message: Message, flow: Flow) {
+        if flow.transport.is_reliable() && message.header("Content-Length").is_none() {
+            let length = message.body().len().to_string();
+            message.add_header("Content-Length", &length);
+        }
+        self.outputs.push_back(ProxyOutput::Transmit { flow, bytes: message.to_bytes() });
+    }
+
+    /// The response to a CANCEL that went on without state; there is no other request whose response could be meant.
+    pub(crate) fn respond_stateless(&mut self, response: Message) {
+        if response.method() == Method::Cancel {
+            self.pass_on(response);
+        }
+    }
+
+    /// Sends a response on to where its request came from: over the transaction of that request while it is there, else by
+    /// its next Via. Only one whose top Via is ours, with a branch of ours.
+    pub(crate) fn pass_on(&mut self, mut response: Message) {
         let ours = response.top_via().ok().and_then(|via| self.branches.read(via.branch()?));
         if ours.is_none() {
             return;
         }
         response.remove_top_via();
+        if let Some(flow) = self.layer.flow_for(&response) {
+            self.send_as_is(response, flow);
+            return;
+        }
         let Ok(via) = response.top_via() else { return };
         let transport = match via.transport.as_str() {
             "UDP" => Transport::Udp,
@@ -120,6 +144,6 @@ impl Proxy {
         let remote = SocketAddr::new(ip, rport.or(via.port).unwrap_or(default_port(transport)));
         let (local, _) = self.identity.outgoing(transport, remote, None, None);
         let flow = Flow { transport, local, remote, connection: 0 };
-        self.outputs.push_back(ProxyOutput::Transmit { flow, bytes: response.to_bytes() });
+        self.send_as_is(response, flow);
     }
 }

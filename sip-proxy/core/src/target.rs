@@ -13,7 +13,7 @@
 //! | all else | 404 |
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ferric_sip::flow::{Flow, Transport};
@@ -28,6 +28,7 @@ use crate::identity::{Identity, default_port};
 use crate::preprocess::{Preprocessed, uri_of};
 use crate::rescue::Trouble;
 use crate::routing::{Action, Incoming};
+use crate::validate::is_known_scheme;
 use crate::unruled::Unruled;
 
 /// What is to be looked up (RFC 3263).
@@ -95,6 +96,8 @@ pub(crate) struct Decided {
     pub(crate) before: Preprocessed,
     /// It begins something.
     pub(crate) is_initial: bool,
+    /// Who sent it.
+    pub(crate) source: IpAddr,
 }
 
 fn refuse(trouble: &Trouble, request: &Message) -> Decision {
@@ -116,6 +119,9 @@ impl Router<'_> {
         let in_dialog = request.to().is_ok_and(|to| to.params.has("tag"));
         let fixed = |decision: Decision| (Ok(decision), None, false);
         let Ok(uri) = Uri::parse(&before.target) else { return fixed(refuse(&Trouble::BadUri, request)) };
+        if !is_known_scheme(&uri.scheme) {
+            return fixed(refuse(&Trouble::Scheme, request));
+        }
         if let Some(route) = &before.next_route {
             let forward = self.by_route(route, request);
             return fixed(forward);
@@ -193,8 +199,11 @@ impl Router<'_> {
         })
     }
 
-    /// To a URI; a name is looked up.
+    /// To a URI: to a group if it names one, else the name is looked up.
     fn to_uri(&self, uri: &Uri, changed: Option<String>, request: &Message) -> Decision {
+        if uri.port.is_none() && self.groups.has(&uri.host) {
+            return Decision::Forward(vec![vec![group(&uri.host, changed)]]);
+        }
         match next_of(uri) {
             Ok(next) => Decision::Forward(vec![vec![Target { uri: changed, routes: vec![], next }]]),
             Err(trouble) => refuse(&trouble, request),
@@ -221,14 +230,27 @@ pub(crate) fn next_of(uri: &Uri) -> Result<Next, Trouble> {
         Some("tls") => Some(Transport::Tls),
         Some(_) => return Err(Trouble::Transport),
     };
-    match uri.address() {
-        Some(ip) => {
+    // `maddr` stands for the host (RFC 3263 4).
+    let host = uri.params.get("maddr").filter(|maddr| !maddr.is_empty()).unwrap_or(&uri.host);
+    match host.trim_matches(['[', ']']).parse() {
+        Ok(ip) => {
             let transport = transport.unwrap_or(Transport::Udp);
             let address = SocketAddr::new(ip, uri.port.unwrap_or(default_port(transport)));
-            Ok(Next::Hops(vec![Hop { address, transport, host: uri.host.as_str().into() }]))
+            Ok(Next::Hops(vec![Hop { address, transport, host: host.into() }]))
         }
-        None => Ok(Next::Name(LocateTarget { host: uri.host.clone(), port: uri.port, transport, secure })),
+        Err(_) => Ok(Next::Name(LocateTarget { host: host.to_owned(), port: uri.port, transport, secure })),
     }
+}
+
+/// A contact as Request-URI: header fields and a method are for those who click on it (RFC 3261 19.1.1 table 1).
+pub(crate) fn as_request_uri(contact: String) -> String {
+    if !contact.contains(['?']) && !contact.contains(";method=") {
+        return contact;
+    }
+    let Ok(mut uri) = Uri::parse(&contact) else { return contact };
+    uri.headers = None;
+    uri.params.remove("method");
+    uri.to_string()
 }
 
 /// Text of the header fields that rules look at, for the request log.

@@ -36,7 +36,8 @@ impl ClientInvite {
     pub(super) fn response(&mut self, class: Class, timers: &Timers) -> Vec<Action> {
         let stop = [Action::Stop(Timer::A), Action::Stop(Timer::B), Action::Stop(Timer::C)];
         match (self.state, class) {
-            (State::Calling { .. } | State::Proceeding { cancelled: false }, Class::Provisional) => {
+            (State::Proceeding { .. }, Class::Trying) => vec![Action::Deliver],
+            (State::Calling { .. }, Class::Trying) | (State::Calling { .. } | State::Proceeding { cancelled: false }, Class::Provisional) => {
                 self.state = State::Proceeding { cancelled: false };
                 vec![Action::Stop(Timer::A), Action::Stop(Timer::B), Action::Deliver, Action::Set(Timer::C, timers.c)]
             }
@@ -52,8 +53,8 @@ impl ClientInvite {
             }
             (State::Accepted, Class::Success) => vec![Action::Deliver],
             (State::Completed, Class::Failure) => vec![Action::Acknowledge],
-            (State::Accepted, Class::Provisional | Class::Failure)
-            | (State::Completed, Class::Provisional | Class::Success) => vec![],
+            (State::Accepted, Class::Trying | Class::Provisional | Class::Failure)
+            | (State::Completed, Class::Trying | Class::Provisional | Class::Success) => vec![],
         }
     }
 
@@ -128,6 +129,15 @@ mod tests {
         assert_eq!(machine.response(Class::Provisional, &t), [Action::Deliver]);
         assert_eq!(machine.timer(Timer::B), [Action::TimedOut, Action::Terminate]);
         assert!(machine.response(Class::Failure, &t).contains(&Action::Acknowledge), "487 in time");
+    }
+
+    #[test]
+    fn a_hundred_alone_does_not_keep_timer_c_alive() {
+        let t = Timers::default();
+        let mut machine = walk(false);
+        assert!(machine.response(Class::Trying, &t).contains(&Action::Set(Timer::C, t.c)), "it runs from the first response");
+        assert_eq!(machine.response(Class::Trying, &t), [Action::Deliver]);
+        assert!(machine.response(Class::Provisional, &t).contains(&Action::Set(Timer::C, t.c)));
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl ClientNonInvite {
     pub(super) fn response(&mut self, class: Class, timers: &Timers) -> Vec<Action> {
         match (self.state, class) {
             (State::Completed, _) => vec![],
-            (_, Class::Provisional) => {
+            (_, Class::Trying | Class::Provisional) => {
                 self.state = State::Proceeding;
                 vec![Action::Deliver]
             }

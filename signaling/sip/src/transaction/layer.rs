@@ -356,8 +356,8 @@ impl TransactionLayer {
         let key = via.branch().map(|branch| self.keys.client(branch, &cseq.method));
         match key.and_then(|key| self.by_key.get(&key).copied()) {
             Some(id) => {
-                let class = Class::of(status);
-                if class != Class::Provisional {
+                let class = Class::of_received(status);
+                if class.is_final() {
                     self.settle(id);
                 }
                 self.step(now, id, Some((response, flow)), |machine, timers| match machine {
@@ -365,7 +365,7 @@ impl TransactionLayer {
                     Machine::ClientNonInvite(machine) => machine.response(class, timers),
                     Machine::ServerInvite(_) | Machine::ServerNonInvite(_) => vec![],
                 });
-                if class != Class::Provisional {
+                if class.is_final() {
                     self.shrink(id);
                 }
             }
@@ -438,6 +438,7 @@ impl TransactionLayer {
         branch: &str,
     ) -> ClientTransactionId {
         push_via(&mut request, &flow, sent_by, branch);
+        suit_stream(&mut request, &flow);
         let method = request.method();
         let key = self.keys.client(branch, &method);
         self.begin_client(now, request, flow, key)
@@ -498,11 +499,12 @@ impl TransactionLayer {
     }
 
     /// Responds to a request; responses of one transaction after its final one are ignored.
-    pub fn respond(&mut self, now: Instant, id: ServerTransactionId, response: Message) {
+    pub fn respond(&mut self, now: Instant, id: ServerTransactionId, mut response: Message) {
         let class = Class::of(response.status().unwrap_or(500));
         let Some(transaction) = self.transactions.get(&id.0) else { return };
         let flow = transaction.flow;
-        if class != Class::Provisional {
+        suit_stream(&mut response, &flow);
+        if class.is_final() {
             self.settle(id.0);
         }
         if class == Class::Failure {
@@ -530,6 +532,21 @@ impl TransactionLayer {
     /// Where the responses of a server transaction go, while it is known.
     pub fn flow_of(&self, id: ServerTransactionId) -> Option<Flow> {
         self.transactions.get(&id.0).map(|transaction| transaction.flow)
+    }
+
+    /// The flow over which a response goes on from a proxy: that of the server transaction which its first Via names, once
+    /// the proxy's own Via is off. `None` when that transaction is over.
+    pub fn flow_for(&self, response: &Message) -> Option<Flow> {
+        let via = response.top_via().ok()?;
+        let key = self.keys.server(response, &via, &response.method());
+        let id = self.by_key.get(&key)?;
+        self.transactions.get(id).map(|transaction| transaction.flow)
+    }
+
+    /// Ends a server transaction without a response: what is not an INVITE is not answered when the answer would come too
+    /// late (RFC 4320 4.2).
+    pub fn forget(&mut self, id: ServerTransactionId) {
+        self.remove(id.0);
     }
 
     /// True while the core owes the request a final response.
@@ -694,6 +711,14 @@ fn push_via(request: &mut Message, flow: &Flow, sent_by: Option<&str>, branch: &
     let local = if sent_by.is_none() { flow.local.to_string() } else { String::new() };
     let sent_by = sent_by.unwrap_or(&local);
     request.push_header_front("Via", &format!("SIP/2.0/{} {sent_by};branch={branch};rport", flow.transport));
+}
+
+/// On a stream the length of the body must be told; a datagram may have left it out (RFC 3261 20.14).
+fn suit_stream(message: &mut Message, flow: &Flow) {
+    if flow.transport.is_reliable() && message.header("Content-Length").is_none() {
+        let length = message.body().len().to_string();
+        message.add_header("Content-Length", &length);
+    }
 }
 
 fn failure_ack(invite: &Message, response: &Message) -> Option<Message> {

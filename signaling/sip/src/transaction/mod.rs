@@ -53,6 +53,9 @@ enum Action {
 /// The class of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
+    /// 100 of the next hop: it does not keep timer C alive (RFC 3261 16.7 step 2).
+    Trying,
+    /// 101 to 199; of our own responses 100 as well.
     Provisional,
     Success,
     Failure,
@@ -65,5 +68,14 @@ impl Class {
             200..=299 => Class::Success,
             _ => Class::Failure,
         }
+    }
+
+    /// Of a response that came: 100 is told from the others.
+    fn of_received(status: u16) -> Class {
+        if status == 100 { Class::Trying } else { Class::of(status) }
+    }
+
+    fn is_final(self) -> bool {
+        matches!(self, Class::Success | Class::Failure)
     }
 }

@@ -35,7 +35,7 @@ impl ServerNonInvite {
     pub(super) fn respond(&mut self, class: Class, timers: &Timers) -> Vec<Action> {
         match (self.state, class) {
             (State::Completed, _) => vec![],
-            (_, Class::Provisional) => {
+            (_, Class::Trying | Class::Provisional) => {
                 self.state = State::Proceeding;
                 vec![Action::Send]
             }

@@ -103,6 +103,8 @@ pub(super) struct Element {
     /// Drained by a person, beside what the file says.
     pub(super) drained: Option<bool>,
     pub(super) busy_until: Option<Instant>,
+    /// The last request.
+    tried_at: Option<Instant>,
     /// The last sign of life.
     pub(super) alive_at: Option<Instant>,
     /// Traffic was answered since the last probe.
@@ -130,6 +132,7 @@ impl Element {
             misses: 0,
             drained: None,
             busy_until: None,
+            tried_at: None,
             alive_at: None,
             proven: false,
             calls: 0,
@@ -155,7 +158,10 @@ impl Element {
         let rested = match (self.health, group.heartbeat) {
             (Health::Up { .. }, _) => true,
             // Nobody asks it: after a rest a request tries whether it is back.
-            (Health::Down { since, .. }, None) => now.saturating_duration_since(since) >= group.rest,
+            (Health::Down { since, .. }, None) => {
+                let last = self.tried_at.map_or(since, |tried| tried.max(since));
+                now.saturating_duration_since(last) >= group.rest
+            }
             (Health::Down { .. }, Some(_)) => false,
         };
         rested
@@ -173,8 +179,9 @@ impl Element {
         }
     }
 
-    /// A request goes to it.
+    /// A request goes to it. One that lies down and is tried again is tried by one request a rest.
     pub(super) fn note_sent(&mut self, now: Instant, begins_call: bool) {
+        self.tried_at = Some(now);
         self.counters.requests += 1;
         self.open += 1;
         if !begins_call {

@@ -177,8 +177,6 @@ pub enum Outcome {
     },
     /// It could not be reached.
     Unreachable,
-    /// We gave it up for reasons of our own.
-    Abandoned,
 }
 
 #[derive(Debug)]
@@ -222,13 +220,14 @@ impl Groups {
         let mut old: HashMap<Arc<str>, Group> = self.groups.drain(..).map(|group| (Arc::clone(&group.config.name), group)).collect();
         for config in configs {
             let before = old.remove(&config.name);
+            let heartbeat = before.as_ref().and_then(|group| group.config.heartbeat);
             let wanted = match (&config.dns, &before) {
                 (Some(_), Some(group)) => group.elements.iter().map(|element| element.config.clone()).collect(),
                 _ => config.elements.clone(),
             };
             let mut group = before.unwrap_or_else(|| Group { config: Arc::new(config.clone()), elements: vec![], ids: vec![] });
             group.config = Arc::new(config);
-            self.fit(now, &mut group, wanted);
+            self.fit(now, &mut group, wanted, heartbeat);
             self.groups.push(group);
         }
         for id in old.into_values().flat_map(|group| group.ids) {
@@ -239,22 +238,24 @@ impl Groups {
 
     /// The elements of a group whose elements come from DNS.
     pub fn set_elements(&mut self, now: Instant, name: &str, wanted: Vec<ElementConfig>) {
-        let Some(mut group) = self.by_name.get(name).and_then(|at| self.groups.get_mut(*at)).map(|group| Group {
+        let Some(mut group) = self.at(name).and_then(|at| self.groups.get_mut(at)).map(|group| Group {
             config: Arc::clone(&group.config),
             elements: std::mem::take(&mut group.elements),
             ids: std::mem::take(&mut group.ids),
         }) else {
             return;
         };
-        self.fit(now, &mut group, wanted);
-        if let Some(place) = self.by_name.get(name).and_then(|at| self.groups.get_mut(*at)) {
+        let heartbeat = group.config.heartbeat;
+        self.fit(now, &mut group, wanted, heartbeat);
+        if let Some(place) = self.at(name).and_then(|at| self.groups.get_mut(at)) {
             *place = group;
         }
         self.index();
     }
 
-    /// Makes a group's elements those that are wanted; the ones that stay keep what is known of them.
-    fn fit(&mut self, now: Instant, group: &mut Group, wanted: Vec<ElementConfig>) {
+    /// Makes a group's elements those that are wanted; the ones that stay keep what is known of them, and the time of their
+    /// next probe as long as the heartbeat is the one of `before`: changes in quick succession must not put probes off.
+    fn fit(&mut self, now: Instant, group: &mut Group, wanted: Vec<ElementConfig>, before: Option<Heartbeat>) {
         let mut old: Vec<(ElementId, Element)> = group.ids.drain(..).zip(group.elements.drain(..)).collect();
         for config in wanted {
             let same = old.iter().position(|(_, element)| element.config.address == config.address);
@@ -270,6 +271,7 @@ impl Groups {
                 }
             };
             match group.config.heartbeat {
+                Some(_) if same.is_some() && before == group.config.heartbeat => {}
                 Some(_) if same.is_none() => self.probes.set(id, now + SPREAD * (self.next_id % 50)),
                 Some(heartbeat) => {
                     let interval = if element.is_up() { heartbeat.up } else { heartbeat.down };
@@ -286,7 +288,7 @@ impl Groups {
     }
 
     fn index(&mut self) {
-        self.by_name = self.groups.iter().enumerate().map(|(at, group)| (group.config.name.to_string(), at)).collect();
+        self.by_name = self.groups.iter().enumerate().map(|(at, group)| (group.config.name.to_ascii_lowercase(), at)).collect();
         self.places = self
             .groups
             .iter()
@@ -301,9 +303,17 @@ impl Groups {
         Some((&group.config, group.elements.get_mut(place)?))
     }
 
+    /// Place of the group of that name; names are those of hosts, in which case does not count.
+    fn at(&self, name: &str) -> Option<usize> {
+        if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return self.by_name.get(&name.to_ascii_lowercase()).copied();
+        }
+        self.by_name.get(name).copied()
+    }
+
     /// True if there is a group of that name.
     pub fn has(&self, name: &str) -> bool {
-        self.by_name.contains_key(name)
+        self.at(name).is_some()
     }
 
     /// The group and the element that have a call.
@@ -339,7 +349,8 @@ impl Groups {
     }
 
     /// Chooses who gets a request, `tried` left out. `begins_call` for an INVITE outside of a dialog; `call` is the hash
-    /// of the Call-ID. Within a dialog the element that has the call is taken, drained or not, as long as it lives.
+    /// of the Call-ID. Within a dialog the element that has the call is asked first, drained or down: nobody else knows the
+    /// dialog, and a dead element costs no more than the group's timeout. Each pick is given back with [`Groups::release`].
     pub fn pick<R: Rng + ?Sized>(
         &mut self,
         now: Instant,
@@ -353,13 +364,13 @@ impl Groups {
             && let Some(id) = self.dialogs.element(call).filter(|id| !tried.contains(id))
             && let Some((group, place)) = self.places.get(&id).copied()
             && let Some(group) = self.groups.get(group)
-            && group.elements.get(place).is_some_and(|element| element.is_up() && !element.addresses.is_empty())
+            && group.elements.get(place).is_some_and(|element| !element.addresses.is_empty())
         {
             return self.take(now, id, false);
         }
-        let mut name = name.to_owned();
+        let mut at = self.at(name)?;
         for _ in 0..MOST_FALLBACKS {
-            let group = self.by_name.get(&name).and_then(|at| self.groups.get_mut(*at))?;
+            let group = self.groups.get_mut(at)?;
             let tried: SmallVec<[usize; 4]> =
                 tried.iter().filter_map(|id| group.ids.iter().position(|have| have == id)).collect();
             let config = Arc::clone(&group.config);
@@ -367,7 +378,7 @@ impl Groups {
             if let Some(id) = chosen.and_then(|place| group.ids.get(place).copied()) {
                 return self.take(now, id, begins_call);
             }
-            name = config.fallback.clone()?;
+            at = self.at(config.fallback.as_deref()?)?;
         }
         None
     }
@@ -387,7 +398,7 @@ impl Groups {
 
     /// How long a caller that found no element should wait: until the first may be back.
     pub fn retry_after(&self, now: Instant, name: &str) -> Duration {
-        let group = self.by_name.get(name).and_then(|at| self.groups.get(*at));
+        let group = self.at(name).and_then(|at| self.groups.get(at));
         let busy = group.into_iter().flat_map(|group| &group.elements).filter_map(|element| element.busy_until).min();
         let heartbeat = group.and_then(|group| group.config.heartbeat).map_or(Duration::from_secs(5), |heartbeat| heartbeat.down);
         busy.map_or(heartbeat, |until| until.saturating_duration_since(now)).max(Duration::from_secs(1))
@@ -401,13 +412,19 @@ impl Groups {
         }
     }
 
-    /// An attempt is over. Returns true when the element went down by it.
+    /// A request that went to an element is over, or waited for no longer: once for every [`Groups::pick`].
+    pub fn release(&mut self, id: ElementId) {
+        if let Some((_, element)) = self.element(id) {
+            element.open = element.open.saturating_sub(1);
+        }
+    }
+
+    /// What became of an attempt. Returns true when the element went down by it.
     pub fn note_outcome(&mut self, now: Instant, id: ElementId, outcome: Outcome) -> bool {
         let Some((group, element)) = self.element(id) else { return false };
-        element.open = element.open.saturating_sub(1);
         let (heartbeat, failed) = match outcome {
             Outcome::Answered { status, .. } => (group.heartbeat, group.failover_codes.contains(&status)),
-            Outcome::Silence { .. } | Outcome::Unreachable | Outcome::Abandoned => (group.heartbeat, false),
+            Outcome::Silence { .. } | Outcome::Unreachable => (group.heartbeat, false),
         };
         let (mut up, mut down) = (false, None);
         match outcome {
@@ -441,7 +458,6 @@ impl Groups {
                     down = Some(DownCause::Unreachable);
                 }
             }
-            Outcome::Abandoned => {}
         }
         if up {
             self.tell_up(now, id);
@@ -518,7 +534,7 @@ impl Groups {
             });
             match hop {
                 Some(hop) if !spared => return Some((id, hop, timeout)),
-                Some(_) | None => self.probes.set(id, now + heartbeat.up),
+                Some(_) | None => self.probes.set(id, now + heartbeat.up.max(SPREAD)),
             }
         }
         None
@@ -537,7 +553,7 @@ impl Groups {
             Some(_) | None => down = element.note_miss(now, Some(heartbeat)),
         }
         let interval = if element.is_up() { heartbeat.up } else { heartbeat.down };
-        self.probes.set(id, now + interval);
+        self.probes.set(id, now + interval.max(SPREAD));
         if up {
             self.tell_up(now, id);
         }
@@ -566,19 +582,20 @@ impl Groups {
         self.groups.iter().filter_map(|group| Some((&*group.config.name, group.config.dns?)))
     }
 
-    /// Where an element's name leads; the first is used.
+    /// Where an element's name leads. The one in use stays as long as the name still leads there.
     pub fn set_addresses(&mut self, id: ElementId, addresses: &[SocketAddr]) {
         if let Some((_, element)) = self.element(id)
             && !addresses.is_empty()
-            && !element.addresses.first().is_some_and(|first| addresses.contains(first))
         {
-            element.addresses = addresses.iter().copied().collect();
+            let used = element.addresses.first().copied().filter(|used| addresses.contains(used));
+            let others = addresses.iter().copied().filter(|address| Some(*address) != used);
+            element.addresses = used.into_iter().chain(others).collect();
         }
     }
 
     /// A person drains an element, or takes it back; false when there is none.
     pub fn set_drained(&mut self, name: &str, address: &str, drained: bool) -> bool {
-        let group = self.by_name.get(name).and_then(|at| self.groups.get_mut(*at));
+        let group = self.at(name).and_then(|at| self.groups.get_mut(at));
         let element = group.and_then(|group| group.elements.iter_mut().find(|element| element.config.address == address));
         element.map(|element| element.drained = Some(drained)).is_some()
     }

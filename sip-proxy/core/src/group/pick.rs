@@ -43,8 +43,8 @@ pub(super) fn pick<R: Rng + ?Sized>(
     match group.policy {
         Policy::PriorityWeight => by_weight(now, group, elements, &places, rng),
         Policy::RoundRobin => in_turn(now, group, elements, &places),
-        Policy::CallIdHash => by_call(elements, &places, call),
-        Policy::LeastLoaded => least_loaded(elements, &places, sees_ends, rng),
+        Policy::CallIdHash => by_call(now, group, elements, &places, call),
+        Policy::LeastLoaded => least_loaded(now, group, elements, &places, sees_ends, rng),
     }
 }
 
@@ -58,17 +58,18 @@ fn weights(now: Instant, group: &GroupConfig, elements: &[Element], places: &[us
     places.iter().zip(&slow).map(|(place, slow)| slow.unwrap_or_else(|| full(place))).collect()
 }
 
-/// RFC 2782: those of weight 0 first, running sums, a random number from 0 to the sum, the first sum that reaches it.
+/// RFC 2782: those of weight 0 first, running sums, a random number from 0 to the sum, the first sum that reaches it. Without
+/// any of weight 0 the number 0 would go to whoever stands first, so it is not drawn.
 fn by_weight<R: Rng + ?Sized>(now: Instant, group: &GroupConfig, elements: &[Element], places: &[usize], rng: &mut R) -> Option<usize> {
     let weights = weights(now, group, elements, places);
     let sum: u64 = weights.iter().sum();
     if sum == 0 {
         return places.get(rng.random_range(0..places.len())).copied();
     }
-    let drawn = rng.random_range(0..=sum);
     let zeros: SmallVec<[usize; 8]> =
         places.iter().zip(&weights).filter(|(_, weight)| **weight == 0).map(|(place, _)| *place).collect();
-    if drawn == 0 && !zeros.is_empty() {
+    let drawn = rng.random_range(u64::from(zeros.is_empty())..=sum);
+    if drawn == 0 {
         return zeros.get(rng.random_range(0..zeros.len())).copied();
     }
     let mut running = 0;
@@ -99,27 +100,35 @@ fn in_turn(now: Instant, group: &GroupConfig, elements: &mut [Element], places: 
 }
 
 /// Weighted rendezvous hashing: the highest score `-weight / ln(hash)` wins.
-fn by_call(elements: &[Element], places: &[usize], call: u64) -> Option<usize> {
-    let score = |place: &usize| {
+fn by_call(now: Instant, group: &GroupConfig, elements: &[Element], places: &[usize], call: u64) -> Option<usize> {
+    let weights = weights(now, group, elements, places);
+    let score = |(place, weight): (&usize, &u64)| {
         let element = elements.get(*place)?;
         let mut hasher = DefaultHasher::new();
         hasher.write_u64(call);
         hasher.write(element.config.address.as_bytes());
         // 52 bits, in the open interval from 0 to 1.
         let unit = ((hasher.finish() >> 12) as f64 + 0.5) / (1_u64 << 52) as f64;
-        Some((-f64::from(element.config.weight.max(1)) / unit.ln(), *place))
+        Some((-((*weight).max(1) as f64) / unit.ln(), *place))
     };
-    places.iter().filter_map(score).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, place)| place)
+    places.iter().zip(&weights).filter_map(score).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, place)| place)
 }
 
 /// The fewest calls for its weight; by chance among equals.
-fn least_loaded<R: Rng + ?Sized>(elements: &[Element], places: &[usize], sees_ends: bool, rng: &mut R) -> Option<usize> {
-    let load = |place: &usize| {
-        elements.get(*place).map_or(f64::MAX, |element| {
-            (element.load(sees_ends) as f64 + 1.0) / f64::from(element.config.weight.max(1))
-        })
+fn least_loaded<R: Rng + ?Sized>(
+    now: Instant,
+    group: &GroupConfig,
+    elements: &[Element],
+    places: &[usize],
+    sees_ends: bool,
+    rng: &mut R,
+) -> Option<usize> {
+    let weights = weights(now, group, elements, places);
+    let load = |(place, weight): (&usize, &u64)| {
+        elements.get(*place).map_or(f64::MAX, |element| (element.load(sees_ends) as f64 + 1.0) / (*weight).max(1) as f64)
     };
-    let least = places.iter().map(load).min_by(f64::total_cmp)?;
-    let equal: Places = places.iter().copied().filter(|place| load(place) <= least * (1.0 + 1e-9)).collect();
+    let least = places.iter().zip(&weights).map(load).min_by(f64::total_cmp)?;
+    let near = |pair: &(&usize, &u64)| load(*pair) <= least * (1.0 + 1e-9);
+    let equal: Places = places.iter().zip(&weights).filter(near).map(|(place, _)| *place).collect();
     equal.get(rng.random_range(0..equal.len().max(1))).copied()
 }
