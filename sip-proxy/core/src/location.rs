@@ -26,7 +26,7 @@ pub trait Location: std::fmt::Debug + Send {
     /// The contacts of a user, the best first; `None` when there is no such user in our domains.
     fn lookup(&self, now: Instant, aor: &Uri) -> Option<Vec<Contact>>;
     /// Checks the password of a request that is none to register: the challenge or refusal, if it does not pass.
-    fn authenticate(&mut self, now: Instant, unix_s: u64, request: &Message) -> Option<Message>;
+    fn authenticate(&mut self, now: Instant, unix_s: u64, request: &Message, flow: &Flow) -> Option<Message>;
     /// A connection is gone, and with it those who registered over it.
     fn flow_failed(&mut self, now: Instant, flow: &Flow);
     /// When [`Location::handle_timeout`] is due.

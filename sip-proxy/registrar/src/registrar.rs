@@ -1,0 +1,388 @@
+//! The registrar: REGISTER in, bindings kept, contacts out.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use ferric_proxy::{Contact, Location};
+use ferric_sip::flow::Flow;
+use ferric_sip::message::Message;
+use ferric_sip::uri::Uri;
+use ferric_sip::validate::{Reject, validate_require};
+
+use crate::aor::Aor;
+use crate::binding::{Binding, Extra, NO_Q, Saved};
+use crate::changes::{Change, Changes};
+use crate::config::RegistrarConfig;
+use crate::contact::contacts;
+use crate::date::date;
+use crate::digest::{Authenticator, Denied, Side};
+use crate::register::{Facts, Step, contact_text, plan};
+use crate::table::Table;
+use crate::users::Users;
+
+/// Option tags that a REGISTER may require.
+const KNOWN: [&str; 2] = ["path", "outbound"];
+/// Users looked at in one go when their bindings end; the rest follows at once.
+const SWEEP: usize = 10_000;
+
+/// What happened since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// REGISTERs answered with 200.
+    pub accepted: u64,
+    /// REGISTERs refused, challenges aside.
+    pub refused: u64,
+    /// Requests without credentials.
+    pub challenged: u64,
+    /// Right passwords with a nonce that is too old or was used.
+    pub stale: u64,
+    /// Wrong passwords, and names that are not there.
+    pub wrong_password: u64,
+    /// Requests not looked at after too many wrong passwords.
+    pub throttled: u64,
+    /// Bindings that ended by themselves.
+    pub expired: u64,
+    /// Bindings that ended with their connection.
+    pub flow_lost: u64,
+}
+
+/// A registrar and location service.
+#[derive(Debug)]
+pub struct Registrar {
+    config: RegistrarConfig,
+    /// `None`: everybody who gets this far may register.
+    users: Option<Users>,
+    auth: Authenticator,
+    table: Table,
+    changes: Changes,
+    order: u64,
+    counters: Counters,
+}
+
+impl Registrar {
+    /// An empty registrar. Without `users` no password is asked for: whoever may send to the proxy may register. The seed
+    /// must be drawn from a good source: nonces are made with it.
+    pub fn new(config: RegistrarConfig, users: Option<Users>, seed: &[u8; 32]) -> Registrar {
+        Registrar {
+            auth: Authenticator::new(seed, &config),
+            changes: Changes::new(config.max_changes),
+            users,
+            config,
+            table: Table::default(),
+            order: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Takes over another configuration and other users; the bindings of those who are no more are removed.
+    pub fn apply(&mut self, config: RegistrarConfig, users: Option<Users>) {
+        self.auth.apply(&config);
+        self.changes.set_limit(config.max_changes);
+        (self.config, self.users) = (config, users);
+        for slot in 0..self.table.slots() {
+            let stays = self.table.slot(slot).is_none_or(|record| self.may_exist(&record.aor));
+            if !stays {
+                self.remove(slot, |_| true);
+            }
+        }
+    }
+
+    /// Bindings.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// True without any binding.
+    pub fn is_empty(&self) -> bool {
+        self.table.len() == 0
+    }
+
+    /// Users with a binding.
+    pub fn registered_users(&self) -> usize {
+        self.table.aors()
+    }
+
+    /// What happened since the start.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The next change of the bindings, in order; only with `max_changes` above 0.
+    pub fn poll_change(&mut self) -> Option<Change> {
+        self.changes.pop()
+    }
+
+    /// Bindings from a place on, and the place to go on from, `None` at the end. Begin with 0. About `most` at once. What
+    /// changes in between comes by [`Registrar::poll_change`] too; applied in the order of the calls both agree.
+    pub fn export(&self, now: Instant, unix_s: u64, from: u32, most: usize) -> (Vec<Saved>, Option<u32>) {
+        let mut found = Vec::new();
+        for slot in from..self.table.slots() {
+            if found.len() >= most {
+                return (found, Some(slot));
+            }
+            let Some(record) = self.table.slot(slot) else { continue };
+            let alive = record.bindings.iter().filter(|binding| binding.expires > now);
+            found.extend(alive.map(|binding| binding.save(&record.aor, now, unix_s)));
+        }
+        (found, None)
+    }
+
+    /// Takes a binding back; false when it is over, of nobody that may register, over a limit, or could be reached only
+    /// along a connection that is gone.
+    pub fn restore(&mut self, now: Instant, unix_s: u64, saved: Saved) -> bool {
+        let left = saved.expires.saturating_sub(unix_s).min(self.config.max_expires.as_secs());
+        let is_gone = saved.flow.as_ref().is_some_and(|flow| flow.revive().is_none()) && (saved.outbound || !saved.reachable);
+        if left == 0 || is_gone || !self.may_exist(&saved.aor) || Uri::parse(&saved.uri).is_err() || saved.q.is_some_and(|q| q > 1_000) {
+            return false;
+        }
+        let key = saved.key();
+        let extra = Extra {
+            instance: saved.instance.map(String::into_boxed_str),
+            reg_id: saved.reg_id,
+            path: saved.path.into_iter().map(String::into_boxed_str).collect(),
+        };
+        let binding = Binding {
+            uri: saved.uri.into_boxed_str(),
+            call: saved.call,
+            expires: now + std::time::Duration::from_secs(left),
+            order: saved.order,
+            flow: saved.flow.and_then(|flow| flow.revive()).map(Box::new),
+            extra: (extra != Extra::default()).then(|| Box::new(extra)),
+            cseq: saved.cseq,
+            q: saved.q.unwrap_or(NO_Q),
+            outbound: saved.outbound,
+            reachable: saved.reachable,
+        };
+        self.order = self.order.max(binding.order);
+        let (room, most) = (self.table.len() < self.config.max_bindings, self.config.max_contacts);
+        self.table.edit(&saved.aor, |bindings| {
+            let has_room = room && bindings.len() < most;
+            match bindings.iter_mut().find(|have| have.key(&key.aor) == key) {
+                Some(have) => *have = binding,
+                None if has_room => bindings.push(binding),
+                None => return false,
+            }
+            true
+        })
+    }
+
+    /// The address of record is of one of our domains and, where users are listed, of one of them.
+    fn may_exist(&self, aor: &str) -> bool {
+        let domain = aor.rsplit_once('@').map_or("", |(_, domain)| domain);
+        self.config.domain(domain) == Some(domain) && self.users.as_ref().is_none_or(|users| users.knows(aor))
+    }
+
+    fn count_denied(&mut self, denied: &Denied) {
+        let counter = match denied {
+            Denied::Asked(_) => &mut self.counters.challenged,
+            Denied::Stale(_) => &mut self.counters.stale,
+            Denied::Wrong(_) => &mut self.counters.wrong_password,
+            Denied::Throttled(_) => &mut self.counters.throttled,
+            Denied::Malformed(_) => &mut self.counters.refused,
+        };
+        *counter += 1;
+    }
+
+    /// The credentials of a request must be those of `aor` (RFC 3261 10.3 steps 3 and 4).
+    fn prove(&mut self, now: Instant, unix_s: u64, side: Side, aor: &Aor, request: &Message, flow: &Flow) -> Result<(), Reject> {
+        let Some(users) = &self.users else { return Ok(()) };
+        let source = flow.remote.ip();
+        let name = self.auth.check(now, unix_s, side, users, &self.config, aor.domain(), request, source).map_err(|denied| {
+            self.count_denied(&denied);
+            denied.into_reject()
+        })?;
+        if name == aor.user() {
+            return Ok(());
+        }
+        self.counters.refused += 1;
+        Err(Reject::because(403, "The password is another user's"))
+    }
+
+    fn answer_register(&mut self, now: Instant, unix_s: u64, request: &Message, flow: &Flow) -> Result<Message, Reject> {
+        let to = request.to()?.parsed_uri();
+        let aor = to.and_then(|uri| Aor::of(&uri, &self.config)).ok_or_else(|| Reject::because(404, "No such domain here"));
+        validate_require(request, &KNOWN)?;
+        let aor = aor?;
+        self.prove(now, unix_s, Side::Server, &aor, request, flow)?;
+        let wanted = contacts(request, &self.config)?;
+        let order = (self.order + 1).max(unix_s << 20);
+        let facts = Facts::of(now, order, request, flow)?;
+        self.sweep(&aor.key, now);
+        let have = self.table.get(&aor.key);
+        let steps = plan(have, wanted, &facts)?;
+        self.check_limits(have.len(), &steps)?;
+        let outbound = steps.iter().any(|step| match step {
+            Step::Replace(_, binding) | Step::Add(binding) => binding.outbound,
+            Step::Remove(_) => false,
+        });
+        if !steps.is_empty() {
+            self.order = order;
+            self.take(&aor.key, steps, now, unix_s);
+        }
+        Ok(self.accept(request, &aor.key, outbound, now, unix_s))
+    }
+
+    fn check_limits(&self, have: usize, steps: &[Step]) -> Result<(), Reject> {
+        let added = steps.iter().filter(|step| matches!(step, Step::Add(_))).count();
+        let removed = steps.iter().filter(|step| matches!(step, Step::Remove(_))).count();
+        if added == 0 {
+            return Ok(());
+        }
+        if have + added - removed > self.config.max_contacts {
+            return Err(Reject::because(403, format!("More than {} contacts", self.config.max_contacts)));
+        }
+        if self.table.len() + added - removed > self.config.max_bindings {
+            return Err(Reject::because(503, "The registrar is full").with("Retry-After", "60"));
+        }
+        Ok(())
+    }
+
+    /// Takes all steps of a plan.
+    fn take(&mut self, aor: &str, steps: Vec<Step>, now: Instant, unix_s: u64) {
+        let told = self.changes.is_wanted();
+        let mut changes = Vec::new();
+        self.table.edit(aor, |bindings| {
+            let mut gone = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Remove(at) => gone.push(at),
+                    Step::Replace(at, binding) => {
+                        let Some(place) = bindings.get_mut(at) else { continue };
+                        if told {
+                            let old = place.key(aor);
+                            if old != binding.key(aor) {
+                                changes.push(Change::Remove(old));
+                            }
+                            changes.push(Change::Set(Box::new(binding.save(aor, now, unix_s))));
+                        }
+                        *place = binding;
+                    }
+                    Step::Add(binding) => {
+                        if told {
+                            changes.push(Change::Set(Box::new(binding.save(aor, now, unix_s))));
+                        }
+                        bindings.push(binding);
+                    }
+                }
+            }
+            gone.sort_unstable();
+            for at in gone.into_iter().rev().filter(|at| *at < bindings.len()).collect::<Vec<_>>() {
+                let binding = bindings.remove(at);
+                if told {
+                    changes.push(Change::Remove(binding.key(aor)));
+                }
+            }
+        });
+        // What goes is told first: a contact may have changed its identity and kept its URI.
+        changes.sort_by_key(|change| matches!(change, Change::Set(_)));
+        changes.into_iter().for_each(|change| self.changes.push(change));
+    }
+
+    /// The 200 with all bindings (RFC 3261 10.3 step 8).
+    fn accept(&mut self, request: &Message, aor: &str, outbound: bool, now: Instant, unix_s: u64) -> Message {
+        self.counters.accepted += 1;
+        let mut response = Message::response(request, 200, None);
+        for binding in self.table.get(aor) {
+            response.add_header("Contact", &contact_text(binding, now));
+        }
+        if request.has_option("Supported", "path") {
+            response.copy_lines(request, "Path");
+        }
+        if outbound {
+            response.add_header("Require", "outbound");
+        }
+        response.add_header("Supported", "path, outbound");
+        response.add_header("Date", &date(unix_s));
+        response
+    }
+
+    /// Removes what is over of one user.
+    fn sweep(&mut self, aor: &str, now: Instant) {
+        if self.table.get(aor).iter().all(|binding| binding.expires > now) {
+            return;
+        }
+        let gone: Vec<Binding> = self.table.edit(aor, |bindings| bindings.extract_if(.., |binding| binding.expires <= now).collect());
+        self.counters.expired += gone.len() as u64;
+        for binding in gone.iter().filter(|_| self.changes.is_wanted()).map(|binding| binding.key(aor)).collect::<Vec<_>>() {
+            self.changes.push(Change::Remove(binding));
+        }
+    }
+
+    /// Removes bindings of a slot; how many.
+    fn remove(&mut self, slot: u32, which: impl Fn(&Binding) -> bool) -> u64 {
+        let (aor, gone) = self.table.edit_slot(slot, |bindings| bindings.extract_if(.., |binding| which(binding)).collect::<Vec<_>>());
+        if let Some(aor) = aor.filter(|_| self.changes.is_wanted()) {
+            gone.iter().for_each(|binding| self.changes.push(Change::Remove(binding.key(&aor))));
+        }
+        gone.len() as u64
+    }
+}
+
+impl Location for Registrar {
+    fn register(&mut self, now: Instant, unix_s: u64, request: &Message, flow: &Flow) -> Message {
+        let before = self.counters;
+        self.answer_register(now, unix_s, request, flow).unwrap_or_else(|reject| {
+            if self.counters == before {
+                self.counters.refused += 1;
+            }
+            reject.response(request)
+        })
+    }
+
+    fn lookup(&self, now: Instant, aor: &Uri) -> Option<Vec<Contact>> {
+        let secure = aor.scheme == "sips";
+        let aor = Aor::of(aor, &self.config)?;
+        if self.users.as_ref().is_some_and(|users| !users.knows(&aor.key)) {
+            return None;
+        }
+        // A sips request goes to sips contacts only (RFC 5630 5.3).
+        let fits = |binding: &&Binding| binding.expires > now && (!secure || binding.uri.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("sips:")));
+        let mut found: Vec<&Binding> = self.table.get(&aor.key).iter().filter(fits).collect();
+        found.sort_by_key(|binding| std::cmp::Reverse(binding.order));
+        // An instance rings once: along the flow that it registered last (RFC 5626 7).
+        let mut seen: HashSet<&str> = HashSet::new();
+        found.retain(|binding| binding.instance().is_none_or(|instance| seen.insert(instance)));
+        found.sort_by_key(|binding| std::cmp::Reverse(binding.preference()));
+        let contact = |binding: &Binding| Contact {
+            uri: binding.uri.to_string(),
+            q: binding.preference(),
+            path: binding.path().iter().map(|value| value.to_string()).collect(),
+            flow: binding.flow.as_deref().copied(),
+        };
+        Some(found.into_iter().map(contact).collect())
+    }
+
+    fn authenticate(&mut self, now: Instant, unix_s: u64, request: &Message, flow: &Flow) -> Option<Message> {
+        let from = request.from().ok().and_then(|from| from.parsed_uri());
+        let proof = match from.and_then(|uri| Aor::of(&uri, &self.config)) {
+            Some(aor) => self.prove(now, unix_s, Side::Proxy, &aor, request, flow),
+            None if self.users.is_none() => Ok(()),
+            None => Err(Reject::because(403, "From names no user of our domains")),
+        };
+        proof.err().map(|reject| reject.response(request))
+    }
+
+    fn flow_failed(&mut self, _now: Instant, flow: &Flow) {
+        if flow.connection == 0 {
+            return;
+        }
+        let lost = |binding: &Binding| binding.connection() == Some(flow.connection);
+        for slot in self.table.along(flow.connection) {
+            self.counters.flow_lost += self.remove(slot, |binding| lost(binding) && binding.dies_with_flow());
+            self.table.edit_slot(slot, |bindings| {
+                bindings.iter_mut().filter(|binding| lost(binding)).for_each(|binding| binding.flow = None);
+            });
+        }
+    }
+
+    fn poll_timeout(&mut self) -> Option<Instant> {
+        self.table.next_deadline()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        for _ in 0..SWEEP {
+            let Some(slot) = self.table.pop_due(now) else { return };
+            self.counters.expired += self.remove(slot, |binding| binding.expires <= now);
+        }
+    }
+}
