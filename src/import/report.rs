@@ -1,28 +1,30 @@
 //! What became of every line of a configuration that was read.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
-/// What became of a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What became of a line, from the least grave to the gravest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fate {
+    /// It needs no counterpart: a default, a switch that is off, something that is tuned otherwise.
+    NotNeeded,
     /// It means the same in the result.
     Carried,
     /// It is in the result, and means something a little different there.
     Changed,
-    /// It is not in the result.
+    /// It is not in the result; there is something to do by hand.
     LeftOut,
-    /// It needs no counterpart: a default, a switch that is off, something that is tuned otherwise.
-    NotNeeded,
 }
 
 impl Fate {
-    const ALL: [Fate; 4] = [Fate::Carried, Fate::Changed, Fate::LeftOut, Fate::NotNeeded];
+    /// As they are told: what there is to do comes first.
+    const ALL: [Fate; 4] = [Fate::LeftOut, Fate::Changed, Fate::Carried, Fate::NotNeeded];
 
     fn title(self) -> &'static str {
         match self {
             Fate::Carried => "carried over",
-            Fate::Changed => "changed meaning",
-            Fate::LeftOut => "left out",
+            Fate::Changed => "carried over with a change",
+            Fate::LeftOut => "could not be carried over",
             Fate::NotNeeded => "not needed",
         }
     }
@@ -45,22 +47,24 @@ pub struct Note {
 #[derive(Debug, Default)]
 pub struct Report {
     notes: Vec<Note>,
+    /// Where the note is that says this.
+    places: HashMap<(Fate, String, String), usize>,
 }
 
 impl Report {
     /// Adds lines to the note that says the same of other lines, or a note.
     pub fn add(&mut self, fate: Fate, lines: &[u32], what: impl Into<String>, advice: impl Into<String>) {
         let (what, advice) = (what.into(), advice.into());
-        let same = |note: &&mut Note| note.fate == fate && note.what == what && note.advice == advice;
-        if let Some(note) = self.notes.iter_mut().find(same) {
-            note.lines.extend_from_slice(lines);
-            note.lines.sort_unstable();
-            note.lines.dedup();
-        } else {
-            let mut lines = lines.to_vec();
-            lines.sort_unstable();
-            lines.dedup();
-            self.notes.push(Note { fate, lines, what, advice });
+        let next = self.notes.len();
+        let place = *self.places.entry((fate, what.clone(), advice.clone())).or_insert(next);
+        if place == next {
+            self.notes.push(Note { fate, lines: Vec::new(), what, advice });
+        }
+        let Some(note) = self.notes.get_mut(place) else { return };
+        for line in lines {
+            if let Err(at) = note.lines.binary_search(line) {
+                note.lines.insert(at, *line);
+            }
         }
     }
 
@@ -69,6 +73,46 @@ impl Report {
         let mut notes: Vec<&Note> = self.notes.iter().filter(|note| note.fate == fate).collect();
         notes.sort_by_key(|note| note.lines.first().copied());
         notes
+    }
+
+    /// Gives every line one fate: the gravest that was said of it. What a lesser fate said of it goes along where it
+    /// holds advice and would be lost. Lines of `all` that nobody spoke of get the fate and the words of `rest`.
+    pub fn settle(&mut self, all: &[u32], rest: impl Fn(u32) -> (Fate, String, String)) {
+        let mut gravest: BTreeMap<u32, Fate> = BTreeMap::new();
+        for note in &self.notes {
+            for line in &note.lines {
+                let fate = gravest.entry(*line).or_insert(note.fate);
+                *fate = (*fate).max(note.fate);
+            }
+        }
+        for line in all.iter().filter(|line| !gravest.contains_key(line)) {
+            let (fate, what, advice) = rest(*line);
+            self.add(fate, &[*line], what, advice);
+        }
+        let mut moved = Vec::new();
+        for note in &mut self.notes {
+            let own = note.fate;
+            let (kept, gone): (Vec<u32>, Vec<u32>) =
+                note.lines.iter().partition(|line| gravest.get(line).is_none_or(|fate| *fate == own));
+            note.lines = kept;
+            if note.lines.is_empty() && !note.advice.is_empty() {
+                for fate in gone.iter().filter_map(|line| gravest.get(line)).copied().collect::<BTreeSet<Fate>>() {
+                    let lines: Vec<u32> = gone.iter().filter(|line| gravest.get(line) == Some(&fate)).copied().collect();
+                    moved.push((fate, lines, note.what.clone(), note.advice.clone()));
+                }
+            }
+        }
+        self.notes.retain(|note| !note.lines.is_empty());
+        let key = |(place, note): (usize, &Note)| ((note.fate, note.what.clone(), note.advice.clone()), place);
+        self.places = self.notes.iter().enumerate().map(key).collect();
+        for (fate, lines, what, advice) in moved {
+            self.add(fate, &lines, what, advice);
+        }
+    }
+
+    /// The fate of a line: after [`Report::settle`] there is just one.
+    pub fn fates(&self, line: u32) -> BTreeSet<Fate> {
+        self.notes.iter().filter(|note| note.lines.contains(&line)).map(|note| note.fate).collect()
     }
 
     /// True if something has no counterpart in the result.
@@ -121,8 +165,22 @@ mod tests {
         assert_eq!(report.notes(Fate::LeftOut).len(), 1);
         assert!(report.has_left_out());
         let text = report.to_string();
-        assert!(text.contains("left out: 3 lines\n  3-4, 9            sip queue\n"), "{text}");
-        assert!(text.starts_with("carried over: 1 line\n"), "{text}");
+        assert!(text.starts_with("could not be carried over: 3 lines\n  3-4, 9            sip queue\n"), "{text}");
+        assert!(text.contains("\ncarried over: 1 line\n"), "{text}");
+    }
+
+    #[test]
+    fn a_line_has_the_gravest_fate_and_no_advice_is_lost() {
+        let mut report = Report::default();
+        report.add(Fate::Carried, &[1, 2, 3], "group", "");
+        report.add(Fate::Changed, &[2], "balance", "look at it");
+        report.add(Fate::LeftOut, &[2], "element", "write it");
+        report.add(Fate::NotNeeded, &[3], "again", "");
+        report.settle(&[1, 2, 3, 4], |_| (Fate::LeftOut, "?".to_owned(), String::new()));
+        let fates: Vec<_> = (1..=4).map(|line| report.fates(line).into_iter().collect::<Vec<_>>()).collect();
+        assert_eq!(fates, [vec![Fate::Carried], vec![Fate::LeftOut], vec![Fate::Carried], vec![Fate::LeftOut]]);
+        let told: Vec<_> = report.notes(Fate::LeftOut).iter().map(|note| note.what.clone()).collect();
+        assert_eq!(told, ["element", "balance", "?"]);
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! without that test it would take more than it should.
 
 use super::model::{Condition, Cusp, Test};
-use super::pattern::{literal, over_uri, unsupported};
+use super::pattern::{checked, literal, over_uri};
+use super::read::is_host_name;
 use super::target::{Both, Ferric, Match};
 use crate::import::report::{Fate, Report};
 
@@ -81,6 +82,9 @@ fn sequence_cases(condition: &Condition, sequence: &[(u32, Test)], ferric: &Ferr
                 continue;
             }
             Test::RemoteIp(network) => Match { source: Some(network.clone()), ..Match::default() },
+            Test::Method(method) if !method.bytes().all(|b| b.is_ascii_uppercase()) || method.is_empty() => {
+                return Err(fail("a method is a word".to_owned()));
+            }
             Test::Method(method) => Match { method: Some(method.clone()), ..Match::default() },
             Test::Header { name, part, pattern } => {
                 header(name, part.as_deref(), pattern).map_err(fail)?
@@ -94,8 +98,9 @@ fn sequence_cases(condition: &Condition, sequence: &[(u32, Test)], ferric: &Ferr
             Both::Inexpressible(what) => return Err(fail(format!("a route cannot ask for {what}"))),
         }
     }
-    if listeners.is_empty() && !ferric.listeners.is_empty() {
-        return Err((condition.line, "no listener fits it".to_owned()));
+    let asks = |test: &Test| matches!(test, Test::InNetwork(_) | Test::LocalIp(_) | Test::LocalPort(_) | Test::Protocol(_));
+    if let Some((line, _)) = sequence.iter().find(|(_, test)| asks(test)).filter(|_| listeners.is_empty()) {
+        return Err((*line, "no `sip listen` fits it".to_owned()));
     }
     if listeners.len() == ferric.listeners.len() {
         return Ok(vec![case]);
@@ -108,16 +113,13 @@ fn sequence_cases(condition: &Condition, sequence: &[(u32, Test)], ferric: &Ferr
     Ok(listeners.iter().map(on).collect())
 }
 
-fn checked(pattern: &str) -> Result<&str, String> {
-    unsupported(pattern).map_or(Ok(pattern), |why| Err(format!("the expression `{pattern}` is none of Rust's: {why}")))
-}
-
 fn header(name: &str, part: Option<&str>, pattern: &str) -> Result<Match, String> {
     let pattern = checked(pattern)?;
     let Some(part) = part else {
         return Ok(Match { header: Some((name.to_owned(), pattern.to_owned())), ..Match::default() });
     };
-    let pattern = over_uri(part, pattern).ok_or_else(|| format!("a route cannot ask for the {part} of {name}"))?;
+    let pattern = over_uri(part, pattern).ok_or_else(|| format!("a route cannot ask so for the {part} of {name}"))?;
+    checked(&pattern)?;
     Ok(if name.eq_ignore_ascii_case("From") {
         Match { from: Some(pattern), ..Match::default() }
     } else {
@@ -128,7 +130,7 @@ fn header(name: &str, part: Option<&str>, pattern: &str) -> Result<Match, String
 fn request_uri(part: &str, pattern: &str) -> Result<Match, String> {
     match part {
         "user" | "phone" => Ok(Match { user: Some(checked(pattern)?.to_owned()), ..Match::default() }),
-        "host" => match literal(pattern) {
+        "host" => match literal(pattern).filter(|domain| is_host_name(domain)) {
             Some(domain) => Ok(Match { domain: Some(domain), ..Match::default() }),
             None => Err(format!("a route asks for one domain, not for an expression like `{pattern}`")),
         },

@@ -1,18 +1,28 @@
 //! Listeners, server groups and who may send.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
+use super::lexer::shortened;
 use super::model::{Cusp, Destination, Group, Ping, RouteGroup, Test};
+use super::read::is_host_name;
 use super::target::{Action, Element, Ferric, Heartbeat, Listener, ServerGroup};
 use crate::import::report::{Fate, Report};
 
 /// How often an element that is up is probed where CUSP did so only while it was down.
 const REACTIVE_UP_MS: u64 = 30_000;
+/// Shortest and longest pause between heartbeats.
+const LEAST_INTERVAL_MS: u64 = 100;
+const MOST_INTERVAL_MS: u64 = 86_400_000;
+/// Most characters of a name.
+const MOST_NAME: usize = 80;
 /// Longest wait for an answer: timer B.
+const LEAST_TIMEOUT_MS: u64 = 50;
 const MOST_TIMEOUT_MS: u64 = 32_000;
 
 pub(super) fn listeners(cusp: &Cusp, report: &mut Report) -> Vec<Listener> {
     let mut listeners: Vec<Listener> = Vec::new();
+    let is_datagram = |transport: &str| transport == "udp";
     for listen in &cusp.listens {
         let what = format!("listener of network {}", listen.network);
         let host = match &listen.ip {
@@ -20,24 +30,36 @@ pub(super) fn listeners(cusp: &Cusp, report: &mut Report) -> Vec<Listener> {
             Some(ip) => ip.clone(),
             None => "0.0.0.0".to_owned(),
         };
-        let (fate, advice) = match listen.ip {
-            Some(_) => (Fate::Carried, ""),
-            None => (Fate::Changed, "no address is named: write the node's, so that Via and Contact carry it"),
-        };
         let listener = Listener {
             line: listen.line,
             network: listen.network.clone(),
             transport: listen.transport.clone(),
             address: format!("{host}:{}", listen.port),
         };
-        if listeners.iter().any(|other| other.name() == listener.name()) {
-            report.add(Fate::NotNeeded, &[listen.line], what, "the same listener stands above");
-            continue;
+        let same = |other: &&Listener| {
+            other.address == listener.address && is_datagram(&other.transport) == is_datagram(&listener.transport)
+        };
+        match listeners.iter().find(same) {
+            Some(other) if other.name() == listener.name() => {
+                report.add(Fate::NotNeeded, &[listen.line], what, "the same listener stands above");
+                continue;
+            }
+            Some(_) => {
+                report.add(Fate::LeftOut, &[listen.line], what, "TCP and TLS cannot share a port: give it another");
+                continue;
+            }
+            None => {}
         }
-        report.add(fate, &[listen.line], what, advice);
+        match listen.ip {
+            Some(_) => report.add(Fate::Carried, &[listen.line], what, ""),
+            None => {
+                let advice = "no address is named: write the node's, here and in routes that name the listener, so that Via carries it";
+                report.add(Fate::Changed, &[listen.line], what, advice);
+            }
+        }
         if listen.transport == "tls" {
-            let advice = "TLS needs [sip.tls] with certificate and private_key, and `client_ca` for mutual TLS";
-            report.add(Fate::Changed, &[listen.line], "listener for TLS", advice);
+            let advice = "it stands there as a comment: give [sip.tls] a certificate and its key, then take the # away";
+            report.add(Fate::LeftOut, &[listen.line], "listener for TLS", advice);
         }
         listeners.push(listener);
     }
@@ -57,18 +79,19 @@ pub(super) fn record_route(cusp: &Cusp, report: &mut Report) -> Vec<u32> {
 
 pub(super) fn groups(cusp: &Cusp, report: &mut Report) -> Vec<ServerGroup> {
     let mut groups: Vec<ServerGroup> = Vec::new();
+    let mut seen: HashSet<(&str, &str)> = HashSet::new();
     for group in &cusp.groups {
-        let what = format!("server group {}", group.name);
+        let what = format!("server group {}", shortened(&group.name, MOST_NAME));
         if group.elements.is_empty() {
             let advice = "it has no elements: write them, or `dns = true` if they come from DNS SRV";
             report.add(Fate::LeftOut, &group.lines, what, advice);
             continue;
         }
-        let name = name_of(cusp, group);
-        if groups.iter().any(|other| other.name == name) {
-            report.add(Fate::LeftOut, &group.lines, what, "a group of this name stands above");
+        if !seen.insert((&group.name, &group.network)) {
+            report.add(Fate::LeftOut, &group.lines, what, "a group of this name stands above: put both into one");
             continue;
         }
+        let name = group.ours.clone();
         if name != group.name {
             report.add(Fate::Changed, &group.lines, what.clone(), format!("it is named {name} here"));
         }
@@ -79,7 +102,7 @@ pub(super) fn groups(cusp: &Cusp, report: &mut Report) -> Vec<ServerGroup> {
             name,
             policy: policy(cusp, group, report),
             heartbeat: heartbeat(cusp, group, report),
-            failover_codes: group.failover_codes.clone(),
+            failover_codes: failover_codes(group, report),
             timeout_ms: timeout(cusp, group),
             elements: elements(cusp, group, report),
         });
@@ -87,11 +110,32 @@ pub(super) fn groups(cusp: &Cusp, report: &mut Report) -> Vec<ServerGroup> {
     groups
 }
 
-/// A host name; with its network where two groups share their name.
-fn name_of(cusp: &Cusp, group: &Group) -> String {
-    let first = cusp.groups.iter().find(|other| other.name == group.name).is_none_or(|first| std::ptr::eq(first, group));
-    let name = if first { group.name.clone() } else { format!("{}.{}", group.name, group.network) };
-    host_name(&name)
+/// Gives every group and every route group a name of its own that a route can hold.
+pub(super) fn name(cusp: &mut Cusp) {
+    let mut taken: HashSet<String> = ["srs", "registrar", "request-uri"].map(str::to_owned).into();
+    let mut own = |wanted: &str| {
+        let base = shortened(&host_name(wanted), MOST_NAME).trim_end_matches('.').to_owned();
+        let mut name = base.clone();
+        for number in 2_u32.. {
+            if taken.insert(name.to_ascii_lowercase()) {
+                break;
+            }
+            name = format!("{base}-{number}");
+        }
+        name
+    };
+    let mut names: HashSet<&str> = HashSet::new();
+    let mut ours = Vec::new();
+    for group in &cusp.groups {
+        let is_first = names.insert(&group.name);
+        ours.push(if is_first { own(&group.name) } else { own(&format!("{}.{}", group.name, group.network)) });
+    }
+    for (group, name) in cusp.groups.iter_mut().zip(ours) {
+        group.ours = name;
+    }
+    for group in &mut cusp.route_groups {
+        group.ours = own(&group.name);
+    }
 }
 
 fn host_name(name: &str) -> String {
@@ -99,6 +143,14 @@ fn host_name(name: &str) -> String {
     let name: String = name.chars().map(fine).collect();
     let labels: Vec<&str> = name.split('.').filter(|label| !label.is_empty()).collect();
     if labels.is_empty() { "unnamed".to_owned() } else { labels.join(".") }
+}
+
+fn failover_codes(group: &Group, report: &mut Report) -> Option<Vec<u16>> {
+    if group.failover_codes.is_none() {
+        let advice = "no failover-resp-codes are named: those of Ferric are used, 408, 500 and 502 to 504";
+        report.add(Fate::Changed, group.lines.get(..1).unwrap_or_default(), format!("failover of server group {}", group.ours), advice);
+    }
+    group.failover_codes.clone()
 }
 
 fn balance<'a>(cusp: &'a Cusp, group: &'a Group) -> &'a str {
@@ -162,19 +214,26 @@ fn heartbeat(cusp: &Cusp, group: &Group, report: &mut Report) -> Heartbeat {
         return Heartbeat::Default;
     };
     let misses = "three missed heartbeats in a row take an element down, and silence to a request at once";
+    report.add(Fate::Carried, &[options.line], "server-group sip ping-options", "");
+    // Intervals that a heartbeat takes.
+    let every = |up: u64, down: u64, adaptive| Heartbeat::Every {
+        up_ms: up.clamp(LEAST_INTERVAL_MS, MOST_INTERVAL_MS),
+        down_ms: down.clamp(LEAST_INTERVAL_MS, MOST_INTERVAL_MS),
+        adaptive,
+    };
     match options.kind {
-        Some(Ping::Proactive(every)) => {
-            report.add(Fate::Changed, &[options.line], "ping-type proactive", misses);
-            Heartbeat::Every { up_ms: every, down_ms: every, adaptive: false }
+        Some((at, Ping::Proactive(interval))) => {
+            report.add(Fate::Changed, &[at], "ping-type proactive", misses);
+            every(interval, interval, false)
         }
-        Some(Ping::Adaptive { up, down }) => {
-            report.add(Fate::Changed, &[options.line], "ping-type adaptive", misses);
-            Heartbeat::Every { up_ms: up, down_ms: down, adaptive: false }
+        Some((at, Ping::Adaptive { up, down })) => {
+            report.add(Fate::Changed, &[at], "ping-type adaptive", misses);
+            every(up, down, false)
         }
-        Some(Ping::Reactive(down)) => {
+        Some((at, Ping::Reactive(down))) => {
             let advice = format!("elements that are up and idle are probed too, every {} s; {misses}", REACTIVE_UP_MS / 1_000);
-            report.add(Fate::Changed, &[options.line], "ping-type reactive", advice);
-            Heartbeat::Every { up_ms: REACTIVE_UP_MS.max(down), down_ms: down, adaptive: true }
+            report.add(Fate::Changed, &[at], "ping-type reactive", advice);
+            every(REACTIVE_UP_MS.max(down), down, true)
         }
         None => {
             report.add(Fate::Changed, &[options.line], "ping-options without ping-type", "elements are probed every 5 s");
@@ -188,25 +247,29 @@ fn timeout(cusp: &Cusp, group: &Group) -> Option<u64> {
     let network = cusp.networks.iter().find(|network| network.name == group.network)?;
     let count = network.invite_retransmits?.min(7);
     let t1 = network.t1_ms.unwrap_or(500).clamp(1, 4_000);
-    Some((t1 * ((1 << (count + 1)) - 1)).min(MOST_TIMEOUT_MS))
+    Some((t1 * ((1 << (count + 1)) - 1)).clamp(LEAST_TIMEOUT_MS, MOST_TIMEOUT_MS))
 }
 
 /// The group that a destination names.
 fn named<'a>(cusp: &'a Cusp, destination: &Destination) -> Option<&'a Group> {
     let named = || cusp.groups.iter().filter(|group| group.name == destination.host && !group.elements.is_empty());
-    named().find(|group| group.network == destination.network).or_else(|| named().next())
+    let found = named().find(|group| group.network == destination.network).or_else(|| named().next());
+    found.filter(|_| destination.port.is_none())
 }
 
-/// Where a destination leads.
-pub(super) fn action(cusp: &Cusp, destination: &Destination, line: u32, report: &mut Report) -> Action {
-    if destination.port.is_none() && let Some(group) = named(cusp, destination) {
-        return Action::To(name_of(cusp, group));
+/// Where a destination leads; what is neither a group nor an address leads nowhere.
+pub(super) fn action(cusp: &Cusp, destination: &Destination, line: u32, report: &mut Report) -> Option<Action> {
+    if let Some(group) = named(cusp, destination) {
+        return Some(Action::To(group.ours.clone()));
+    }
+    if !is_host_name(&destination.host) {
+        return None;
     }
     if destination.host.parse::<IpAddr>().is_err() {
         let advice = "no server group with elements has this name: it is looked up in DNS";
         report.add(Fate::Changed, &[line], format!("target-destination {}", destination.host), advice);
     }
-    Action::To(format!("sip:{}", address(destination, false)))
+    Some(Action::To(format!("sip:{}", address(destination, false))))
 }
 
 fn address(destination: &Destination, always_port: bool) -> String {
@@ -217,15 +280,9 @@ fn address(destination: &Destination, always_port: bool) -> String {
     format!("{}{port}{transport}", destination.host)
 }
 
-/// The name of the server group that a route group became.
-pub(super) fn route_group_name(cusp: &Cusp, name: &str) -> String {
-    let taken = cusp.groups.iter().any(|group| group.name == name);
-    host_name(&if taken { format!("{name}-routes") } else { name.to_owned() })
-}
-
 /// A route group as one server group: what it tries first gets the first priorities, and so on.
 pub(super) fn route_group(cusp: &Cusp, groups: &[ServerGroup], wanted: &RouteGroup, report: &mut Report) -> Option<ServerGroup> {
-    let what = format!("route group {}", wanted.name);
+    let what = format!("route group {}", shortened(&wanted.name, MOST_NAME));
     let mut sorted: Vec<_> = wanted.elements.iter().collect();
     sorted.sort_by_key(|element| std::cmp::Reverse(element.q));
     let (mut elements, mut codes, mut members): (Vec<Element>, Vec<u16>, Vec<&ServerGroup>) = (Vec::new(), Vec::new(), Vec::new());
@@ -236,12 +293,14 @@ pub(super) fn route_group(cusp: &Cusp, groups: &[ServerGroup], wanted: &RouteGro
         }
         q = Some(element.q);
         codes.extend(&element.failover_codes);
-        let member = named(cusp, &element.destination).filter(|_| element.destination.port.is_none());
-        let member = member.and_then(|group| groups.iter().find(|other| other.name == name_of(cusp, group)));
+        let member = named(cusp, &element.destination).and_then(|group| groups.iter().find(|other| other.name == group.ours));
         let one = [Element { address: address(&element.destination, true), priority: 1, weight: element.weight.unwrap_or(1) }];
         if let Some(member) = member {
-            codes.extend(&member.failover_codes);
+            codes.extend(member.failover_codes.iter().flatten());
             members.push(member);
+        } else if !is_host_name(&element.destination.host) {
+            report.add(Fate::LeftOut, &wanted.lines, what.clone(), "a member is neither a server group nor an address");
+            continue;
         }
         for element in member.map_or(one.as_slice(), |member| &member.elements) {
             if elements.iter().any(|other| other.address == element.address) {
@@ -259,6 +318,7 @@ pub(super) fn route_group(cusp: &Cusp, groups: &[ServerGroup], wanted: &RouteGro
     }
     codes.sort_unstable();
     codes.dedup();
+    let codes = (!codes.is_empty() || members.iter().all(|member| member.failover_codes.is_some())).then_some(codes);
     let policy = members.first().map_or("priority-weight", |member| member.policy);
     let mixed = members.iter().any(|member| member.policy != policy);
     let advice = if mixed {
@@ -270,7 +330,7 @@ pub(super) fn route_group(cusp: &Cusp, groups: &[ServerGroup], wanted: &RouteGro
     Some(ServerGroup {
         lines: wanted.lines.clone(),
         from: format!("route group {}", wanted.name),
-        name: route_group_name(cusp, &wanted.name),
+        name: wanted.ours.clone(),
         policy: if mixed { "priority-weight" } else { policy },
         heartbeat: members.first().map_or(Heartbeat::Default, |member| member.heartbeat),
         failover_codes: codes,

@@ -29,7 +29,10 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-use super::report::Report;
+use std::path::Path;
+
+use super::report::{Fate, Report};
+use crate::config::Config;
 
 /// A configuration and what became of the one that it comes from.
 #[derive(Debug)]
@@ -42,26 +45,51 @@ pub struct Imported {
     pub counts: (usize, usize),
 }
 
-/// The text is no configuration of CUSP.
+/// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "this is no CUSP configuration: there is no `server-group sip`, `sip network`, `sip listen`, `trigger`, `route table` or \
-     `policy` in it. Expected is what `show configuration active` prints in the CUSP command line (module> cusp)"
-)]
-pub struct NotCusp;
+pub enum Error {
+    /// Not a text.
+    #[error("this is no text: there are zero bytes in it. {EXPECTED}")]
+    Binary,
+    /// Nothing but white space and comments.
+    #[error("there is nothing in it. {EXPECTED}")]
+    Empty,
+    /// Something else.
+    #[error(
+        "this is no CUSP configuration: there is no `server-group sip`, `sip network`, `sip listen`, `trigger`, `route table` or \
+         `policy` in it. {EXPECTED}"
+    )]
+    NotCusp,
+    /// The result would not be accepted.
+    #[error("the result would not be accepted, so nothing is written: {0}")]
+    Refused(String),
+}
+
+const EXPECTED: &str = "Expected is what `show configuration active` prints in the CUSP command line (module> cusp)";
 
 /// Turns a configuration of CUSP into one of Ferric. `source` names it in the result.
-pub fn import(text: &str, source: &str) -> Result<Imported, NotCusp> {
-    let lines = lexer::lines(text);
-    let mut report = Report::default();
-    let read::Read { cusp, recognised } = read::read(&lines, &mut report);
-    if recognised == 0 {
-        return Err(NotCusp);
+///
+/// # Errors
+/// The text is something else, or the result would not load.
+pub fn import(text: &str, source: &str) -> Result<Imported, Error> {
+    if text.contains('\0') {
+        return Err(Error::Binary);
     }
+    let lines = lexer::lines(text);
+    if lines.is_empty() {
+        return Err(Error::Empty);
+    }
+    let mut report = Report::default();
+    let read::Read { mut cusp, recognised } = read::read(&lines, &mut report);
+    if recognised == 0 {
+        return Err(Error::NotCusp);
+    }
+    groups::name(&mut cusp);
     let report_ref = &mut report;
     let mut ferric = target::Ferric {
         listeners: groups::listeners(&cusp, report_ref),
         record_route: groups::record_route(&cusp, report_ref),
+        calls_per_second: cusp.calls_per_second,
         groups: groups::groups(&cusp, report_ref),
         ..target::Ferric::default()
     };
@@ -71,6 +99,33 @@ pub fn import(text: &str, source: &str) -> Result<Imported, NotCusp> {
     }
     groups::trust(&cusp, &mut ferric);
     ferric.routes = translate::routes(&cusp, &ferric, report_ref);
-    let counts = (ferric.groups.len(), ferric.routes.len());
-    Ok(Imported { toml: write::write(&ferric, source), report, counts })
+    let numbers: Vec<u32> = lines.iter().map(|line| line.number).collect();
+    report.settle(&numbers, |number| unspoken(&lines, number));
+    let toml = write::write(&ferric, source, &report);
+    loads(&toml)?;
+    Ok(Imported { toml, report, counts: (ferric.groups.len(), ferric.routes.len()) })
 }
+
+/// True to the promise that what is written loads, but for the tenant's key, which is made afterwards.
+fn loads(toml: &str) -> Result<(), Error> {
+    let Err(complaints) = Config::parse(Path::new("imported.toml"), toml) else { return Ok(()) };
+    let other: Vec<String> = complaints
+        .list
+        .iter()
+        .filter(|complaint| !complaint.text.contains(write::KEY_FILE))
+        .map(|complaint| format!("line {}: {}", complaint.line, complaint.text))
+        .collect();
+    if other.is_empty() { Ok(()) } else { Err(Error::Refused(other.join("; "))) }
+}
+
+/// The frame of blocks needs no counterpart. All else is spoken of where it is read; if it were not, a person is to know.
+fn unspoken(lines: &[lexer::Line], number: u32) -> (Fate, String, String) {
+    let line = lines.binary_search_by_key(&number, |line| line.number).ok().and_then(|place| lines.get(place));
+    match line {
+        Some(line) if matches!(line.word(0), "end" | "sequence") => (Fate::NotNeeded, FRAME.to_owned(), String::new()),
+        Some(line) => (Fate::LeftOut, line.name(), "nothing was made of it: see what it did".to_owned()),
+        None => (Fate::NotNeeded, FRAME.to_owned(), String::new()),
+    }
+}
+
+const FRAME: &str = "beginnings and ends of blocks";

@@ -13,6 +13,8 @@ pub(super) struct Cusp {
     pub(super) global_ping: Option<bool>,
     /// `server-group sip global-load-balance`.
     pub(super) global_balance: Option<String>,
+    /// `call-rate-limit`
+    pub(super) calls_per_second: Option<(u32, u32)>,
     pub(super) conditions: Vec<Condition>,
     pub(super) tables: Vec<Table>,
     pub(super) route_groups: Vec<RouteGroup>,
@@ -51,7 +53,10 @@ pub(super) struct Group {
     pub(super) name: String,
     pub(super) network: String,
     pub(super) elements: Vec<Element>,
-    pub(super) failover_codes: Vec<u16>,
+    /// `None`: not said.
+    pub(super) failover_codes: Option<Vec<u16>>,
+    /// Its name here, which no other group has.
+    pub(super) ours: String,
     pub(super) balance: Option<(u32, String)>,
     pub(super) ping: Option<(u32, bool)>,
 }
@@ -73,7 +78,7 @@ pub(super) struct Element {
 pub(super) struct PingOptions {
     pub(super) line: u32,
     pub(super) network: String,
-    pub(super) kind: Option<Ping>,
+    pub(super) kind: Option<(u32, Ping)>,
 }
 
 /// `ping-type`, intervals in milliseconds.
@@ -156,6 +161,8 @@ pub(super) struct Destination {
 pub(super) struct RouteGroup {
     pub(super) lines: Vec<u32>,
     pub(super) name: String,
+    /// The name here of the server group that it becomes.
+    pub(super) ours: String,
     pub(super) elements: Vec<RouteGroupElement>,
 }
 
@@ -180,6 +187,8 @@ pub(super) struct Lookup {
 #[derive(Debug)]
 pub(super) struct Step {
     pub(super) line: u32,
+    /// All its lines.
+    pub(super) lines: Vec<u32>,
     pub(super) sequence: u32,
     pub(super) table: String,
     pub(super) field: Field,
@@ -216,6 +225,7 @@ pub(super) enum Rule {
 /// `policy normalization NAME`
 #[derive(Debug)]
 pub(super) struct Normalization {
+    pub(super) line: u32,
     pub(super) name: String,
     pub(super) edits: Vec<Edit>,
 }

@@ -1,5 +1,7 @@
 //! Regular expressions: Java's, which CUSP takes, into those of Rust's `regex`.
 
+use super::lexer::shortened;
+
 /// `value` as an expression that means just itself.
 pub(super) fn escape(value: &str) -> String {
     let mut escaped = String::with_capacity(value.len());
@@ -50,6 +52,18 @@ pub(super) fn unsupported(pattern: &str) -> Option<&'static str> {
         };
     }
     (depth != 0 || in_class).then_some("its brackets do not match")
+}
+
+/// The expression if it means the same in Rust's syntax, or why not.
+pub(super) fn checked(pattern: &str) -> Result<&str, String> {
+    let refuse = |why: &str| Err(format!("the expression `{}` is none of Rust's: {why}", shortened(pattern, 60)));
+    if let Some(why) = unsupported(pattern) {
+        return refuse(why);
+    }
+    match regex::Regex::new(pattern) {
+        Ok(_) => Ok(pattern),
+        Err(_) => refuse("it is not understood, or too large"),
+    }
 }
 
 /// `\1` and `$1` of a replacement as `${1}`, and other `$` as themselves.
@@ -107,27 +121,50 @@ pub(super) fn prefix_swap(pattern: &str, replaced: &str) -> Option<(String, Stri
     (!to.contains(['\\', '$'])).then(|| (from, to.to_owned()))
 }
 
-/// An expression over one part of a URI as one over the whole URI.
+/// An expression over one part of a URI as one over a whole URI or the header field around it.
 pub(super) fn over_uri(part: &str, pattern: &str) -> Option<String> {
+    if part == "uri" {
+        return Some(pattern.to_owned());
+    }
     let (start, inner) = pattern.strip_prefix('^').map_or((false, pattern), |inner| (true, inner));
     let (end, inner) = match inner.strip_suffix('$') {
         Some(inner) if !inner.ends_with('\\') => (true, inner),
         _ => (false, inner),
     };
+    // `^a|b$` binds otherwise than it looks, and an anchor in the middle has no counterpart.
+    if has_anchor(inner) || (start || end) && inner.contains('|') && !inner.starts_with("(?:") {
+        return None;
+    }
     Some(match part {
         "user" | "phone" => {
-            let before = if start { "" } else { "[^@]*" };
-            let after = if end { "" } else { "[^@]*" };
-            format!("sips?:{before}(?:{inner}){after}@")
+            let any = "[^@;>]*";
+            let value = format!("{}(?:{inner}){}", if start { "" } else { any }, if end { "" } else { any });
+            format!("(?:sips?:{value}@|tel:{value}(?:[;>]|$))")
         }
         "host" => {
-            let before = if start { "[@:]" } else { "[@:][^;>]*" };
-            let after = if end { "(?:[:;>]|$)" } else { "" };
-            format!("sips?:[^;>]*{before}(?:{inner}){after}")
+            let any = "[^:;>@]*";
+            let value = format!("{}(?:{inner}){}", if start { "" } else { any }, if end { "" } else { any });
+            format!("sips?:(?:[^@;>]*@)?{value}(?:[:;>]|$)")
         }
-        "uri" => pattern.to_owned(),
         _ => return None,
     })
+}
+
+fn has_anchor(pattern: &str) -> bool {
+    let (mut in_class, mut escaped, mut before) = (false, false, ' ');
+    for c in pattern.chars() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '[' => in_class = true,
+            ']' => in_class = false,
+            '^' if !in_class => return true,
+            '$' if !in_class => return true,
+            _ => {}
+        }
+        before = c;
+    }
+    before == '\\' && escaped
 }
 
 #[cfg(test)]
@@ -169,6 +206,24 @@ mod tests {
         for (pattern, replaced) in [("9", ""), ("^9$", ""), ("^9.", ""), ("^9(.*)$", "1"), ("^[89]", ""), ("^9(.)", "\\1")] {
             assert_eq!(swap(pattern, replaced), None, "{pattern}");
         }
+    }
+
+    #[test]
+    fn a_part_of_a_uri_is_found_in_a_header() {
+        let finds = |part: &str, pattern: &str, text: &str| {
+            let made = over_uri(part, pattern).unwrap_or_default();
+            regex::Regex::new(&made).is_ok_and(|regex| regex.is_match(text))
+        };
+        let value = "\"1000\" <sip:+1408@pbx.example.com:5070;user=phone>";
+        assert!(finds("user", "^\\+1", value) && finds("user", "08$", value) && finds("user", "40", value));
+        assert!(!finds("user", "^1000$", value) && !finds("user", "^1", value) && !finds("user", "pbx", value));
+        assert!(finds("host", "^pbx\\.example\\.com$", value) && !finds("host", "^example", value));
+        assert!(finds("host", "^192", "sip:192.0.2.1") && !finds("user", "^192", "sip:192.0.2.1"));
+        assert!(finds("user", "^\\+1408$", "tel:+1408;x=y"));
+        for odd in ["^a|b$", "a^b", "a$b"] {
+            assert_eq!(over_uri("user", odd), None, "{odd}");
+        }
+        assert!(checked("^[0-9]{1,100000}{100}$").is_err());
     }
 
     #[test]

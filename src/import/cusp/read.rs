@@ -3,7 +3,7 @@
 //! A block goes from its first line to its `end`; releases and copies that lack the `end` close it with the next command
 //! that only stands outside of blocks. `end sequence` and `end element` stay inside.
 
-use super::lexer::Line;
+use super::lexer::{Line, PEM};
 use super::model::{Cusp, Element, Group, Listen, Network, Ping, PingOptions};
 use super::routing;
 use crate::import::report::{Fate, Report};
@@ -21,10 +21,16 @@ const OUTSIDE: [&[&str]; 9] = [
     &["hostname"],
 ];
 /// Commands of the platform below the proxy: nothing that a configuration of Ferric has.
-const PLATFORM: [&str; 24] = [
+const PLATFORM: [&str; 25] = [
     "hostname", "ntp", "clock", "interface", "ip", "username", "groupname", "privilege", "log", "logging", "license", "security",
-    "snmp-server", "backup", "kron", "aaa", "line", "banner", "domain-name", "web", "crypto", "gw", "lite-mode", "show",
+    "snmp-server", "backup", "kron", "aaa", "line", "banner", "domain-name", "web", "crypto", "gw", "software", "user", "restore",
 ];
+/// What is typed to get at the configuration, and what is printed around it.
+const AROUND: [&str; 13] = [
+    "show", "exit", "commit", "configure", "config", "write", "copy", "cusp", "enable", "terminal", "building", "module", "verify",
+];
+
+const UNKNOWN: &str = "not known as a command of CUSP: see what it did";
 
 /// What was read, and in how many lines that only CUSP writes.
 pub(super) struct Read {
@@ -111,15 +117,27 @@ impl<'a> Reader<'a> {
             }
             "policy" if line.negated => self.add(Fate::NotNeeded, line, ""),
             "policy" => self.add_block(Fate::LeftOut, line, "routes do not know the time of day: change them through the API by a timer"),
-            "accounting" | "radius" if !line.negated => {
+            "accounting" | "radius" | "server-group" if !line.negated => {
                 self.add_block(Fate::NotNeeded, line, "calls are counted at /metrics and listed by the API");
             }
+            "call-rate-limit" if !line.negated => match line.word(1).parse::<u32>().ok().filter(|rate| (1..=1_000_000).contains(rate)) {
+                Some(rate) => {
+                    self.cusp.calls_per_second = Some((line.number, rate));
+                    self.add(Fate::Carried, line, "");
+                }
+                None => self.add(Fate::LeftOut, line, "write proxy.calls_per_second"),
+            },
+            "lite-mode" => self.add(Fate::NotNeeded, line, "there is one mode; proxy.record_route says whether dialogs are followed"),
+            PEM => self.report.add(Fate::LeftOut, &[line.number], "a certificate or a key", "give [sip.tls] its files by hand"),
             "end" => {}
-            _ if line.negated => self.add(Fate::NotNeeded, line, ""),
+            _ if line.negated => self.report.add(Fate::NotNeeded, &[line.number], line.name(), "a switch that is off"),
+            word if AROUND.contains(&word) => {
+                self.report.add(Fate::NotNeeded, &[line.number], "commands around the configuration", "");
+            }
             word if PLATFORM.contains(&word) => {
                 self.report.add(Fate::NotNeeded, &[line.number], "commands of the machine below the proxy", "");
             }
-            _ => self.add(Fate::LeftOut, line, "not known as a command of CUSP: see what it did"),
+            _ => self.report.add(Fate::LeftOut, &[line.number], line.name(), UNKNOWN),
         }
     }
 
@@ -127,8 +145,14 @@ impl<'a> Reader<'a> {
         match line.word(2) {
             "group" if !line.negated => self.group(line),
             "ping-options" if !line.negated => self.ping_options(line),
-            "global-ping" => self.cusp.global_ping = Some(!line.negated),
-            "global-load-balance" if !line.negated => self.cusp.global_balance = Some(line.word(3).to_owned()),
+            "global-ping" => {
+                self.cusp.global_ping = Some(!line.negated);
+                self.add(Fate::Carried, line, "");
+            }
+            "global-load-balance" if !line.negated => {
+                self.cusp.global_balance = Some(line.word(3).to_owned());
+                self.add(Fate::Carried, line, "");
+            }
             "retry-after" => self.add(Fate::NotNeeded, line, "an element that answers 503 rests as long as its own Retry-After says"),
             "element-retries" => {
                 self.add(Fate::NotNeeded, line, "an element is asked once a request; a heartbeat that is missed `misses` times takes it down");
@@ -144,7 +168,8 @@ impl<'a> Reader<'a> {
             name: line.word(3).to_owned(),
             network: line.word(4).to_owned(),
             elements: Vec::new(),
-            failover_codes: Vec::new(),
+            failover_codes: None,
+            ours: String::new(),
             balance: None,
             ping: None,
         };
@@ -155,7 +180,7 @@ impl<'a> Reader<'a> {
                     Some(element) => group.elements.push(element),
                     None => self.add(Fate::LeftOut, line, "an element has an address, a port and udp, tcp or tls"),
                 },
-                "failover-resp-codes" => group.failover_codes = if line.negated { Vec::new() } else { codes(line.rest(1)) },
+                "failover-resp-codes" => group.failover_codes = Some(if line.negated { Vec::new() } else { codes(line.rest(1)) }),
                 "lbtype" => group.balance = (!line.negated).then(|| (line.number, line.word(1).to_owned())),
                 "ping" => group.ping = Some((line.number, !line.negated)),
                 _ if line.negated => self.add(Fate::NotNeeded, line, ""),
@@ -170,15 +195,15 @@ impl<'a> Reader<'a> {
         for line in self.block() {
             let number = |place: usize| line.word(place).parse::<u64>().ok();
             match (line.word(0), line.word(1), number(2), number(3)) {
-                ("ping-type", "proactive", Some(every), _) => options.kind = Some(Ping::Proactive(every)),
-                ("ping-type", "reactive", Some(every), _) => options.kind = Some(Ping::Reactive(every)),
-                ("ping-type", "adaptive", Some(up), Some(down)) => options.kind = Some(Ping::Adaptive { up, down }),
-                ("method", "OPTIONS", _, _) => {}
+                _ if line.negated => self.add(Fate::NotNeeded, line, ""),
+                ("ping-type", "proactive", Some(every), _) => options.kind = Some((line.number, Ping::Proactive(every))),
+                ("ping-type", "reactive", Some(every), _) => options.kind = Some((line.number, Ping::Reactive(every))),
+                ("ping-type", "adaptive", Some(up), Some(down)) => options.kind = Some((line.number, Ping::Adaptive { up, down })),
+                ("method", "OPTIONS", _, _) => self.report.add(Fate::Carried, &[line.number], "heartbeats by OPTIONS", ""),
                 ("method", _, _, _) => self.add(Fate::Changed, line, "heartbeats are OPTIONS: see that the elements answer them"),
                 ("timeout", _, _, _) => {
                     self.add(Fate::Changed, line, "a heartbeat waits as long as a request does: `timeout` of the server group");
                 }
-                _ if line.negated => self.add(Fate::NotNeeded, line, ""),
                 _ => self.add(Fate::LeftOut, line, "no such setting of a heartbeat"),
             }
         }
@@ -226,7 +251,7 @@ impl<'a> Reader<'a> {
             "logging" | "peg-counting" => self.add(Fate::NotNeeded, line, "calls are logged and counted anyway"),
             "header-compaction" => self.add(Fate::NotNeeded, line, "headers go through in the form in which they came"),
             "tcp" => self.add(Fate::NotNeeded, line, "connections have limits of their own"),
-            _ => self.add(Fate::LeftOut, line, "not known as a command of CUSP: see what it did"),
+            _ => self.add(Fate::LeftOut, line, UNKNOWN),
         }
     }
 
@@ -270,13 +295,14 @@ fn listen(line: &Line) -> Option<Listen> {
         [] => return None,
     };
     let fine = ["udp", "tcp", "tls"].contains(&transport.as_str());
-    let port = port.parse().ok().filter(|port| *port > 0)?;
+    let port: Option<u16> = port.parse().ok();
+    let port = port.filter(|port| *port > 0)?;
     fine.then(|| Listen { line: line.number, network: line.word(2).to_owned(), transport, ip, port })
 }
 
 fn element(line: &Line) -> Option<Element> {
     let host = line.word(2);
-    let is_host = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:[]".contains(c));
+    let is_host = line.word(1) == "ip-address" && (is_host_name(host) || host.trim_matches(['[', ']']).parse::<std::net::Ipv6Addr>().is_ok());
     let transport = line.word(4).to_ascii_lowercase();
     let port = line.word(3).parse().ok().filter(|port| *port > 0)?;
     (is_host && ["udp", "tcp", "tls"].contains(&transport.as_str())).then(|| Element {
@@ -287,6 +313,12 @@ fn element(line: &Line) -> Option<Element> {
         q: line.after("q-value").and_then(thousandths).unwrap_or(1_000),
         weight: line.after("weight").and_then(|weight| weight.parse().ok()).unwrap_or(1),
     })
+}
+
+/// Letters, digits, dashes and underscores between dots: also an IPv4 address.
+pub(super) fn is_host_name(text: &str) -> bool {
+    let label = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    text.len() <= 255 && text.split('.').all(label)
 }
 
 /// `0.75` is 750, `1.0` is 1000.

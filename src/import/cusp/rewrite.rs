@@ -10,7 +10,8 @@
 
 use super::condition::{Case, cases};
 use super::model::{Cusp, Edit, Trigger};
-use super::pattern::{literal, prefix_swap, replacement, unsupported};
+use super::pattern::{checked, literal, prefix_swap, replacement};
+use super::read::is_host_name;
 use super::target::{Action, Both, Ferric, Match, Rewrite, Route, UserKey};
 use crate::import::report::{Fate, Report};
 
@@ -43,14 +44,10 @@ impl Rewrites {
         Rewrites { pre: plans(&cusp.pre, cusp, ferric, report), post: plans(&cusp.post, cusp, ferric, report) }
     }
 
-    /// The routes of one routing trigger with what is rewritten on their way.
-    pub(super) fn apply(&self, routes: Vec<Route>, report: &mut Report) -> Vec<Route> {
-        let (mut folded, mut plain) = (Vec::new(), Vec::new());
-        for route in routes {
-            plain.extend(fold(route, &self.pre, &mut folded, report));
-        }
-        folded.append(&mut plain);
-        folded.into_iter().flat_map(|route| split(route, &self.post, report)).collect()
+    /// The routes of one routing trigger with what is rewritten on their way; `cases` is what the trigger asks for.
+    pub(super) fn apply(&self, routes: Vec<Route>, cases: &[Match], report: &mut Report) -> Vec<Route> {
+        let routes = fold(routes, cases, &self.pre, report);
+        routes.into_iter().flat_map(|route| split(route, &self.post, report)).collect()
     }
 }
 
@@ -69,6 +66,7 @@ fn plans(triggers: &[Trigger], cusp: &Cusp, ferric: &Ferric, report: &mut Report
             for edit in &policy.edits {
                 let what = format!("uri-component update request-uri of normalization {name}");
                 let why = match (edit.is_host, user.is_some(), host.is_some()) {
+                    (true, _, false) if !is_host(&edit.replacement) => Some("this is no host: write rewrite = { host = ... }".to_owned()),
                     (true, _, false) => host_edit(edit, &mut host, &mut domain).err(),
                     (false, false, _) => user_edit(edit).map(|edit| user = Some(edit)).err(),
                     _ => Some("a route rewrites the user once and the host once: put both into one expression".to_owned()),
@@ -79,22 +77,37 @@ fn plans(triggers: &[Trigger], cusp: &Cusp, ferric: &Ferric, report: &mut Report
             }
             if user.is_none() && host.is_none() {
                 report.add(Fate::NotNeeded, &[trigger.line], format!("trigger with normalization {name}"), "none of its edits is carried over");
-                continue;
             }
         }
-        for mut case in cases(trigger.condition.as_deref(), trigger.line, cusp, ferric, report) {
-            if let Some(domain) = &domain {
-                case.wanted.domain.get_or_insert_with(|| String::clone(domain));
+        for case in cases(trigger.condition.as_deref(), trigger.line, cusp, ferric, report) {
+            let edits = user.iter().map(|edit: &UserEdit| edit.line).chain(host.iter().map(|(line, _)| *line));
+            let lines: Vec<u32> = case.lines.iter().copied().chain([trigger.line]).chain(edits).collect();
+            report.add(Fate::Carried, &lines, "triggers of normalization", "");
+            let Some(domain) = &domain else {
+                plans.push(Plan { line: trigger.line, case, user: user.clone(), host: host.clone() });
+                continue;
+            };
+            // Only for that domain; a request for another one has had its trigger too.
+            let asks = Match { domain: Some(domain.clone()), ..Match::default() };
+            if let Both::One(wanted) = case.wanted.and(&asks) {
+                let case = Case { wanted: *wanted, ..case.clone() };
+                plans.push(Plan { line: trigger.line, case, user: user.clone(), host: host.clone() });
             }
-            plans.push(Plan { line: trigger.line, case, user: user.clone(), host: host.clone() });
+            plans.push(Plan { line: trigger.line, case, user: user.clone(), host: None });
         }
     }
     plans
 }
 
+/// A name or an IPv4 address, with a port or without.
+fn is_host(text: &str) -> bool {
+    let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+    is_host_name(host) && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
 fn host_edit(edit: &Edit, host: &mut Option<(u32, String)>, domain: &mut Option<String>) -> Result<(), String> {
     if let Some(pattern) = &edit.pattern {
-        *domain = Some(literal(pattern).ok_or("a route's host is replaced as a whole: write rewrite = { host = ... } for each domain")?);
+        *domain = Some(literal(pattern).filter(|domain| is_host_name(domain)).ok_or("a route's host is replaced as a whole: write rewrite = { host = ... } for each domain")?);
     }
     *host = Some((edit.line, edit.replacement.clone()));
     Ok(())
@@ -105,23 +118,19 @@ fn user_edit(edit: &Edit) -> Result<UserEdit, String> {
         let regex = ("^.*$".to_owned(), edit.replacement.replace('$', "$$"));
         return Ok(UserEdit { line: edit.line, swap: None, regex });
     };
-    if let Some(why) = unsupported(pattern) {
-        return Err(format!("the expression is none of Rust's: {why}"));
-    }
+    checked(pattern)?;
     let regex = (pattern.clone(), replacement(&edit.replacement));
     Ok(UserEdit { line: edit.line, swap: prefix_swap(pattern, &edit.replacement), regex })
 }
 
-/// The route with the plan's condition; `None` if they never meet.
+/// The route with the plan's condition, and whether that is the route itself; `None` if they never meet.
 fn narrowed(route: &Route, plan: &Plan, report: &mut Report) -> Option<(Route, bool)> {
-    let elsewhere = plan.case.out_network.as_ref().is_some_and(|network| *network != route.network);
-    if elsewhere || plan.case.mid_dialog || matches!(route.action, Action::Reject(_)) {
-        return None;
-    }
     match route.wanted.and(&plan.case.wanted) {
         Both::One(wanted) => {
             let always = *wanted == route.wanted;
-            Some((Route { wanted: *wanted, ..route.clone() }, always))
+            let mut narrow = Route { wanted: *wanted, ..route.clone() };
+            narrow.lines.extend(&plan.case.lines);
+            Some((narrow, always))
         }
         Both::Never => None,
         Both::Inexpressible(what) => {
@@ -132,52 +141,107 @@ fn narrowed(route: &Route, plan: &Plan, report: &mut Report) -> Option<(Route, b
     }
 }
 
-/// Before the lookup. Routes for requests that are rewritten go to `folded`; the route for all others is returned.
-fn fold(mut route: Route, plans: &[Plan], folded: &mut Vec<Route>, report: &mut Report) -> Option<Route> {
-    for plan in plans {
-        let Some((mut narrow, always)) = narrowed(&route, plan, report) else { continue };
-        narrow.lines.extend(&plan.case.lines);
+/// Before the lookup: a section of routes for each plan, in order, then the routes for requests that no plan is for.
+fn fold(routes: Vec<Route>, cases: &[Match], plans: &[Plan], report: &mut Report) -> Vec<Route> {
+    let plans: Vec<&Plan> = plans.iter().filter(|plan| !plan.case.mid_dialog && plan.case.out_network.is_none()).collect();
+    let mut folded = Vec::new();
+    for (place, plan) in plans.iter().enumerate() {
+        let is_last = place + 1 == plans.len();
+        let always = plan.case.wanted == Match::default();
         let swap = plan.user.as_ref().and_then(|user| user.swap.as_ref().map(|swap| (user.line, swap)));
         if let Some((line, (from, to))) = swap {
-            if route.wanted.user.is_some() {
-                let advice = "its routing trigger looks at the user by an expression, after the edit: write the route by hand";
-                report.add(Fate::LeftOut, &[line], "an edit of the number before the lookup", advice);
-            } else if let Some(key) = unswapped(route.wanted.key.as_ref(), from, to) {
-                narrow.wanted.key = Some(key);
-                narrow.rewrite.prefix = Some((from.chars().count(), to.clone()));
-                narrow.lines.push(line);
-                set_host(&mut narrow, plan, report);
-                folded.push(narrow);
-                let what = "an edit of the number before the lookup";
-                report.add(Fate::Changed, &[line, plan.line], what, "folded into the routes: they match the number as it came");
-            }
-            let hidden = |key: &UserKey| key.text.starts_with(from.as_str());
-            if always {
-                let is_hidden = route.wanted.key.as_ref().is_some_and(hidden);
-                set_host(&mut route, plan, report);
-                return (!is_hidden).then_some(route);
-            }
-            continue;
+            swapped(&routes, cases, plan, (line, from, to), &mut folded, report);
         }
-        if plan.user.is_some() && (route.wanted.key.is_some() || route.wanted.user.is_some()) {
-            let line = plan.user.as_ref().map_or(plan.line, |user| user.line);
-            let advice = "the number is rewritten by an expression before it is looked up, routes match it as it came: change their keys";
-            report.add(Fate::LeftOut, &[line, plan.line], "an edit of the number before the lookup", advice);
-        } else if plan.host.is_some() && route.wanted.domain.is_some() {
-            let advice = "the host is rewritten before it is looked up, routes match it as it came: change their `domain`";
-            report.add(Fate::LeftOut, &[plan.line], "an edit of the host before the lookup", advice);
-        } else if always {
-            attach(&mut route, plan, report);
-        } else {
-            attach(&mut narrow, plan, report);
-            folded.push(narrow);
-            continue;
+        // Those that the plan leaves as they are, or rewrites in what no key looks at.
+        for route in &routes {
+            let is_hidden = |key: &UserKey| swap.is_some_and(|(_, (from, _))| key.text.starts_with(from.as_str()));
+            if always && route.wanted.key.as_ref().is_some_and(is_hidden) {
+                continue;
+            }
+            let Some((mut narrow, _)) = narrowed(route, plan, report) else { continue };
+            let is_plain = !beside(&mut narrow, plan, swap.is_some(), report);
+            if !(is_plain && is_last && !always) {
+                folded.push(narrow);
+            }
         }
         if always {
-            break;
+            return folded;
         }
     }
-    Some(route)
+    folded.extend(routes);
+    folded
+}
+
+/// The routes for numbers whose prefix is swapped before the lookup, as they came.
+fn swapped(routes: &[Route], cases: &[Match], plan: &Plan, swap: (u32, &str, &str), folded: &mut Vec<Route>, report: &mut Report) {
+    let (line, from, to) = swap;
+    let first = folded.len();
+    let mut is_user_asked = false;
+    for route in routes {
+        let Some((mut narrow, _)) = narrowed(route, plan, report) else { continue };
+        if route.wanted.user.is_some() {
+            is_user_asked = true;
+            continue;
+        }
+        let Some(key) = unswapped(route.wanted.key.as_ref(), from, to) else { continue };
+        narrow.wanted.key = Some(key);
+        narrow.lines.push(line);
+        if !matches!(narrow.action, Action::Reject(_) | Action::Unknown) {
+            narrow.rewrite.prefix = Some((from.chars().count(), to.to_owned()));
+            set_host(&mut narrow, plan, report);
+        }
+        folded.push(narrow);
+    }
+    if is_user_asked {
+        let advice = "its routing trigger looks at the user by an expression, after the edit: write the route by hand";
+        report.add(Fate::LeftOut, &[line, plan.line], "an edit of the number before the lookup", advice);
+        return;
+    }
+    report.add(Fate::Changed, &[line, plan.line], "an edit of the number before the lookup", "folded into the routes: they match the number as it came");
+    // A number that fits no key once it is rewritten must not fit one as it came.
+    let made: Vec<Match> = folded.iter().skip(first).map(|route| route.wanted.clone()).collect();
+    let prefix = UserKey { text: from.to_owned(), is_exact: false, any_plus: false };
+    let asks = Match { key: Some(prefix), ..Match::default() };
+    for case in cases {
+        let Both::One(wanted) = case.and(&plan.case.wanted) else { continue };
+        let Both::One(wanted) = wanted.and(&asks) else { continue };
+        if !made.contains(&wanted) && routes.iter().any(|route| route.wanted.and(&wanted) != Both::Never) {
+            folded.push(Route {
+                lines: vec![line, plan.line],
+                wanted: *wanted,
+                action: Action::Reject(404),
+                ..Route::new(&format!("{from} taken off"), "no key fits the number once it is rewritten")
+            });
+        }
+    }
+}
+
+/// The plan's edits on a route that looks at nothing of what they change; false if none is made.
+fn beside(route: &mut Route, plan: &Plan, is_swapped: bool, report: &mut Report) -> bool {
+    if matches!(route.action, Action::Reject(_) | Action::Unknown) {
+        return false;
+    }
+    let user = plan.user.as_ref().filter(|_| !is_swapped);
+    if let Some(user) = user
+        && (route.wanted.key.is_some() || route.wanted.user.is_some())
+    {
+        let advice = "the number is rewritten by an expression before it is looked up, routes match it as it came: change their keys";
+        report.add(Fate::LeftOut, &[user.line, plan.line], "an edit of the number before the lookup", advice);
+        return false;
+    }
+    if let Some((line, _)) = &plan.host
+        && route.wanted.domain != plan.case.wanted.domain
+    {
+        let advice = "the host is rewritten before it is looked up, routes match it as it came: change their `domain`";
+        report.add(Fate::LeftOut, &[*line, plan.line], "an edit of the host before the lookup", advice);
+        return false;
+    }
+    if is_swapped {
+        set_host(route, plan, report);
+        return plan.host.is_some();
+    }
+    attach(route, plan, report);
+    plan.user.is_some() || plan.host.is_some()
 }
 
 /// The key of numbers as they came, that is `key` once `from` in front is `to`.
@@ -198,15 +262,27 @@ fn unswapped(key: Option<&UserKey>, from: &str, to: &str) -> Option<UserKey> {
 /// After the lookup: the route, or the route for some requests before the route for all others.
 fn split(mut route: Route, plans: &[Plan], report: &mut Report) -> Vec<Route> {
     let mut routes = Vec::new();
+    if matches!(route.action, Action::Reject(_) | Action::Unknown) {
+        return vec![route];
+    }
     for plan in plans {
+        let elsewhere = plan.case.out_network.as_ref().is_some_and(|network| *network != route.network);
+        if elsewhere || plan.case.mid_dialog {
+            continue;
+        }
+        if route.rewrite != Rewrite::default() && (plan.case.wanted.user.is_some() || plan.case.wanted.domain.is_some()) {
+            let advice = format!("route \"{}\" rewrites before the condition looks: write the edit there by hand", route.name);
+            report.add(Fate::LeftOut, &[plan.line], "a normalization", advice);
+            continue;
+        }
         match narrowed(&route, plan, report) {
             None => {}
-            Some((_, true)) => {
+            Some((narrow, true)) => {
+                route.lines = narrow.lines;
                 attach(&mut route, plan, report);
                 break;
             }
             Some((mut narrow, false)) => {
-                narrow.lines.extend(&plan.case.lines);
                 attach(&mut narrow, plan, report);
                 routes.push(narrow);
             }

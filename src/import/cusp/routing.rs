@@ -7,7 +7,7 @@ use super::model::{
     Condition, Cusp, Destination, Edit, Field, Key, KeyAction, Lookup, Normalization, RouteGroup, RouteGroupElement, Rule, Step,
     Table, Test, Trigger,
 };
-use super::read::{codes, thousandths};
+use super::read::{codes, is_host_name, thousandths};
 use crate::import::report::{Fate, Report};
 
 /// `trigger condition`, `trigger routing sequence`, `trigger pre-normalization sequence`, `trigger post-normalization sequence`.
@@ -133,10 +133,23 @@ pub(super) fn network(words: &[String]) -> Option<String> {
 pub(super) fn route(line: &Line, block: &[&Line], cusp: &mut Cusp, report: &mut Report) {
     let name = line.word(2).to_owned();
     if line.word(1) == "table" {
-        let mut table = Table { line: line.number, name, keys: Vec::new() };
+        let place = cusp.tables.iter().position(|table| table.name == name).unwrap_or(cusp.tables.len());
+        if place == cusp.tables.len() {
+            cusp.tables.push(Table { line: line.number, name, keys: Vec::new() });
+        } else {
+            report.add(Fate::Carried, &[line.number], line.text(), "");
+        }
+        let Some(table) = cusp.tables.get_mut(place) else { return };
         for line in block {
             match key(line) {
                 Some(key) if !line.negated => table.keys.push(key),
+                _ if line.negated && line.starts(&["key"]) => {
+                    report.add(Fate::NotNeeded, &[line.number], line.text(), "it takes a key away");
+                    let gone = |key: &Key| key.key.as_deref().unwrap_or("*") == line.word(1);
+                    for key in table.keys.extract_if(.., |key| gone(key)) {
+                        report.add(Fate::NotNeeded, &[key.line], format!("key {}", line.word(1)), "a later line takes it away");
+                    }
+                }
                 _ if line.starts(&["file"]) => {
                     let advice = "the keys are in a file on the appliance: put them here as `key` lines and import again";
                     report.add(Fate::LeftOut, &[line.number], line.text(), advice);
@@ -144,10 +157,9 @@ pub(super) fn route(line: &Line, block: &[&Line], cusp: &mut Cusp, report: &mut 
                 _ => report.add(Fate::LeftOut, &[line.number], line.text(), "this kind of key is not known: write a [[proxy.route]]"),
             }
         }
-        cusp.tables.push(table);
         return;
     }
-    let mut group = RouteGroup { lines: vec![line.number], name, elements: Vec::new() };
+    let mut group = RouteGroup { lines: vec![line.number], name, ours: String::new(), elements: Vec::new() };
     for line in block {
         group.lines.push(line.number);
         match (line.word(0), group.elements.last_mut()) {
@@ -194,7 +206,8 @@ fn destination(text: &str, network: &str) -> Option<Destination> {
     let host = parts.next().filter(|host| !host.is_empty())?.to_owned();
     let port = parts.next().map(str::parse).transpose().ok()?;
     let transport = parts.next().map(str::to_ascii_lowercase);
-    let fine = host.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    // The name of a server group may hold anything, an address is one of a host.
+    let fine = (is_host_name(&host) || port.is_none() && transport.is_none())
         && transport.as_deref().is_none_or(|transport| ["udp", "tcp", "tls"].contains(&transport))
         && port != Some(0);
     (fine && parts.next().is_none()).then(|| Destination { host, port, transport, network: network.to_owned() })
@@ -212,7 +225,7 @@ pub(super) fn policy(line: &Line, block: &[&Line], cusp: &mut Cusp, report: &mut
         cusp.lookups.push(lookup);
         return;
     }
-    let mut normalization = Normalization { name, edits: Vec::new() };
+    let mut normalization = Normalization { line: line.number, name, edits: Vec::new() };
     for line in block {
         match edit(line) {
             Some(edit) => normalization.edits.push(edit),
@@ -226,6 +239,7 @@ fn step(line: &Line, lookup: &mut Lookup, report: &mut Report) {
     match (line.word(0), lookup.steps.last_mut()) {
         ("sequence", _) => lookup.steps.push(Step {
             line: line.number,
+            lines: Vec::new(),
             sequence: line.word(1).parse().unwrap_or(0),
             table: line.word(2).to_owned(),
             field: field(line),
@@ -249,7 +263,13 @@ fn step(line: &Line, lookup: &mut Lookup, report: &mut Report) {
         ("ignore-tel-separators" | "ignore-tel-seperators" | "modify-key" | "key-modifier", Some(step)) => {
             step.modifiers.push((line.number, line.text()));
         }
-        _ => report.add(Fate::LeftOut, &[line.number], line.text(), "no such step of a lookup is known"),
+        _ => {
+            report.add(Fate::LeftOut, &[line.number], line.text(), "no such step of a lookup is known");
+            return;
+        }
+    }
+    if let Some(step) = lookup.steps.last_mut() {
+        step.lines.push(line.number);
     }
 }
 

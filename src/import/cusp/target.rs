@@ -7,6 +7,7 @@ use super::pattern::escape;
 pub(super) struct Ferric {
     pub(super) listeners: Vec<Listener>,
     pub(super) record_route: Vec<u32>,
+    pub(super) calls_per_second: Option<(u32, u32)>,
     pub(super) groups: Vec<ServerGroup>,
     pub(super) routes: Vec<Route>,
     /// Who may send: networks beside the default's, with the lines that name them.
@@ -37,7 +38,8 @@ pub(super) struct ServerGroup {
     pub(super) name: String,
     pub(super) policy: &'static str,
     pub(super) heartbeat: Heartbeat,
-    pub(super) failover_codes: Vec<u16>,
+    /// `None`: those of Ferric.
+    pub(super) failover_codes: Option<Vec<u16>>,
     pub(super) timeout_ms: Option<u64>,
     pub(super) elements: Vec<Element>,
 }
@@ -72,11 +74,29 @@ pub(super) struct Route {
     pub(super) network: String,
 }
 
+impl Route {
+    /// A route for every request, refused so far.
+    pub(super) fn new(name: &str, from: &str) -> Route {
+        Route {
+            lines: Vec::new(),
+            from: from.to_owned(),
+            name: name.to_owned(),
+            wanted: Match::default(),
+            action: Action::Unknown,
+            rewrite: Rewrite::default(),
+            network: String::new(),
+        }
+    }
+}
+
 /// What becomes of a request that matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Action {
+    /// A group's name, a URI or `request-uri`.
     To(String),
     Reject(u16),
+    /// Its destination is not carried over: refused until somebody writes it.
+    Unknown,
 }
 
 /// A `rewrite`.
@@ -128,9 +148,16 @@ impl Match {
     pub(super) fn and(&self, other: &Match) -> Both {
         let mut both = self.clone();
         // Two different values of these exclude each other.
+        match (&both.domain, &other.domain) {
+            (Some(mine), Some(theirs)) => match narrower_domain(mine, theirs) {
+                Some(domain) => both.domain = Some(domain),
+                None => return Both::Never,
+            },
+            (None, Some(_)) => both.domain.clone_from(&other.domain),
+            _ => {}
+        }
         for (mine, theirs) in [
             (&mut both.method, &other.method),
-            (&mut both.domain, &other.domain),
             (&mut both.listener, &other.listener),
         ] {
             match (&mine, theirs) {
@@ -186,12 +213,30 @@ impl Match {
     }
 }
 
+/// The domain that both allow; `*.` in front stands for everything below.
+fn narrower_domain(a: &str, b: &str) -> Option<String> {
+    let below = |domain: &str, star: &str| star.strip_prefix('*').is_some_and(|end| domain.ends_with(end) && domain != star);
+    if a == b || below(a, b) { Some(a.to_owned()) } else { below(b, a).then(|| b.to_owned()) }
+}
+
 /// The key that both keys allow.
 fn narrower(a: &UserKey, b: &UserKey) -> Option<UserKey> {
+    let (a, b) = (&like(a, b), &like(b, a));
     let (long, short) = if a.text.len() >= b.text.len() { (a, b) } else { (b, a) };
     let fits = if short.is_exact { long.text == short.text } else { long.text.starts_with(&short.text) };
     let is_exact = long.is_exact || short.is_exact;
     fits.then(|| UserKey { text: long.text.clone(), is_exact, any_plus: a.any_plus && b.any_plus })
+}
+
+/// The key as it is compared beside another: where that one counts the plus in front, this one has it or not.
+fn like(key: &UserKey, other: &UserKey) -> UserKey {
+    let text = key.text.trim_start_matches('+');
+    match (key.any_plus, other.any_plus) {
+        (true, true) => UserKey { text: text.to_owned(), ..key.clone() },
+        (true, false) if other.text.starts_with('+') => UserKey { text: format!("+{text}"), any_plus: false, ..key.clone() },
+        (true, false) => UserKey { text: text.to_owned(), any_plus: false, ..key.clone() },
+        (false, _) => key.clone(),
+    }
 }
 
 #[cfg(test)]
@@ -208,6 +253,16 @@ mod tests {
         assert_eq!(key("1408", true).and(&key("14", false)), Both::One(Box::new(key("1408", true))));
         assert_eq!(key("14", true).and(&key("1408", false)), Both::Never);
         assert_eq!(key("15", false).and(&key("1408", false)), Both::Never);
+    }
+
+    #[test]
+    fn a_plus_that_does_not_count_is_like_the_other_keys() {
+        let loose = |text: &str| UserKey { text: text.to_owned(), is_exact: false, any_plus: true };
+        let strict = |text: &str| UserKey { any_plus: false, ..loose(text) };
+        assert_eq!(narrower(&loose("800"), &strict("8001")), Some(strict("8001")));
+        assert_eq!(narrower(&strict("+8"), &loose("800")), Some(strict("+800")));
+        assert_eq!(narrower(&loose("+800"), &loose("8")), Some(loose("800")));
+        assert_eq!(narrower(&loose("9"), &strict("+8")), None);
     }
 
     #[test]

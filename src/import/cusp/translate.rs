@@ -4,24 +4,32 @@
 //! table gives the exact or the longest key. First match wins in the list of routes too, so the order is: triggers by
 //! sequence, steps by sequence, keys from the longest to `*`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+
+use ferric_sip::uri::Uri;
 
 use super::condition::{Case, cases};
-use super::groups::{action, route_group_name};
+use super::groups::action;
 use super::model::{Cusp, Destination, Field, Key, KeyAction, Rule, Step, Table, Trigger};
-use super::pattern::{escape, over_uri};
+use super::pattern::{checked, escape, over_uri};
+use super::read::is_host_name;
 use super::rewrite::Rewrites;
 use super::routing::network;
-use super::target::{Action, Both, Ferric, Match, Rewrite, Route, UserKey};
+use super::target::{Action, Both, Ferric, Match, Route, UserKey};
 use crate::import::report::{Fate, Report};
 
 /// So many policies lead from one to the next, and no more.
 const MOST_POLICIES: usize = 8;
+/// Most routes of a configuration; CUSP is sold for tables of some 10,000 keys.
+const MOST_ROUTES: usize = 100_000;
+const TOO_MANY: &str = "more than 100,000 routes come of it: the others are left out";
+/// Where a request goes that no table is asked for.
+const REQUEST_URI: &str = "request-uri";
 const MID_DIALOG: &str = "requests within a dialog follow its route set, no table is asked";
 
 pub(super) fn routes(cusp: &Cusp, ferric: &Ferric, report: &mut Report) -> Vec<Route> {
     let rewrites = Rewrites::new(cusp, ferric, report);
-    let mut translator = Translator { cusp, ferric, report, used: BTreeSet::new() };
+    let mut translator = Translator { cusp, ferric, report, used: BTreeSet::new(), made: 0 };
     let mut triggers: Vec<&Trigger> = cusp.routing.iter().collect();
     triggers.sort_by_key(|trigger| trigger.sequence);
     let all: Vec<(&Trigger, Vec<Case>)> =
@@ -30,7 +38,13 @@ pub(super) fn routes(cusp: &Cusp, ferric: &Ferric, report: &mut Report) -> Vec<R
     for (place, (trigger, cases)) in all.iter().enumerate() {
         let later: Vec<&Case> = all.iter().skip(place + 1).flat_map(|(_, cases)| cases).collect();
         let of_trigger = translator.trigger(trigger, cases, &later);
-        routes.extend(rewrites.apply(of_trigger, translator.report));
+        let wanted: Vec<Match> = cases.iter().map(|case| case.wanted.clone()).collect();
+        routes.extend(rewrites.apply(of_trigger, &wanted, translator.report));
+        if routes.len() > MOST_ROUTES {
+            routes.truncate(MOST_ROUTES);
+            translator.report.add(Fate::LeftOut, &[trigger.line], "trigger routing", TOO_MANY);
+            break;
+        }
     }
     translator.unused();
     unique(&mut routes);
@@ -43,6 +57,8 @@ struct Translator<'a> {
     report: &'a mut Report,
     /// Lines of tables and policies that were looked into.
     used: BTreeSet<u32>,
+    /// Routes made so far, those of nested policies once for each key that leads there.
+    made: usize,
 }
 
 impl Translator<'_> {
@@ -61,9 +77,6 @@ impl Translator<'_> {
             } else if case.out_network.is_some() {
                 let advice = "the destination's network is not known before routing: in CUSP this is never true here";
                 self.report.add(Fate::LeftOut, &lines, format!("routing by condition {condition}"), advice);
-            } else if trigger.policy.is_none() {
-                let advice = "CUSP sends these by their request-URI; write a [[proxy.route]] that names the destination";
-                self.report.add(Fate::LeftOut, &lines, format!("by-pass of routing (condition {condition})"), advice);
             } else {
                 if trigger.condition.is_some() {
                     self.report.add(Fate::Carried, &case.lines, format!("trigger condition {condition}"), "");
@@ -75,11 +88,18 @@ impl Translator<'_> {
     }
 
     fn trigger(&mut self, trigger: &Trigger, cases: &[Case], later: &[&Case]) -> Vec<Route> {
-        let Some(policy) = trigger.policy.as_deref().filter(|_| !cases.is_empty()) else { return Vec::new() };
-        let drafts = self.policy(policy, trigger.line, 0);
-        if drafts.is_empty() {
-            self.report.add(Fate::LeftOut, &[trigger.line], format!("trigger with policy {policy}"), "nothing of its policy is carried over");
+        if cases.is_empty() {
             return Vec::new();
+        }
+        let Some(policy) = trigger.policy.as_deref() else {
+            self.report.add(Fate::Carried, &[trigger.line], "by-pass of routing: by the request-URI and DNS", "");
+            let by_uri = Route { action: Action::To(REQUEST_URI.to_owned()), ..Route::new("by-pass", "by-pass of routing") };
+            return cases.iter().filter_map(|case| self.narrowed(&by_uri, &case.wanted, &with(&case.lines, trigger.line))).collect();
+        };
+        let drafts = self.policy(policy, trigger.line, &mut Vec::new());
+        if !self.cusp.lookups.iter().any(|lookup| lookup.name == policy) {
+            let unknown = Route::new(&format!("{policy} missing"), &format!("policy {policy}, which is not there"));
+            return cases.iter().filter_map(|case| self.narrowed(&unknown, &case.wanted, &with(&case.lines, trigger.line))).collect();
         }
         self.report.add(Fate::Carried, &[trigger.line], "trigger routing", "");
         let mut routes = Vec::new();
@@ -95,12 +115,8 @@ impl Translator<'_> {
             self.report.add(Fate::Changed, &[trigger.line], what, advice);
             routes.extend(cases.iter().map(|case| Route {
                 lines: with(&case.lines, trigger.line),
-                from: format!("no key of policy {policy}"),
-                name: format!("{policy} else"),
                 wanted: case.wanted.clone(),
-                action: Action::Reject(404),
-                rewrite: Rewrite::default(),
-                network: String::new(),
+                ..nothing_fits(policy)
             }));
         }
         routes
@@ -123,66 +139,111 @@ impl Translator<'_> {
         }
     }
 
-    fn policy(&mut self, name: &str, at: u32, depth: usize) -> Vec<Route> {
+    /// The routes of a policy; `stack` has those policies that led here.
+    fn policy(&mut self, name: &str, at: u32, stack: &mut Vec<String>) -> Vec<Route> {
         let cusp = self.cusp;
         let Some(policy) = cusp.lookups.iter().find(|policy| policy.name == name) else {
-            self.report.add(Fate::LeftOut, &[at], format!("policy {name}"), "there is no such policy lookup");
+            self.report.add(Fate::LeftOut, &[at], format!("policy {name}"), "there is no such policy lookup: its calls are refused with 500 until you write where they go");
             return Vec::new();
         };
-        if depth >= MOST_POLICIES {
+        if stack.iter().any(|led| led == name) || stack.len() >= MOST_POLICIES {
             self.report.add(Fate::LeftOut, &[at], format!("policy {name}"), "policies lead from one to the other without end");
             return Vec::new();
         }
         self.used.insert(policy.line);
+        stack.push(name.to_owned());
+        // From the last step to the first: a key may need what comes behind its table.
         let mut routes = Vec::new();
-        for step in &policy.steps {
+        for step in policy.steps.iter().rev() {
             match cusp.tables.iter().find(|table| table.name == step.table) {
-                Some(table) => routes.extend(self.step(name, step, table, depth)),
-                None => self.report.add(Fate::LeftOut, &[step.line], format!("step of policy {name}"), format!("there is no route table {}", step.table)),
+                Some(table) => routes = self.step(name, step, table, routes, stack),
+                None => self.report.add(Fate::LeftOut, &step.lines, format!("step of policy {name}"), format!("there is no route table {}: write its routes by hand", step.table)),
             }
         }
+        stack.pop();
         routes
     }
 
-    fn step(&mut self, policy: &str, step: &Step, table: &Table, depth: usize) -> Vec<Route> {
+    /// The routes of a table before those of the steps behind it.
+    fn step(&mut self, policy: &str, step: &Step, table: &Table, behind: Vec<Route>, stack: &mut Vec<String>) -> Vec<Route> {
         self.used.insert(table.line);
         let keeps_value = |text: &str| text.contains("tel-sep");
         if let Some((line, text)) = step.modifiers.iter().find(|(_, text)| !keeps_value(text)) {
-            let lines = [vec![step.line, *line, table.line], table.keys.iter().map(|key| key.line).collect()].concat();
+            let lines = [step.lines.clone(), vec![*line, table.line], table.keys.iter().map(|key| key.line).collect()].concat();
             let advice = format!("`{text}` changes the value before it is looked up: write these routes by hand");
             self.report.add(Fate::LeftOut, &lines, format!("step of policy {policy} with table {}", table.name), advice);
-            return Vec::new();
+            return behind;
         }
         for (line, text) in &step.modifiers {
             self.report.add(Fate::Changed, &[*line], text.clone(), "numbers are compared as they came, dashes and dots too");
         }
-        self.report.add(Fate::Carried, &[step.line, step.rule.0], format!("steps of policy {policy}"), "");
-        let mut keys: Vec<&Key> = table.keys.iter().collect();
+        self.report.add(Fate::Carried, &step.lines, format!("steps of policy {policy}"), "");
+        self.report.add(Fate::Carried, &[table.line], format!("keys of route table {}", table.name), "");
+        let mut routes: Vec<Route> = Vec::new();
+        let keys = self.in_order(step, table);
+        for (place, (key, wanted)) in keys.iter().enumerate() {
+            if self.made > MOST_ROUTES {
+                self.report.add(Fate::LeftOut, &[key.line], format!("keys of route table {}", table.name), TOO_MANY);
+                continue;
+            }
+            let targets = self.targets(table, key, stack);
+            let line = [step.line];
+            for wanted in wanted {
+                for target in &targets {
+                    routes.extend(self.narrowed(target, wanted, &line));
+                }
+                if matches!(key.action, KeyAction::Policy(_)) {
+                    let shorter = keys.iter().skip(place + 1).flat_map(|(_, others)| others);
+                    let is_in_the_way = shorter.into_iter().any(|other| other.and(wanted) != Both::Never);
+                    routes.extend(self.after_nested(policy, wanted, &targets, is_in_the_way, &behind, key.line));
+                }
+            }
+            self.made = self.made.saturating_add(targets.len() * wanted.len());
+        }
+        routes.extend(behind);
+        routes
+    }
+
+    /// A nested policy in which no key fits leads to the next step, not to a shorter key of the same table.
+    fn after_nested(&mut self, policy: &str, wanted: &Match, targets: &[Route], is_in_the_way: bool, behind: &[Route], line: u32) -> Vec<Route> {
+        if !is_in_the_way || targets.iter().any(|target| target.wanted == Match::default()) {
+            return Vec::new();
+        }
+        let mut routes: Vec<Route> = behind.iter().filter_map(|route| self.narrowed(route, wanted, &[line])).collect();
+        self.made = self.made.saturating_add(routes.len());
+        if !routes.iter().any(|route| route.wanted == *wanted) {
+            routes.push(Route { lines: vec![line], wanted: wanted.clone(), ..nothing_fits(policy) });
+        }
+        routes
+    }
+
+    /// The keys with what they ask for, the longest first and `*` last; of two that are equal the later counts.
+    fn in_order<'t>(&mut self, step: &Step, table: &'t Table) -> Vec<(&'t Key, Vec<Match>)> {
+        let mut seen = HashSet::new();
+        let (latest, hidden): (Vec<&Key>, Vec<&Key>) = table.keys.iter().rev().partition(|key| seen.insert(key.key.as_deref()));
+        for key in hidden {
+            let what = format!("key {} of route table {}", key.key.as_deref().unwrap_or("*"), table.name);
+            self.report.add(Fate::NotNeeded, &[key.line], what, "a later line has the same key");
+        }
+        let mut keys = latest;
+        keys.reverse();
         keys.sort_by_key(|key| match (&step.rule.1, &key.key) {
             (_, None) => (true, std::cmp::Reverse(0)),
             (Rule::Exact | Rule::Unknown(_), Some(_)) => (false, std::cmp::Reverse(usize::MAX)),
             (Rule::Subnet, Some(key)) => (false, std::cmp::Reverse(mask(key))),
             (Rule::Prefix | Rule::Subdomain | Rule::Fixed(_), Some(key)) => (false, std::cmp::Reverse(key.len())),
         });
-        let mut routes = Vec::new();
+        let mut found = Vec::new();
         for key in keys {
-            let what = format!("keys of route table {}", table.name);
             match self.matches(step, key) {
                 Ok(wanted) => {
-                    let targets = self.targets(policy, table, key, depth);
-                    if !targets.is_empty() {
-                        self.report.add(Fate::Carried, &[table.line, key.line], what, "");
-                    }
-                    for target in &targets {
-                        for wanted in &wanted {
-                            routes.extend(self.narrowed(target, wanted, &[step.line]));
-                        }
-                    }
+                    self.report.add(Fate::Carried, &[key.line], format!("keys of route table {}", table.name), "");
+                    found.push((key, wanted));
                 }
-                Err(why) => self.report.add(Fate::LeftOut, &[key.line, step.rule.0], what, why),
+                Err(why) => self.report.add(Fate::LeftOut, &[key.line, step.rule.0], format!("keys of route table {}", table.name), why),
             }
         }
-        routes
+        found
     }
 
     /// What a key asks for; several matches where a network has several listeners.
@@ -196,7 +257,7 @@ impl Translator<'_> {
         let on = |fits: &dyn Fn(&super::target::Listener) -> bool| {
             let names: Vec<String> = self.ferric.listeners.iter().filter(|listener| fits(listener)).map(super::target::Listener::name).collect();
             match names.len() {
-                0 => Err("no listener fits it".to_owned()),
+                0 => Err("no `sip listen` fits it".to_owned()),
                 all if all == self.ferric.listeners.len() => Ok(vec![Match::default()]),
                 _ => Ok(names.into_iter().map(|name| Match { listener: Some(name), ..Match::default() }).collect()),
             }
@@ -214,12 +275,16 @@ impl Translator<'_> {
             },
             Field::RequestUri(part) if part == "host" || part == "host-port" => match rule {
                 Rule::Exact | Rule::Subdomain => {
-                    if *rule == Rule::Subdomain {
-                        let advice = "the domain itself only: write a route for each of its subdomains";
-                        self.report.add(Fate::Changed, &[step.rule.0], "rule subdomain", advice);
+                    let (domain, port) = text.split_once(':').map_or((text.as_str(), None), |(domain, port)| (domain, Some(port)));
+                    if !is_host_name(domain) {
+                        return Err("this is no domain".to_owned());
                     }
-                    let domain = text.split(':').next().unwrap_or(text).to_owned();
-                    one(Match { domain: Some(domain), ..Match::default() })
+                    if port.is_some() {
+                        self.report.add(Fate::Changed, &[key.line], format!("key {text}"), "a route asks for the host, whatever its port");
+                    }
+                    let below = (*rule == Rule::Subdomain).then(|| format!("*.{domain}"));
+                    let asks = |domain: String| Match { domain: Some(domain), ..Match::default() };
+                    Ok(std::iter::once(domain.to_owned()).chain(below).map(asks).collect())
                 }
                 _ => Err("a route asks for one domain: write a route for each".to_owned()),
             },
@@ -238,6 +303,7 @@ impl Translator<'_> {
                 let Some(pattern) = over_uri(part, &pattern) else {
                     return Err(format!("a route cannot ask for the {part} of {name}"));
                 };
+                checked(&pattern)?;
                 one(if name.eq_ignore_ascii_case("From") {
                     Match { from: Some(pattern), ..Match::default() }
                 } else {
@@ -255,67 +321,61 @@ impl Translator<'_> {
         }
     }
 
-    /// Where a key leads: one route, those of a nested policy, or none.
-    fn targets(&mut self, policy: &str, table: &Table, key: &Key, depth: usize) -> Vec<Route> {
+    /// Where a key leads: one route, or those of a nested policy.
+    ///
+    /// A key whose destination is not carried over keeps its place: without it, its requests would go to a shorter key.
+    fn targets(&mut self, table: &Table, key: &Key, stack: &mut Vec<String>) -> Vec<Route> {
         let text = key.key.as_deref().unwrap_or("*");
+        let what = format!("key {text} of route table {}", table.name);
         let route = |action: Action, network: &str| Route {
             lines: vec![key.line],
-            from: format!("key {text} of route table {}", table.name),
-            name: format!("{} {text}", table.name),
-            wanted: Match::default(),
             action,
-            rewrite: Rewrite::default(),
             network: network.to_owned(),
+            ..Route::new(&format!("{} {text}", table.name), &what)
         };
-        let what = format!("key {text} of route table {}", table.name);
-        match &key.action {
+        let (found, network, why) = match &key.action {
             KeyAction::Destination(destination) => {
-                vec![route(action(self.cusp, destination, key.line, self.report), &destination.network)]
+                let found = action(self.cusp, destination, key.line, self.report);
+                (found, destination.network.as_str(), "there is no server group of that name")
             }
             KeyAction::RouteUri { uri, network } => {
-                let uri = uri.trim_matches(['<', '>']).replace(";lr", "");
-                let uri = if uri.contains("sip") { uri } else { format!("sip:{uri}") };
-                self.report.add(Fate::Changed, &[key.line], what, "sent to that place without a Route header");
-                vec![route(Action::To(uri), network)]
+                let found = plain_uri(uri);
+                if found.is_some() {
+                    self.report.add(Fate::Changed, &[key.line], what.clone(), "sent to that place without a Route header");
+                }
+                (found.map(Action::To), network.as_str(), "this is no URI of SIP")
             }
             KeyAction::Group(name) => {
-                let target = route_group_name(self.cusp, name);
-                if self.ferric.groups.iter().any(|group| group.name == target) {
-                    let network = |name: &str| self.cusp.route_groups.iter().find(|group| group.name == name);
-                    let first = network(name).and_then(|group| group.elements.first());
-                    let network = first.map_or("", |element| element.destination.network.as_str());
-                    return vec![route(Action::To(target), network)];
-                }
+                let group = self.cusp.route_groups.iter().find(|group| group.name == *name);
+                let made = group.filter(|group| self.ferric.groups.iter().any(|made| made.name == group.ours));
+                let first = made.and_then(|group| group.elements.first());
+                let network = first.map_or("", |element| element.destination.network.as_str());
                 let plain = Destination { host: name.clone(), port: None, transport: None, network: String::new() };
-                if self.cusp.groups.iter().any(|group| group.name == *name) {
-                    return vec![route(action(self.cusp, &plain, key.line, self.report), "")];
-                }
-                self.report.add(Fate::LeftOut, &[key.line], what, format!("there is no route group {name}"));
-                Vec::new()
+                let is_group = || self.cusp.groups.iter().any(|group| group.name == *name && !group.elements.is_empty());
+                let found = match made {
+                    Some(group) => Some(Action::To(group.ours.clone())),
+                    None if is_group() => action(self.cusp, &plain, key.line, self.report),
+                    None => None,
+                };
+                (found, network, "there is no route group of that name with destinations")
             }
             KeyAction::Policy(nested) => {
-                if nested == policy {
-                    self.report.add(Fate::LeftOut, &[key.line], what, "it leads to its own policy");
-                    return Vec::new();
-                }
-                let mut routes = self.policy(nested, key.line, depth + 1);
+                let mut routes = self.policy(nested, key.line, stack);
                 for route in &mut routes {
                     route.lines.push(key.line);
                 }
-                routes
+                return routes;
             }
-            KeyAction::Response(code) if (400..700).contains(code) => vec![route(Action::Reject(*code), "")],
-            KeyAction::Response(_) => {
-                let advice = "a route answers with 400 to 699; to send the caller elsewhere write redirect = \"sip:...\"";
-                self.report.add(Fate::LeftOut, &[key.line], what, advice);
-                Vec::new()
+            KeyAction::Response(code) => {
+                let found = (400..700).contains(code).then_some(Action::Reject(*code));
+                (found, "", "a route refuses with 400 to 699; to send the caller elsewhere write redirect = \"sip:...\"")
             }
-            KeyAction::Default => {
-                let advice = "CUSP follows the request-URI through DNS; name the destination: to = \"sip:...\"";
-                self.report.add(Fate::LeftOut, &[key.line], what, advice);
-                Vec::new()
-            }
+            KeyAction::Default => (Some(Action::To(REQUEST_URI.to_owned())), "", ""),
+        };
+        if found.is_none() {
+            self.report.add(Fate::LeftOut, &[key.line], what.clone(), format!("{why}; its calls are refused with 500 until you write `to`"));
         }
+        vec![route(found.unwrap_or(Action::Unknown), network)]
     }
 
     /// Says which tables, policies and conditions lead nowhere.
@@ -330,7 +390,7 @@ impl Translator<'_> {
             if self.used.contains(&policy.line) {
                 self.report.add(Fate::Carried, &[policy.line], format!("steps of policy {}", policy.name), "");
             } else {
-                let lines = with(&policy.steps.iter().map(|step| step.line).collect::<Vec<_>>(), policy.line);
+                let lines = with(&policy.steps.iter().flat_map(|step| step.lines.clone()).collect::<Vec<_>>(), policy.line);
                 self.report.add(Fate::NotNeeded, &lines, format!("policy lookup {}", policy.name), "no trigger leads to it");
             }
         }
@@ -341,7 +401,34 @@ impl Translator<'_> {
                 self.report.add(Fate::NotNeeded, &with(&tests, condition.line), what, "no trigger asks for it");
             }
         }
+        for policy in &cusp.normalizations {
+            let is_run = cusp.pre.iter().chain(&cusp.post).any(|trigger| trigger.policy.as_ref() == Some(&policy.name));
+            let edits: Vec<u32> = policy.edits.iter().map(|edit| edit.line).collect();
+            let what = format!("policy normalization {}", policy.name);
+            if is_run {
+                self.report.add(Fate::Carried, &[policy.line], what, "");
+            } else {
+                self.report.add(Fate::NotNeeded, &with(&edits, policy.line), what, "no trigger leads to it");
+            }
+        }
     }
+}
+
+/// The route for requests that no key of a policy fits: CUSP answers 404.
+fn nothing_fits(policy: &str) -> Route {
+    Route { action: Action::Reject(404), ..Route::new(&format!("{policy} else"), &format!("no key of policy {policy}")) }
+}
+
+/// A URI for `to`: host, port and transport of a URI of SIP; its user, its password and `lr` have no place there.
+fn plain_uri(text: &str) -> Option<String> {
+    let text = text.trim_matches(['<', '>']);
+    let with_scheme = if text.starts_with("sip:") || text.starts_with("sips:") { text.to_owned() } else { format!("sip:{text}") };
+    let uri = Uri::parse(&with_scheme).ok().filter(Uri::is_sip)?;
+    let is_host = is_host_name(&uri.host) || uri.host.trim_matches(['[', ']']).parse::<std::net::Ipv6Addr>().is_ok();
+    let port = uri.port.map_or_else(String::new, |port| format!(":{port}"));
+    let known = |transport: &&str| ["udp", "tcp", "tls"].iter().any(|known| known.eq_ignore_ascii_case(transport));
+    let transport = uri.params.get("transport").filter(known).map_or_else(String::new, |transport| format!(";transport={transport}"));
+    is_host.then(|| format!("{}:{}{port}{transport}", uri.scheme, uri.host))
 }
 
 fn with(lines: &[u32], line: u32) -> Vec<u32> {

@@ -3,24 +3,41 @@
 use std::fmt::Write as _;
 
 use super::target::{Action, Ferric, Heartbeat, Match, Rewrite, Route, ServerGroup};
-use crate::import::report::ranges;
+use crate::import::report::{Report, ranges};
 
+/// The one file that the result names; all else is in it.
+pub(super) const KEY_FILE: &str = "default.public.pem";
+/// Where the API listens by default.
+const CONSOLE_PORT: u16 = 8_080;
 /// Senders that are trusted without any `[[sip.trust]]`, and no longer once there is one.
 const USUAL: [&str; 4] = ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"];
 
-pub(super) fn write(ferric: &Ferric, source: &str) -> String {
+pub(super) fn write(ferric: &Ferric, source: &str, report: &Report) -> String {
     let mut text = String::new();
     let source: String = source.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
     line(&mut text, format_args!("# Made by `ferric import cusp` from {source}."));
     line(&mut text, format_args!("# Numbers are lines of that file. Read it before it carries calls; `ferric check --config` says what it lacks."));
-    line(&mut text, format_args!("# To record, add [[tenant]] and, before all other routes, one with match = {{ siprec = true }} and to = \"srs\"."));
+    line(&mut text, format_args!("# To record, put before all other routes one with match = {{ siprec = true }} and to = \"srs\"."));
+    line(&mut text, format_args!("#"));
+    for told in report.to_string().lines() {
+        line(&mut text, format_args!("# {}", comment(told)));
+    }
+    line(&mut text, format_args!("\n# Recordings need somebody's key: `ferric keys new --out . --tenant default` makes {KEY_FILE}."));
+    line(&mut text, format_args!("[[tenant]]\nname = \"default\"\npublic_keys = [\"{KEY_FILE}\"]\nstore = \"file://store\""));
     for listener in &ferric.listeners {
-        line(&mut text, format_args!("\n[[sip.listen]]  # line {}: network {}", listener.line, comment(&listener.network)));
-        line(&mut text, format_args!("transport = {}", quoted(&listener.transport)));
-        line(&mut text, format_args!("address = {}", quoted(&listener.address)));
+        // Without a certificate a configuration with a TLS listener is refused.
+        let off = if listener.transport == "tls" { "# " } else { "" };
+        line(&mut text, format_args!("\n{off}[[sip.listen]]  # line {}: network {}", listener.line, comment(&listener.network)));
+        line(&mut text, format_args!("{off}transport = {}", quoted(&listener.transport)));
+        line(&mut text, format_args!("{off}address = {}", quoted(&listener.address)));
     }
     if ferric.listeners.iter().any(|listener| listener.transport == "tls") {
-        line(&mut text, format_args!("\n# TLS needs a certificate:\n# [sip.tls]\n# certificate = \"sip.crt\"\n# private_key = \"sip.key\""));
+        line(&mut text, format_args!("# [sip.tls]\n# certificate = \"sip.crt\"\n# private_key = \"sip.key\""));
+    }
+    // The console keeps away from the ports of SIP.
+    let takes = |port: u16| ferric.listeners.iter().any(|listener| listener.address.ends_with(&format!(":{port}")));
+    if takes(CONSOLE_PORT) && let Some(port) = (CONSOLE_PORT + 1..u16::MAX).find(|port| !takes(*port)) {
+        line(&mut text, format_args!("\n[console]\nlisten = \"127.0.0.1:{port}\""));
     }
     if !ferric.trust.is_empty() {
         line(&mut text, format_args!("\n# CUSP takes requests from anybody. These may send; add every SBC and every proxy that does."));
@@ -36,6 +53,9 @@ pub(super) fn write(ferric: &Ferric, source: &str) -> String {
         line(&mut text, format_args!("record_route = false"));
     } else {
         line(&mut text, format_args!("record_route = true  # line {}", ranges(&sorted(&ferric.record_route))));
+    }
+    if let Some((at, rate)) = ferric.calls_per_second {
+        line(&mut text, format_args!("calls_per_second = {rate}  # line {at}"));
     }
     for group in &ferric.groups {
         server_group(&mut text, group);
@@ -62,8 +82,10 @@ fn server_group(text: &mut String, group: &ServerGroup) {
             line(text, format_args!("heartbeat = {{ up = {up}, down = {down}, misses = 3, adaptive = {adaptive} }}"));
         }
     }
-    let codes: Vec<String> = group.failover_codes.iter().map(u16::to_string).collect();
-    line(text, format_args!("failover_codes = [{}]", codes.join(", ")));
+    if let Some(codes) = &group.failover_codes {
+        let codes: Vec<String> = codes.iter().map(u16::to_string).collect();
+        line(text, format_args!("failover_codes = [{}]", codes.join(", ")));
+    }
     if let Some(timeout_ms) = group.timeout_ms {
         line(text, format_args!("timeout = {}", duration(timeout_ms)));
     }
@@ -83,6 +105,9 @@ fn route(text: &mut String, route: &Route) {
         Action::To(to) => line(text, format_args!("to = {}", quoted(to))),
         Action::Reject(code) => {
             line(text, format_args!("reject = {{ code = {code}, reason = {} }}", quoted(reason(*code))));
+        }
+        Action::Unknown => {
+            line(text, format_args!("reject = {{ code = 500, reason = \"Route Not Carried Over\" }}  # write where it goes"));
         }
     }
     if let Some(rewrite) = rewrite(&route.rewrite) {
