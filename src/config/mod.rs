@@ -198,6 +198,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// True for a node that records; one with the proxy's role alone forwards only.
+    pub fn records(&self) -> bool {
+        self.node.roles.iter().any(|role| role == "srs" || role == "capture")
+    }
+
     /// The all-in-one node that runs without a file.
     pub fn embedded(data_dir: &Path) -> Config {
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -17,8 +17,6 @@ use super::{
 };
 
 pub(super) const ROLES: [&str; 4] = ["proxy", "srs", "capture", "console"];
-/// Roles that every node of this version has.
-const ALWAYS: [&str; 3] = ["srs", "capture", "console"];
 pub(super) const DURATION: &str = "a number and a unit, as in \"500ms\", \"60s\", \"10m\", \"2h\" or \"30d\"";
 
 pub(super) fn read(file: &Path, folder: &Path, text: &str) -> Result<Config, Complaints> {
@@ -38,10 +36,7 @@ pub(super) fn read(file: &Path, folder: &Path, text: &str) -> Result<Config, Com
     let node = node(root.section("node", errors_ref), folder, &mut warnings, errors_ref);
     let mut config = Config { is_embedded: false, ..Config::embedded(&node.data_dir) };
     config.node = node;
-    let tenants = tenants(&mut root, folder, &mut warnings, errors_ref);
-    if !tenants.is_empty() {
-        config.tenants = tenants;
-    }
+    config.tenants = tenants(&mut root, folder, config.records(), &mut warnings, errors_ref);
     let listener_places = sip(root.section("sip", errors_ref), folder, &mut config, errors_ref);
     recording(root.section("recording", errors_ref), &mut config, &mut warnings, errors_ref);
     capture(root.section("capture", errors_ref), &mut config.capture, errors_ref);
@@ -86,9 +81,12 @@ fn node(mut section: Section<'_, '_>, folder: &Path, warnings: &mut Vec<String>,
             }
         }
         roles = listed.into_iter().map(|(role, _)| role).collect();
-        let absent: Vec<&str> = ALWAYS.into_iter().filter(|role| !roles.iter().any(|listed| listed == role)).collect();
-        if !absent.is_empty() {
-            warnings.push(format!("node.roles leaves out {}; this version runs them all the same", absent.join(", ")));
+        let has = |role: &str| roles.iter().any(|listed| listed == role);
+        if has("srs") != has("capture") {
+            warnings.push("node.roles names one of srs and capture; this version runs both or none of them".to_owned());
+        }
+        if !has("console") {
+            warnings.push("node.roles leaves out console; this version runs it all the same".to_owned());
         }
     }
     section.finish(errors);
@@ -263,10 +261,10 @@ fn opus(mut section: Section<'_, '_>, opus: &mut OpusSettings, errors: &mut Coll
     section.finish(errors);
 }
 
-fn tenants(root: &mut Section<'_, '_>, folder: &Path, warnings: &mut Vec<String>, errors: &mut Collector<'_>) -> Vec<Tenant> {
+fn tenants(root: &mut Section<'_, '_>, folder: &Path, records: bool, warnings: &mut Vec<String>, errors: &mut Collector<'_>) -> Vec<Tenant> {
     let mut found: Vec<Tenant> = Vec::new();
     let sections = root.sections("tenant", errors);
-    if sections.is_empty() {
+    if sections.is_empty() && records {
         errors.complain(&(0..1), "there is no [[tenant]]: recordings need somebody's key and a store");
     }
     for mut section in sections {

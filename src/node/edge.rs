@@ -69,6 +69,11 @@ impl Edge {
         &mut self.proxy
     }
 
+    /// Whether requests that come over a flow are taken.
+    pub(super) fn is_trusted(&self, flow: &Flow) -> bool {
+        self.proxy.config().trust.tenant_of(flow.remote.ip()).is_some()
+    }
+
     /// What the server groups look like.
     pub(super) fn groups(&mut self, now: Instant) -> Vec<GroupView> {
         self.proxy.groups().view(now)

@@ -227,7 +227,7 @@ impl Node {
             sip_thread.handle.spawn(start).await.context("the SIP thread is gone")??
         };
         let edge = edge::Edge::new(proxy_config, directory, Instant::now());
-        let task = Signalling::new(srs, edge, looks_on, sockets.clone(), Arc::clone(&worker), books.clone(), Arc::clone(&signalling), ledger.clone(), events.clone());
+        let task = Signalling::new(srs, edge, looks_on, sockets.clone(), Arc::clone(&worker), books.clone(), Arc::clone(&signalling), ledger.clone(), events.clone(), config.records());
         let mut tasks = Vec::new();
         tasks.push(sip_thread.handle.spawn(task.run(inbound, ask_receiver)));
         tasks.push(tokio::spawn(capture_events(worker_events, asks.clone(), books.clone(), Arc::clone(&signalling), events.clone())));

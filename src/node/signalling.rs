@@ -19,6 +19,9 @@ use std::time::{Duration, Instant, SystemTime};
 use ferric_assurance::Ledger;
 use ferric_proxy::group::GroupView;
 use ferric_proxy::{Handled, ProxyConfig};
+use ferric_sip::flow::Flow;
+use ferric_sip::message::Message;
+use ferric_sip::method::Method;
 use ferric_sip_io::{Inbound, InboundKind, SipSockets};
 use ferric_srs::port::{CaptureEvent, RefuseReason, Command, ReleaseCause, RecordingId, SessionInfo, StreamSpec};
 use ferric_srs::{Srs, SrsEvent, SrsOutput};
@@ -113,6 +116,8 @@ pub(super) struct Signalling {
     ledger: Ledger,
     events: broadcast::Sender<Event>,
     known: HashMap<RecordingId, Known>,
+    /// False: what is not forwarded has nowhere to go.
+    records: bool,
 }
 
 impl Signalling {
@@ -126,8 +131,9 @@ impl Signalling {
         stats: Arc<SignallingStats>,
         ledger: Ledger,
         events: broadcast::Sender<Event>,
+        records: bool,
     ) -> Signalling {
-        Signalling { srs, edge, sight, sockets, worker, books, stats, ledger, events, known: HashMap::new() }
+        Signalling { srs, edge, sight, sockets, worker, books, stats, ledger, events, known: HashMap::new(), records }
     }
 
     /// Runs until nobody can ask anything any more.
@@ -201,7 +207,10 @@ impl Signalling {
                 let srs = &self.srs;
                 match self.edge.handle_message(now, message, inbound.flow, |message| srs.expects(message)) {
                     Handled::Taken => {}
-                    Handled::Local(message) => self.srs.handle_message(now, message, inbound.flow),
+                    Handled::Local(message) if self.records || message.method() == Method::Options => {
+                        self.srs.handle_message(now, message, inbound.flow);
+                    }
+                    Handled::Local(message) => self.turn_away(&message, inbound.flow),
                 }
             }
             InboundKind::Malformed { error, answered, invite } => {
@@ -216,6 +225,18 @@ impl Signalling {
                 self.edge.handle_transport_error(now, &inbound.flow);
             }
         }
+    }
+
+    /// A request that is for a recorder, where none is. No state: it is answered the same however often it comes.
+    fn turn_away(&self, message: &Message, flow: Flow) {
+        if !message.is_request() || message.method() == Method::Ack {
+            return;
+        }
+        metrics::rejected("no-recorder");
+        let status = if self.edge.is_trusted(&flow) { 404 } else { 403 };
+        let mut response = Message::response(message, status, (status == 404).then_some("No Route"));
+        response.set_to_tag("no-recorder");
+        self.sockets.send(&flow, response.to_bytes());
     }
 
     fn answer(&mut self, ask: Ask) {

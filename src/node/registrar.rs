@@ -1,0 +1,443 @@
+//! The registrar of this node: users from their file, bindings that outlive the process.
+//!
+//! ```text
+//! Registrar --changes--> queue (bounded, never waits) --> thread --> data_dir/registrar/bindings.jsonl
+//! ```
+//!
+//! The file is a journal of JSON lines, `{"set":{...}}` and `{"remove":{...}}`; the last line about a binding counts. It
+//! reaches the disk (fsync) within a second. When it has grown to several times of what it is about, the thread writes it
+//! anew beside and renames: signalling takes no part. A line that cannot be read, as the last one after a crash, is left
+//! out and blocks nothing.
+//!
+//! When changes were lost, because the queue was full or the disk failed, the registrar hands out all of its bindings
+//! piece by piece between a `Begin` and an `End`, with the changes of that time in their order; the thread writes them to
+//! a new file and renames it at the `End`.
+//!
+//! | file | |
+//! | --- | --- |
+//! | `bindings.jsonl` | the journal, mode 0600 |
+//! | `bindings.jsonl.new` | one being written; whatever is in it at start is of no use |
+
+use std::collections::HashMap;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use ferric_proxy::{Contact, Location};
+use ferric_registrar::{Change, Counters, Registrar, RegistrarConfig, Saved, SavedKey, Users};
+use ferric_sip::flow::Flow;
+use ferric_sip::message::Message;
+use ferric_sip::uri::Uri;
+use serde::{Deserialize, Serialize};
+
+use crate::config;
+
+/// Changes that may wait for the disk.
+const QUEUE: usize = 65_536;
+/// Bindings handed out in one go when all are written anew, and the pause between.
+const PIECE: usize = 500;
+const PAUSE: Duration = Duration::from_millis(20);
+/// After a failure the next attempt waits.
+const RETRY: Duration = Duration::from_secs(5);
+/// What is written reaches the disk after this at the latest.
+const SYNC: Duration = Duration::from_secs(1);
+/// The journal is written anew when it is longer than this and than [`GROWTH`] times its length when it was new.
+const SMALL: u64 = 4 << 20;
+const GROWTH: u64 = 4;
+
+/// The core's settings.
+pub(super) fn settings(config: &config::Registrar) -> RegistrarConfig {
+    let mut settings = RegistrarConfig::new(config.domains.iter().cloned());
+    settings.max_expires = config.max_expires;
+    settings.min_expires = config.min_expires;
+    settings.default_expires = config.default_expires;
+    settings.max_contacts = config.max_contacts;
+    settings.max_bindings = config.max_bindings;
+    settings.max_changes = QUEUE;
+    settings
+}
+
+/// A registrar whose bindings are kept on disk.
+#[derive(Debug)]
+pub(super) struct NodeRegistrar {
+    core: Registrar,
+    journal: Journal,
+}
+
+impl NodeRegistrar {
+    /// A registrar with the bindings that `folder` holds; their number.
+    ///
+    /// # Errors
+    /// When the folder or the journal cannot be had.
+    pub(super) fn open(settings: RegistrarConfig, users: Option<Users>, folder: &Path, now: Instant) -> io::Result<(NodeRegistrar, usize)> {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let file = folder.join("bindings.jsonl");
+        let mut core = Registrar::new(settings, users, &rand::random());
+        let unix_s = unix_s();
+        let (saved, broken) = read(&file, unix_s)?;
+        let known = saved.len();
+        let restored = saved.into_iter().filter(|saved| core.restore(now, unix_s, saved.clone())).count();
+        if broken > 0 {
+            tracing::warn!(file = %file.display(), lines = broken, "registrations: lines that cannot be read are left out");
+        }
+        if restored < known {
+            tracing::info!(restored, dropped = known - restored, "registrations: those whose connection or user is gone are dropped");
+        }
+        let journal = Journal::start(file)?;
+        Ok((NodeRegistrar { core, journal }, restored))
+    }
+
+    /// Takes over another configuration and other users.
+    pub(super) fn apply(&mut self, settings: RegistrarConfig, users: Option<Users>) {
+        self.core.apply(settings, users);
+        self.journal.take(&mut self.core);
+    }
+
+    /// Bindings.
+    pub(super) fn len(&self) -> usize {
+        self.core.len()
+    }
+
+    /// What happened since the start.
+    pub(super) fn counters(&self) -> Counters {
+        self.core.counters()
+    }
+}
+
+impl Location for NodeRegistrar {
+    fn register(&mut self, now: Instant, unix_s: u64, request: &Message, flow: &Flow) -> Message {
+        let response = self.core.register(now, unix_s, request, flow);
+        self.journal.take(&mut self.core);
+        response
+    }
+
+    fn lookup(&self, now: Instant, aor: &Uri) -> Option<Vec<Contact>> {
+        self.core.lookup(now, aor)
+    }
+
+    fn authenticate(&mut self, now: Instant, unix_s: u64, request: &Message, flow: &Flow) -> Option<Message> {
+        self.core.authenticate(now, unix_s, request, flow)
+    }
+
+    fn flow_failed(&mut self, now: Instant, flow: &Flow) {
+        self.core.flow_failed(now, flow);
+        self.journal.take(&mut self.core);
+    }
+
+    fn poll_timeout(&mut self) -> Option<Instant> {
+        [self.core.poll_timeout(), self.journal.due].into_iter().flatten().min()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.core.handle_timeout(now);
+        self.journal.take(&mut self.core);
+        self.journal.handle_timeout(now, &self.core);
+    }
+}
+
+/// What goes to the thread.
+#[derive(Debug)]
+enum Entry {
+    Line(Line),
+    /// All bindings follow.
+    Begin,
+    /// These were all.
+    End,
+}
+
+/// One line of the file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Line {
+    Set(Box<Saved>),
+    Remove(SavedKey),
+}
+
+/// The signalling side of the journal.
+#[derive(Debug)]
+struct Journal {
+    queue: Option<SyncSender<Entry>>,
+    thread: Option<JoinHandle<()>>,
+    /// The thread could not write: the file lacks something.
+    failed: Arc<AtomicBool>,
+    /// Where handing out all bindings goes on.
+    from: Option<u32>,
+    /// When it does, or begins.
+    due: Option<Instant>,
+}
+
+impl Journal {
+    fn start(file: PathBuf) -> io::Result<Journal> {
+        let (queue, entries) = sync_channel(QUEUE);
+        let failed = Arc::new(AtomicBool::new(false));
+        let mut writer = Writer::open(file)?;
+        let flag = Arc::clone(&failed);
+        let thread = std::thread::Builder::new().name("registrations".to_owned()).spawn(move || run(&mut writer, &entries, &flag))?;
+        Ok(Journal { queue: Some(queue), thread: Some(thread), failed, from: None, due: None })
+    }
+
+    /// Passes the changes on.
+    fn take(&mut self, core: &mut Registrar) {
+        while let Some(change) = core.poll_change() {
+            // All bindings are to be written soon: what changes until then is among them.
+            if self.due.is_some() && self.from.is_none() {
+                continue;
+            }
+            match change {
+                Change::Set(saved) => self.send(Entry::Line(Line::Set(saved))),
+                Change::Remove(key) => self.send(Entry::Line(Line::Remove(key))),
+                Change::Lost => self.give_up(),
+            };
+        }
+        if self.failed.swap(false, Ordering::Relaxed) {
+            self.give_up();
+        }
+    }
+
+    /// False when the queue was full.
+    fn send(&mut self, entry: Entry) -> bool {
+        let Some(queue) = &self.queue else { return false };
+        match queue.try_send(entry) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_)) => {
+                self.give_up();
+                false
+            }
+            Err(TrySendError::Disconnected(_)) => {
+                tracing::error!("registrations: the thread that keeps them is gone; a restart will know only older ones");
+                (self.queue, self.from, self.due) = (None, None, None);
+                false
+            }
+        }
+    }
+
+    /// Something is missing in the file: all is written anew, a little later.
+    fn give_up(&mut self) {
+        if self.queue.is_some() {
+            (self.from, self.due) = (None, Some(Instant::now() + RETRY));
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant, core: &Registrar) {
+        if self.due.is_none_or(|due| due > now) {
+            return;
+        }
+        let from = match self.from {
+            Some(from) => from,
+            None if self.send(Entry::Begin) => {
+                self.from = Some(0);
+                0
+            }
+            None => return,
+        };
+        let (piece, next) = core.export(now, unix_s(), from, PIECE);
+        for saved in piece {
+            if !self.send(Entry::Line(Line::Set(Box::new(saved)))) {
+                return;
+            }
+        }
+        match next {
+            Some(next) => (self.from, self.due) = (Some(next), Some(now + PAUSE)),
+            None if self.send(Entry::End) => (self.from, self.due) = (None, None),
+            None => {}
+        }
+    }
+}
+
+impl Drop for Journal {
+    /// What waits is written before the process goes on to end.
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(writer: &mut Writer, entries: &Receiver<Entry>, failed: &AtomicBool) {
+    let mut unsynced: Option<Instant> = None;
+    let mut was_failing = false;
+    loop {
+        let wait = unsynced.map_or(Duration::from_secs(3_600), |since| SYNC.saturating_sub(since.elapsed()));
+        let (done, over) = match entries.recv_timeout(wait) {
+            Ok(entry) => {
+                unsynced.get_or_insert_with(Instant::now);
+                (writer.handle(entry), false)
+            }
+            Err(RecvTimeoutError::Timeout) => (Ok(()), false),
+            Err(RecvTimeoutError::Disconnected) => (Ok(()), true),
+        };
+        let is_due = over || unsynced.is_some_and(|since| since.elapsed() >= SYNC);
+        let done = done.and_then(|()| if is_due { writer.sync() } else { Ok(()) });
+        if is_due {
+            unsynced = None;
+        }
+        match done {
+            Ok(()) if is_due && was_failing => {
+                was_failing = false;
+                tracing::info!("registrations: written again");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                failed.store(true, Ordering::Relaxed);
+                if !was_failing {
+                    tracing::error!(%error, "registrations: not written; calls and registrations go on");
+                }
+                was_failing = true;
+            }
+        }
+        if over {
+            return;
+        }
+    }
+}
+
+/// The thread's side of the journal.
+#[derive(Debug)]
+struct Writer {
+    path: PathBuf,
+    file: BufWriter<File>,
+    length: u64,
+    /// When it was new.
+    base: u64,
+    /// All bindings are being written.
+    anew: Option<BufWriter<File>>,
+    /// The last line may be half there.
+    broken: bool,
+}
+
+impl Writer {
+    fn open(path: PathBuf) -> io::Result<Writer> {
+        let file = append(&path)?;
+        let length = file.metadata()?.len();
+        // A line may have been cut by a crash: the next one must not continue it.
+        let mut writer = Writer { path, file: BufWriter::new(file), length, base: 0, anew: None, broken: true };
+        writer.compact()?;
+        Ok(writer)
+    }
+
+    fn handle(&mut self, entry: Entry) -> io::Result<()> {
+        match entry {
+            Entry::Line(line) => {
+                let mut text = serde_json::to_vec(&line)?;
+                text.push(b'\n');
+                match &mut self.anew {
+                    Some(anew) => anew.write_all(&text),
+                    None => self.append(&text),
+                }
+            }
+            Entry::Begin => {
+                self.anew = Some(BufWriter::new(create(&self.new_path())?));
+                Ok(())
+            }
+            Entry::End => match self.anew.take() {
+                Some(anew) => self.replace(anew),
+                // It could not be begun.
+                None => Err(io::Error::other("the new journal is missing")),
+            },
+        }
+    }
+
+    fn append(&mut self, text: &[u8]) -> io::Result<()> {
+        if std::mem::replace(&mut self.broken, true) {
+            self.file.write_all(b"\n")?;
+        }
+        self.file.write_all(text)?;
+        self.length += text.len() as u64;
+        self.broken = false;
+        Ok(())
+    }
+
+    /// To the disk; a journal that has grown too long is written anew.
+    fn sync(&mut self) -> io::Result<()> {
+        if let Some(anew) = &mut self.anew {
+            return anew.flush();
+        }
+        if let Err(error) = self.file.flush().and_then(|()| self.file.get_ref().sync_data()) {
+            // What the buffer holds is written once more otherwise, behind half of itself.
+            self.file = BufWriter::new(append(&self.path)?);
+            self.broken = true;
+            return Err(error);
+        }
+        if self.length > SMALL.max(GROWTH * self.base) { self.compact() } else { Ok(()) }
+    }
+
+    /// Writes what the file says, and nothing twice, to a new one.
+    fn compact(&mut self) -> io::Result<()> {
+        self.file.flush()?;
+        let (saved, _) = read(&self.path, unix_s())?;
+        let mut anew = BufWriter::new(create(&self.new_path())?);
+        for saved in saved {
+            serde_json::to_writer(&mut anew, &Line::Set(Box::new(saved)))?;
+            anew.write_all(b"\n")?;
+        }
+        self.replace(anew)
+    }
+
+    fn replace(&mut self, mut anew: BufWriter<File>) -> io::Result<()> {
+        anew.flush()?;
+        anew.get_ref().sync_all()?;
+        std::fs::rename(self.new_path(), &self.path)?;
+        if let Some(folder) = self.path.parent() {
+            File::open(folder)?.sync_all()?;
+        }
+        let file = append(&self.path)?;
+        self.length = file.metadata()?.len();
+        (self.base, self.file, self.broken) = (self.length, BufWriter::new(file), false);
+        Ok(())
+    }
+
+    fn new_path(&self) -> PathBuf {
+        self.path.with_extension("jsonl.new")
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)
+}
+
+/// The bindings of a journal that are not over, the oldest first, and how many lines cannot be read.
+fn read(path: &Path, unix_s: u64) -> io::Result<(Vec<Saved>, usize)> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),
+        Err(error) => return Err(error),
+    };
+    let mut found: HashMap<SavedKey, Saved> = HashMap::new();
+    let mut broken = 0;
+    for line in BufReader::new(file).split(b'\n') {
+        let line = line?;
+        if line.is_empty() {
+            continue;
+        }
+        match serde_json::from_slice(&line) {
+            Ok(Line::Set(saved)) => {
+                found.insert(saved.key(), *saved);
+            }
+            Ok(Line::Remove(key)) => {
+                found.remove(&key);
+            }
+            Err(_) => broken += 1,
+        }
+    }
+    let mut saved: Vec<Saved> = found.into_values().filter(|saved| saved.expires > unix_s).collect();
+    saved.sort_by_key(|saved| saved.order);
+    Ok((saved, broken))
+}
+
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+#[cfg(test)]
+mod tests;
