@@ -1,18 +1,20 @@
-//! A proxy on a table: messages are handed to it as text, what it sends lies in a list, time is moved by hand.
+//! A proxy on a table: messages are handed to it as text, what it sends lies in a list, time is moved by hand. What passes is
+//! noted as a ladder.
 #![allow(dead_code, unreachable_pub, clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing)]
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ferric_proxy::group::{ElementConfig, GroupConfig, GroupEvent, Hop};
 use ferric_proxy::routing::{Action, Condition, Rewrite, RouteTable, Rule};
-use ferric_proxy::{Handled, Listener, LocateTarget, Proxy, ProxyConfig, ProxyOutput, RequestDone, Ticket};
+use ferric_proxy::{Contact, Handled, Listener, Location, LocateTarget, Proxy, ProxyConfig, ProxyOutput, RequestDone, Ticket};
 use ferric_sip::flow::{Flow, Transport};
 use ferric_sip::message::Message;
 use ferric_sip::transaction::{Timers, TransactionLimits};
 use ferric_sip::trust::TrustTable;
+use ferric_sip::uri::Uri;
 
 pub const US: &str = "192.168.0.5:5060";
 pub const CALLER: &str = "192.168.1.10:5060";
@@ -43,6 +45,64 @@ pub struct Bench {
     pub events: Vec<GroupEvent>,
     pub asked: VecDeque<(Ticket, LocateTarget)>,
     pub rejected: Vec<&'static str>,
+    /// Who is who on the ladder.
+    names: Vec<(SocketAddr, String)>,
+    rungs: Vec<String>,
+}
+
+/// Users and where they are; whoever registers is believed.
+#[derive(Debug, Default)]
+pub struct Phones(pub HashMap<String, Vec<Contact>>);
+
+impl Location for Phones {
+    fn register(&mut self, _: Instant, _: u64, request: &Message, flow: &Flow) -> Message {
+        let user = request.to().unwrap().parsed_uri().unwrap().user.unwrap_or_default();
+        let path = request.values("Path");
+        let contacts = request.contacts().unwrap().into_iter().map(|contact| {
+            let q = contact.params.get("q").and_then(|q| q.parse::<f32>().ok()).map_or(1_000, |q| (q * 1_000.0) as u16);
+            let flow = flow.transport.is_reliable().then_some(*flow);
+            Contact { uri: contact.uri, q, path: path.clone(), flow }
+        });
+        self.0.insert(user, contacts.collect());
+        Message::response(request, 200, None)
+    }
+
+    fn lookup(&self, _: Instant, aor: &Uri) -> Option<Vec<Contact>> {
+        let mut contacts = self.0.get(aor.user.as_deref()?)?.clone();
+        contacts.sort_by_key(|contact| std::cmp::Reverse(contact.q));
+        Some(contacts)
+    }
+
+    fn authenticate(&mut self, _: Instant, _: u64, _: &Message, _: &Flow) -> Option<Message> {
+        None
+    }
+
+    fn flow_failed(&mut self, _: Instant, flow: &Flow) {
+        self.0.values_mut().for_each(|contacts| contacts.retain(|contact| contact.flow != Some(*flow)));
+    }
+
+    fn poll_timeout(&mut self) -> Option<Instant> {
+        None
+    }
+
+    fn handle_timeout(&mut self, _: Instant) {}
+}
+
+/// A contact by UDP.
+pub fn contact(uri: &str, q: u16) -> Contact {
+    Contact { uri: uri.to_owned(), q, path: vec![], flow: None }
+}
+
+/// Registrar of example.com, with bob at these contacts.
+pub fn bob_at(contacts: Vec<Contact>) -> Bench {
+    let mut bench = Bench::new(ProxyConfig { domains: vec!["example.com".into()], ..config() });
+    bench.proxy.set_location(Some(Box::new(Phones(HashMap::from([("bob".to_owned(), contacts), ("nowhere".to_owned(), vec![])])))));
+    bench
+}
+
+/// Where the Request-URI leads.
+pub fn by_uri() -> ProxyConfig {
+    ProxyConfig { routes: all_to(Action::RequestUri), ..config() }
 }
 
 pub fn address(text: &str) -> SocketAddr {
@@ -119,6 +179,8 @@ impl Bench {
             events: vec![],
             asked: VecDeque::new(),
             rejected: vec![],
+            names: vec![(address(CALLER), "caller".to_owned())],
+            rungs: vec![],
         };
         bench.collect();
         bench
@@ -129,6 +191,7 @@ impl Bench {
             match output {
                 ProxyOutput::Transmit { flow, bytes } => {
                     let message = Message::parse(bytes).unwrap();
+                    self.rung("proxy", &self.name_of(flow.remote), &message);
                     self.sent.push_back(Sent { to: flow.remote, transport: flow.transport, message });
                 }
                 ProxyOutput::Locate { ticket, target } => self.asked.push_back((ticket, target)),
@@ -137,6 +200,60 @@ impl Bench {
                 ProxyOutput::Rejected { reason, .. } => self.rejected.push(reason),
             }
         }
+    }
+
+    /// Gives an address a name on the ladder.
+    pub fn name(&mut self, whom: &str, name: &str) {
+        self.names.push((address(whom), name.to_owned()));
+    }
+
+    fn name_of(&self, whom: SocketAddr) -> String {
+        self.names.iter().find(|(at, _)| *at == whom).map_or_else(|| whom.to_string(), |(_, name)| name.clone())
+    }
+
+    fn rung(&mut self, from: &str, to: &str, message: &Message) {
+        if self.names.len() < 2 {
+            return;
+        }
+        let cseq = message.header("CSeq").unwrap_or_default().into_owned();
+        let what = message.status().map_or_else(|| format!("{} {}", message.method(), message.request_uri().unwrap()), |status| format!("{status} ({cseq})"));
+        let at = self.now.duration_since(self.start).as_secs_f64();
+        self.rungs.push(format!("{at:>8.3}  {from:>7} -> {to:<7}  {what}"));
+    }
+
+    /// What passed since somebody was named.
+    pub fn ladder(&self) -> String {
+        self.rungs.join("\n")
+    }
+
+    /// Nothing is left once all timers have run.
+    pub fn settles(&mut self) {
+        self.pass(Duration::from_secs(400));
+        assert_eq!((self.proxy.open(), self.proxy.transactions()), (0, 0));
+        self.clear();
+    }
+
+    /// Where the next request went, 100s left aside.
+    pub fn next_request(&mut self) -> Sent {
+        let at = self.sent.iter().position(|sent| sent.message.is_request()).expect("no request was sent");
+        self.sent.remove(at).unwrap()
+    }
+
+    /// The next answer to the caller that is no 100.
+    pub fn answered(&mut self) -> Sent {
+        loop {
+            let sent = self.to(CALLER);
+            if sent.message.status() != Some(100) {
+                return sent;
+            }
+        }
+    }
+
+    /// Status codes that the caller got, 100 left aside.
+    pub fn statuses(&mut self) -> Vec<u16> {
+        let (to_caller, others): (Vec<Sent>, Vec<Sent>) = self.sent.drain(..).partition(|sent| sent.to == address(CALLER));
+        self.sent = others.into();
+        to_caller.iter().filter_map(|sent| sent.message.status()).filter(|status| *status > 100).collect()
     }
 
     /// Hands a message over; true when the proxy took it.
@@ -148,6 +265,7 @@ impl Bench {
         let remote = address(from);
         let local = if remote.is_ipv4() { US } else { "[fd00::5]:5060" };
         let flow = Flow { transport, local: address(local), remote, connection: u64::from(transport != Transport::Udp) };
+        self.rung(&self.name_of(remote), "proxy", &message);
         let handled = self.proxy.handle_message(self.now, message, flow, |_| false);
         self.collect();
         matches!(handled, Handled::Taken)
@@ -213,6 +331,55 @@ impl Bench {
         self.proxy.handle_located(self.now, ticket, Ok(hops));
         self.collect();
     }
+}
+
+/// An answer with another To tag and more header lines.
+pub fn response_with(request: &Sent, status: u16, tag: &str, more: &[(&str, &str)]) -> Message {
+    let mut response = Message::response(&request.message, status, None);
+    response.set_to_tag(tag);
+    for (name, value) in more {
+        response.add_header(name, value);
+    }
+    Message::parse(response.to_bytes()).unwrap()
+}
+
+/// A response as text.
+pub fn text_of(sent: &Sent) -> String {
+    String::from_utf8(sent.message.to_bytes().to_vec()).unwrap()
+}
+
+/// A request of another call.
+pub fn call(number: u32, method: &str, uri: &str) -> Message {
+    let mut request = request_as(&format!("z9hG4bKcall{number}"), method, uri, "");
+    request.replace_header("Call-ID", &format!("{number}@caller"));
+    parse_bytes(&request)
+}
+
+pub fn parse_bytes(message: &Message) -> Message {
+    Message::parse(message.to_bytes()).unwrap()
+}
+
+/// The ACK to a failure, as the caller sends it.
+pub fn ack_to(request: &Message, answer: &Sent) -> Message {
+    let mut ack = parse(&format!("ACK {} SIP/2.0\nX: y\n\n", request.request_uri().unwrap()));
+    ack.remove_header("X");
+    for name in ["Via", "From", "Call-ID"] {
+        ack.copy_lines(request, name);
+    }
+    ack.copy_lines(&answer.message, "To");
+    ack.add_header("CSeq", &format!("{} ACK", request.cseq().unwrap().number));
+    parse_bytes(&ack)
+}
+
+/// The CANCEL of a request.
+pub fn cancel_of(request: &Message) -> Message {
+    let mut cancel = parse(&format!("CANCEL {} SIP/2.0\nX: y\n\n", request.request_uri().unwrap()));
+    cancel.remove_header("X");
+    for name in ["Via", "From", "To", "Call-ID", "Route", "Max-Forwards"] {
+        cancel.copy_lines(request, name);
+    }
+    cancel.add_header("CSeq", &format!("{} CANCEL", request.cseq().unwrap().number));
+    parse_bytes(&cancel)
 }
 
 /// An answer as an element gives it.
