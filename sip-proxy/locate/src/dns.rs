@@ -10,29 +10,40 @@
 //! place until its answer is taken, so the channel never fills and nothing here waits for the driver. Nothing is asked
 //! in a receive loop.
 //!
-//! hickory caches nothing here (`cache_size` 0): TTLs must reach the locator, which alone decides what is believed. All
-//! servers up to four are asked at once, because one silent server at the head of the list would otherwise cost each
-//! look-up its time-out; a denial by one server is not taken while another may know better.
+//! hickory caches nothing here (`cache_size` 0): TTLs must reach the locator, which alone decides what is believed.
+//!
+//! All servers are asked at once, because one silent server at the head of the list would otherwise cost each look-up its
+//! time-out. The first that has records wins. hickory's own pool takes the first answer of any kind, so that one broken
+//! server which is quick with its SERVFAIL would hide all others: each server (the fifth shares with the first, and so
+//! on) has a resolver of its own here. After a denial the others have a moment to know better, after SERVFAIL or
+//! REFUSED a longer one; silence teaches nothing.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError as Reply, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use hickory_resolver::system_conf::read_system_conf;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::timeout_at;
 
 use crate::locate::Locator;
 use crate::record::{Answer, DnsFailure, Kind, Naptr, Query, QueryId, RecordData, Srv};
 
 /// Servers asked at once.
 const AT_ONCE: usize = 4;
+/// After a denial the other servers have so long to know better: less than anyone waits for NAPTR.
+const AFTER_DENIAL: Duration = Duration::from_millis(250);
+/// After an answer that says nothing about the name, likewise.
+const AFTER_TROUBLE: Duration = Duration::from_secs(1);
 
 /// Whom to ask and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +87,7 @@ type Outcome = (QueryId, Result<Answer, DnsFailure>, [Option<OwnedSemaphorePermi
 /// Asks DNS servers. Lives in the tokio runtime in which it was made, wherever it is called from.
 pub struct DnsClient {
     runtime: Handle,
-    resolver: Arc<TokioResolver>,
+    resolvers: Arc<[TokioResolver]>,
     /// Longest time of one question, whatever the resolver does.
     limit: Duration,
     places: Arc<Semaphore>,
@@ -99,25 +110,35 @@ impl DnsClient {
     /// tokio runtime.
     pub fn new(config: DnsConfig) -> Result<DnsClient, DnsError> {
         let runtime = Handle::try_current().map_err(|_| DnsError::Runtime)?;
-        let mut builder = if config.servers.is_empty() {
-            TokioResolver::builder_tokio().map_err(DnsError::System)?
-        } else {
-            let servers = config.servers.iter().map(server).collect();
-            let resolver = ResolverConfig::from_parts(None, Vec::new(), servers);
-            TokioResolver::builder_with_config(resolver, TokioRuntimeProvider::default())
+        let (system, options) = match config.servers.is_empty() {
+            true => read_system_conf().map_err(DnsError::System)?,
+            false => (ResolverConfig::from_parts(None, Vec::new(), Vec::new()), ResolverOpts::default()),
         };
+        let mut servers: Vec<NameServerConfig> = config.servers.iter().map(server).collect();
+        if servers.is_empty() {
+            servers = system.name_servers().to_vec();
+        }
         let attempts = config.attempts.max(1);
-        let options = builder.options_mut();
-        options.timeout = config.timeout;
-        options.attempts = attempts - 1;
-        options.cache_size = 0;
-        options.num_concurrent_reqs = AT_ONCE;
-        options.use_hosts_file = if config.hosts_file { ResolveHosts::Always } else { ResolveHosts::Never };
+        let pools = servers.len().clamp(1, AT_ONCE);
+        let resolvers: Result<Vec<TokioResolver>, NetError> = (0..pools)
+            .map(|first| {
+                let share = servers.iter().skip(first).step_by(pools).cloned().collect();
+                let one = ResolverConfig::from_parts(system.domain().cloned(), system.search().to_vec(), share);
+                let mut builder = TokioResolver::builder_with_config(one, TokioRuntimeProvider::default());
+                *builder.options_mut() = options.clone();
+                let options = builder.options_mut();
+                options.timeout = config.timeout;
+                options.attempts = attempts - 1;
+                options.cache_size = 0;
+                options.use_hosts_file = if config.hosts_file { ResolveHosts::Always } else { ResolveHosts::Never };
+                builder.build()
+            })
+            .collect();
         let concurrency = config.concurrency.max(4);
         let (outcomes, answers) = mpsc::channel(concurrency);
         Ok(DnsClient {
             runtime,
-            resolver: Arc::new(builder.build().map_err(DnsError::Setup)?),
+            resolvers: resolvers.map_err(DnsError::Setup)?.into(),
             limit: config.timeout.saturating_mul(u32::try_from(attempts).unwrap_or(u32::MAX)) + Duration::from_secs(1),
             places: Arc::new(Semaphore::new(concurrency)),
             background_places: Arc::new(Semaphore::new(concurrency * 3 / 4)),
@@ -155,9 +176,9 @@ impl DnsClient {
     }
 
     fn ask(&self, query: Query, places: [Option<OwnedSemaphorePermit>; 2]) {
-        let (resolver, outcomes, limit) = (self.resolver.clone(), self.outcomes.clone(), self.limit);
+        let (resolvers, outcomes, limit) = (self.resolvers.clone(), self.outcomes.clone(), self.limit);
         self.runtime.spawn(async move {
-            let result = match tokio::time::timeout(limit, look_up(&resolver, &query)).await {
+            let result = match tokio::time::timeout(limit, ask_all(resolvers, &query)).await {
                 Ok(result) => result,
                 Err(_) => Err(DnsFailure::Timeout),
             };
@@ -174,6 +195,48 @@ fn server(address: &SocketAddr) -> NameServerConfig {
         connection.port = address.port();
     }
     NameServerConfig::new(address.ip(), false, connections.into())
+}
+
+/// Asks all servers; see the module.
+async fn ask_all(resolvers: Arc<[TokioResolver]>, query: &Query) -> Result<Answer, DnsFailure> {
+    if let [only] = &*resolvers {
+        return look_up(only, query).await;
+    }
+    let mut asked = JoinSet::new();
+    for at in 0..resolvers.len() {
+        let (resolvers, query) = (resolvers.clone(), query.clone());
+        asked.spawn(async move {
+            match resolvers.get(at) {
+                Some(resolver) => look_up(resolver, &query).await,
+                None => Err(DnsFailure::Timeout),
+            }
+        });
+    }
+    let mut best = DnsFailure::Timeout;
+    let mut until: Option<Instant> = None;
+    loop {
+        let next = match until {
+            Some(until) => timeout_at(until.into(), asked.join_next()).await.unwrap_or(None),
+            None => asked.join_next().await,
+        };
+        let failure = match next {
+            None => return Err(best),
+            Some(Ok(Ok(answer))) => return Ok(answer),
+            Some(Ok(Err(failure))) => failure,
+            Some(Err(_)) => DnsFailure::Timeout,
+        };
+        let patience = match failure {
+            DnsFailure::Timeout => continue,
+            DnsFailure::ServFail | DnsFailure::Refused => AFTER_TROUBLE,
+            DnsFailure::NxDomain | DnsFailure::NoData => AFTER_DENIAL,
+        };
+        // What is said of the name outweighs what is said of the server.
+        if failure.is_denial() || !best.is_denial() {
+            best = failure;
+        }
+        let at = Instant::now() + patience;
+        until = Some(until.map_or(at, |until| until.min(at)));
+    }
 }
 
 async fn look_up(resolver: &TokioResolver, query: &Query) -> Result<Answer, DnsFailure> {
