@@ -13,6 +13,7 @@ import re
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -31,11 +32,13 @@ WORST_MS = 2500
 
 
 class Edge(Node):
-    """A node that is a proxy; `groups` and `routes` are TOML of the [proxy] section."""
+    """A node that is a proxy; `proxy` is TOML of the [proxy] section, `ip` where it listens for SIP."""
 
-    def __init__(self, home, proxy, *, listen="", **options):
-        super().__init__(home, extra=f"{listen}[proxy]\n{proxy}", **options)
+    def __init__(self, home, proxy, *, ip="127.0.0.1", **options):
+        super().__init__(home, extra=f"[proxy]\n{proxy}", **options)
+        self.ip = ip
         text = self.config.read_text().replace("requests_per_second_per_source = 2000", "requests_per_second_per_source = 1_000_000")
+        text = text.replace(f'address = "127.0.0.1:{self.sip}"', f'address = "{ip}:{self.sip}"')
         self.base = text.split("[proxy]\n")[0]
         self.config.write_text(text)
 
@@ -64,11 +67,16 @@ class Edge(Node):
         wait(lambda: self.said(what, element, since), timeout, f"{what} {element}", self)
         return self.said(what, element, since)[0]
 
-    def requests(self):
-        """The log of finished requests."""
+    def requests(self, least=0, method="INVITE"):
+        """The log of finished requests, `least` of them waited for: `n` tries, status `st`, milliseconds `ms`, element `el`."""
         path = self.data / "log" / "requests.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+
+        def read():
+            lines = path.read_text().splitlines() if path.exists() else []
+            return [found for found in (json.loads(line) for line in lines if line.endswith("}")) if found["m"] == method]
+
+        wait(lambda: len(read()) >= least, 10, f"{least} lines of {path}", self)
+        return read()
 
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
@@ -196,7 +204,7 @@ def element(home, name, *, silent_ms=0, ring_ms=0, **options):
 
 
 def caller(home, edge, *, rate=None, talk_ms=0, name="caller", target=None, **options):
-    return Sipp(home, name, "caller", target=target or f"127.0.0.1:{edge.sip}", rate=rate or RATE, talk_ms=talk_ms, **options)
+    return Sipp(home, name, "caller", target=target or f"{edge.ip}:{edge.sip}", rate=rate or RATE, talk_ms=talk_ms, **options)
 
 
 class Shares:
@@ -213,7 +221,7 @@ class Shares:
 
 
 def all_well(load, edge, *, worst_ms=WORST_MS, least=None):
-    """Ends the load; no call failed and none waited longer than `worst_ms`. Returns the counts with the waits."""
+    """Ends the load: no call failed and none waited longer than `worst_ms`. Returns the counts with the waits."""
     counts = load.finish()
     waits = sorted(load.waits()) or [0.0]
     counts["p50_ms"], counts["p99_ms"], counts["slowest_ms"] = waits[len(waits) // 2], waits[len(waits) * 99 // 100], waits[-1]
@@ -228,8 +236,50 @@ def all_well(load, edge, *, worst_ms=WORST_MS, least=None):
     return counts
 
 
+class Segment:
+    """A network of its own behind a veth pair, for elements that a route leads to. Needs root."""
+
+    _next = [os.getpid() * 7 % 200]
+
+    def __init__(self):
+        self._next[0] = (self._next[0] + 1) % 250
+        number = self._next[0]
+        self.name = f"ferric-t{os.getpid()}-{number}"
+        self.outer, self.inner = f"fo{os.getpid() % 100000}n{number}", f"fi{os.getpid() % 100000}n{number}"
+        self.here, self.there = f"10.213.{number}.1", f"10.213.{number}.2"
+
+    def __enter__(self):
+        run = lambda *words: subprocess.run(["ip", *words], check=True, capture_output=True, timeout=10)
+        run("netns", "add", self.name)
+        try:
+            run("link", "add", self.outer, "type", "veth", "peer", "name", self.inner, "netns", self.name)
+            run("address", "add", f"{self.here}/24", "dev", self.outer)
+            run("link", "set", self.outer, "up")
+            for words in (("address", "add", f"{self.there}/24", "dev", self.inner), ("link", "set", "lo", "up"), ("link", "set", self.inner, "up")):
+                run("-n", self.name, *words)
+        except subprocess.CalledProcessError:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        # With the namespace its end of the pair goes, and so the other one.
+        subprocess.run(["ip", "netns", "del", self.name], check=False, capture_output=True, timeout=10)
+
+    def set_link(self, up):
+        """The far end of the cable: what is sent into it is lost, and nobody is told."""
+        subprocess.run(["ip", "-n", self.name, "link", "set", self.inner, "up" if up else "down"], check=True, timeout=10)
+
+    def set_way_back(self, there):
+        """Without it requests arrive and their answers are lost."""
+        # Nobody has the address that it takes for ours.
+        change = ["del", self.here] if there else ["replace", self.here, "lladdr", "02:00:00:00:00:01", "nud", "permanent"]
+        subprocess.run(["ip", "-n", self.name, "neighbour", *change, "dev", self.inner], check=True, timeout=10)
+
+
 class Acceptor:
-    """A TCP port that accepts everything: `silent` never answers, `reset` breaks off at the first byte."""
+    """A TCP port that accepts everything: `silent` never answers, `reset` breaks off at the first byte, `fickle` answers
+    OPTIONS and breaks off at an INVITE."""
 
     def __init__(self, mode):
         self.mode, self.connections, self.bytes = mode, 0, 0
@@ -253,7 +303,11 @@ class Acceptor:
         try:
             while data := connection.recv(65536):
                 self.bytes += len(data)
-                if self.mode == "reset":
+                if self.mode == "fickle" and data.startswith(b"OPTIONS"):
+                    lines = data.decode(errors="replace").split("\r\n")
+                    copied = [line for line in lines if line.split(":")[0].lower() in ("via", "from", "to", "call-id", "cseq")]
+                    connection.sendall("\r\n".join(["SIP/2.0 200 OK", *copied, "Content-Length: 0", "", ""]).encode())
+                elif self.mode != "silent":
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     break
         except OSError:
