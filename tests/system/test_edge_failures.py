@@ -203,3 +203,24 @@ def test_an_element_behind_a_dropped_route():
             assert far.invites() > before
         # What its answers could not tell was rung there and here; each call had one success.
         all_well(load, edge, worst_ms=WORST_MS + 1000, least=RATE * 2 * CALM)
+
+
+def test_an_element_that_says_100_and_nothing_more():
+    """A 100 says that somebody is at work, and a telephone network may take half a minute: such a call waits, for as long as
+    the element answers its probes. Its caller can give up; when the element dies the call goes elsewhere."""
+    home = folder("edge-trying")
+    with contextlib.ExitStack() as stack:
+        mute = stack.enter_context(Sipp(home, "mute", "trying"))
+        good = stack.enter_context(element(home, "good"))
+        edge = stack.enter_context(Edge(home, "record_route = true\n" + group("pool", [(mute.address, 1, 50), (good.address, 2, 50)]) + route("pool")))
+        settled(edge, 2)
+        impatient = stack.enter_context(caller(home, edge, rate=20, scenario="impatient", name="impatient"))
+        time.sleep(3)
+        all_well(impatient, edge, worst_ms=1000 + 500, least=40)
+        load = stack.enter_context(caller(home, edge, rate=20))
+        time.sleep(3)
+        assert load.counts()["ok"] == 0 and edge.metric("ferric_proxy_open") >= 40
+        assert not edge.said("element is down")
+        mute.kill()
+        time.sleep(2)
+        all_well(load, edge, worst_ms=3000 + 500 + 1000 * SLACK, least=80)

@@ -203,8 +203,8 @@ def element(home, name, *, silent_ms=0, ring_ms=0, **options):
     return Sipp(home, name, "element", silent_ms=silent_ms, ring_ms=ring_ms, **options)
 
 
-def caller(home, edge, *, rate=None, talk_ms=0, name="caller", target=None, **options):
-    return Sipp(home, name, "caller", target=target or f"{edge.ip}:{edge.sip}", rate=rate or RATE, talk_ms=talk_ms, **options)
+def caller(home, edge, *, rate=None, talk_ms=0, name="caller", scenario="caller", target=None, **options):
+    return Sipp(home, name, scenario, target=target or f"{edge.ip}:{edge.sip}", rate=rate or RATE, talk_ms=talk_ms, **options)
 
 
 class Shares:
