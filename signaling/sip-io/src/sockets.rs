@@ -178,7 +178,8 @@ impl Shared {
         let unsent = left.unsent.into_iter().map(|outgoing| outgoing.flow);
         for lost in unsent.chain(std::iter::from_fn(|| queue.try_recv().ok().map(|outgoing| outgoing.flow))) {
             // What was sent on the connection itself, or to its peer, is covered by the first.
-            if !failed.contains(&lost) && !(left.used && lost.connection == 0 && lost.remote == flow.remote) {
+            let is_covered = left.used && lost.connection == 0 && lost.remote == flow.remote;
+            if !is_covered && !failed.contains(&lost) {
                 failed.push(lost);
             }
         }

@@ -192,15 +192,14 @@ fn is_of_another(error: &io::Error) -> bool {
 /// Which errors count (RFC 3261 18.4): unreachable and parameter problem; not the rest,
 /// nor the path's smaller MTU, to which the kernel adapts by itself.
 fn is_unreachable(message: &ControlMessageOwned) -> bool {
-    match message {
-        ControlMessageOwned::Ipv4RecvErr(error, _) if error.ee_origin == libc::SO_EE_ORIGIN_ICMP => {
-            (error.ee_type == 3 && error.ee_code != 4) || error.ee_type == 12
-        }
-        ControlMessageOwned::Ipv6RecvErr(error, _) if error.ee_origin == libc::SO_EE_ORIGIN_ICMP6 => {
-            matches!(error.ee_type, 1 | 4)
-        }
-        _ => false,
+    if let ControlMessageOwned::Ipv4RecvErr(error, _) = message {
+        let unreachable = error.ee_type == 3 && error.ee_code != 4;
+        return error.ee_origin == libc::SO_EE_ORIGIN_ICMP && (unreachable || error.ee_type == 12);
     }
+    if let ControlMessageOwned::Ipv6RecvErr(error, _) = message {
+        return error.ee_origin == libc::SO_EE_ORIGIN_ICMP6 && matches!(error.ee_type, 1 | 4);
+    }
+    false
 }
 
 fn socket_address(address: SockaddrStorage) -> Option<SocketAddr> {

@@ -1,5 +1,5 @@
 //! Datagrams on loopback: bursts, ICMP, rates, keep-alives, a driver that is behind.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs, dead_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::cast_possible_truncation, missing_docs, dead_code)]
 
 mod rig;
 

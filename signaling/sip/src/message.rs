@@ -11,10 +11,13 @@
 //! ```
 
 mod error;
+mod line;
 mod parse;
+mod peek;
 mod reason;
 
 pub use error::{ParseError, ParseErrorKind};
+pub use peek::peek;
 pub use reason::standard_reason;
 
 use std::borrow::Cow;
@@ -22,34 +25,15 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::header::{CSeq, ContentType, HeaderError, NameAddr, Via, split_outside_quotes};
+use line::{Field, Line, Text, text_of};
+
+use crate::header::{CSeq, ContentType, HeaderError, NameAddr, Via, first_value, split_outside_quotes};
 use crate::method::Method;
 
 /// Largest message accepted, in bytes (the size of a UDP datagram).
 pub const MAX_MESSAGE: usize = 65_535;
 /// Most header lines accepted.
 pub const MAX_HEADER_LINES: usize = 256;
-
-/// Compact and full names (RFC 3261 7.3.3 and the registry).
-const COMPACT: [(u8, &str); 17] = [
-    (b'a', "Accept-Contact"),
-    (b'b', "Referred-By"),
-    (b'c', "Content-Type"),
-    (b'd', "Request-Disposition"),
-    (b'e', "Content-Encoding"),
-    (b'f', "From"),
-    (b'i', "Call-ID"),
-    (b'j', "Reject-Contact"),
-    (b'k', "Supported"),
-    (b'l', "Content-Length"),
-    (b'm', "Contact"),
-    (b'o', "Event"),
-    (b'r', "Refer-To"),
-    (b's', "Subject"),
-    (b't', "To"),
-    (b'v', "Via"),
-    (b'x', "Session-Expires"),
-];
 
 /// A request or a response.
 #[derive(Debug, Clone)]
@@ -61,7 +45,7 @@ pub struct Message {
     edited: bool,
 }
 
-/// The first line, as ranges into `raw` (received) or as text (ours).
+/// The first line, of `raw` (received) or as text of ours.
 #[derive(Debug, Clone)]
 struct StartLine {
     text: Text,
@@ -72,65 +56,6 @@ struct StartLine {
 enum StartKind {
     Request { method: Method, uri: Range<usize> },
     Response { status: u16, reason: Range<usize> },
-}
-
-/// Bytes of the received message, or bytes of our own.
-#[derive(Debug, Clone)]
-enum Text {
-    Raw(Range<usize>),
-    Own(Box<[u8]>),
-}
-
-impl Text {
-    fn bytes<'a>(&'a self, raw: &'a Bytes) -> &'a [u8] {
-        match self {
-            Text::Raw(range) => raw.get(range.clone()).unwrap_or(&[]),
-            Text::Own(own) => own,
-        }
-    }
-}
-
-/// One header line with its folded continuation and its line end.
-#[derive(Debug, Clone)]
-struct Line {
-    text: Text,
-    name: usize,
-}
-
-impl Line {
-    fn own(name: &str, value: &str) -> Line {
-        // A line break inside a value would be a header of somebody else's choice.
-        let value: String = value.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
-        Line { text: Text::Own(format!("{name}: {value}\r\n").into_bytes().into()), name: name.len() }
-    }
-
-    fn name<'a>(&'a self, raw: &'a Bytes) -> &'a [u8] {
-        self.text.bytes(raw).get(..self.name).unwrap_or(&[])
-    }
-
-    fn is(&self, raw: &Bytes, name: &str) -> bool {
-        let have = self.name(raw);
-        if have.len() == 1 {
-            let compact = have.first().map(u8::to_ascii_lowercase);
-            return COMPACT.iter().any(|(short, full)| Some(*short) == compact && full.eq_ignore_ascii_case(name))
-                || have.eq_ignore_ascii_case(name.as_bytes());
-        }
-        have.eq_ignore_ascii_case(name.as_bytes())
-    }
-
-    /// The value, unfolded and trimmed.
-    fn value<'a>(&'a self, raw: &'a Bytes) -> Cow<'a, str> {
-        let bytes = self.text.bytes(raw);
-        let after = bytes.get(self.name..).unwrap_or(&[]);
-        let colon = after.iter().position(|&b| b == b':').map_or(after.len(), |at| at + 1);
-        let value = after.get(colon..).unwrap_or(&[]).trim_ascii();
-        if value.contains(&b'\n') {
-            let text = String::from_utf8_lossy(value);
-            let parts: Vec<&str> = text.lines().map(str::trim).filter(|part| !part.is_empty()).collect();
-            return Cow::Owned(parts.join(" "));
-        }
-        String::from_utf8_lossy(value)
-    }
 }
 
 impl Message {
@@ -182,8 +107,15 @@ impl Message {
 
     /// Appends every line of that name of another message, byte for byte.
     pub fn copy_lines(&mut self, from: &Message, name: &str) {
-        for line in from.lines.iter().filter(|line| line.is(&from.raw, name)) {
-            self.lines.push(Line { text: Text::Own(line.text.bytes(&from.raw).into()), name: line.name });
+        let field = Field::named(name);
+        if self.raw.is_empty() {
+            // A message of our own keeps the other's bytes instead of copies of them.
+            self.raw = from.raw.clone();
+        }
+        let same = std::ptr::eq(self.raw.as_ptr(), from.raw.as_ptr()) && self.raw.len() == from.raw.len();
+        for line in from.lines.iter().filter(|line| line.is(&from.raw, field)) {
+            self.edited = true;
+            self.lines.push(if same { line.clone() } else { line.detached(&from.raw) });
         }
     }
 
@@ -204,7 +136,7 @@ impl Message {
     pub fn request_uri(&self) -> Option<Cow<'_, str>> {
         match &self.start.kind {
             StartKind::Request { uri, .. } => {
-                Some(String::from_utf8_lossy(self.start.text.bytes(&self.raw).get(uri.clone()).unwrap_or(&[])))
+                Some(text_of(self.start.text.bytes(&self.raw).get(uri.clone()).unwrap_or(&[])))
             }
             StartKind::Response { .. } => None,
         }
@@ -222,7 +154,7 @@ impl Message {
     pub fn reason(&self) -> Option<Cow<'_, str>> {
         match &self.start.kind {
             StartKind::Response { reason, .. } => {
-                Some(String::from_utf8_lossy(self.start.text.bytes(&self.raw).get(reason.clone()).unwrap_or(&[])))
+                Some(text_of(self.start.text.bytes(&self.raw).get(reason.clone()).unwrap_or(&[])))
             }
             StartKind::Request { .. } => None,
         }
@@ -230,28 +162,29 @@ impl Message {
 
     /// The first line of that name (compact forms and case do not matter), unfolded and trimmed.
     pub fn header(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.lines.iter().find(|line| line.is(&self.raw, name)).map(|line| line.value(&self.raw))
+        let field = Field::named(name);
+        self.lines.iter().find(|line| line.is(&self.raw, field)).map(|line| line.value(&self.raw))
     }
 
     /// Every line of that name.
     pub fn headers<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Cow<'a, str>> {
-        self.lines.iter().filter(move |line| line.is(&self.raw, name)).map(|line| line.value(&self.raw))
+        let field = Field::named(name);
+        self.lines.iter().filter(move |line| line.is(&self.raw, field)).map(|line| line.value(&self.raw))
     }
 
     /// Every value of that name: lines split at commas outside of quotes and `< >`.
     pub fn values(&self, name: &str) -> Vec<String> {
-        self.headers(name)
-            .flat_map(|line| {
-                let parts: Vec<String> = split_outside_quotes(&line, ',').iter().map(|v| v.trim().to_owned()).collect();
-                parts
-            })
-            .filter(|value| !value.is_empty())
-            .collect()
+        let mut values = Vec::new();
+        for line in self.headers(name) {
+            let parts = split_outside_quotes(&line, ',');
+            values.extend(parts.iter().map(|value| value.trim()).filter(|value| !value.is_empty()).map(str::to_owned));
+        }
+        values
     }
 
     /// The names of all lines, as written.
     pub fn header_names(&self) -> impl Iterator<Item = Cow<'_, str>> {
-        self.lines.iter().map(|line| String::from_utf8_lossy(line.name(&self.raw)))
+        self.lines.iter().map(|line| text_of(line.name(&self.raw)))
     }
 
     /// The first Via value.
@@ -260,7 +193,7 @@ impl Message {
     /// When it is missing or malformed.
     pub fn top_via(&self) -> Result<Via, HeaderError> {
         let line = self.header("Via").ok_or(HeaderError::Missing("Via"))?;
-        Via::parse(split_outside_quotes(&line, ',').first().unwrap_or(&"").trim())
+        Via::parse(first_value(&line).trim())
     }
 
     /// From.
@@ -313,24 +246,21 @@ impl Message {
 
     /// True if an option tag stands in the lists of that name (Require, Supported, ...).
     pub fn has_option(&self, name: &str, tag: &str) -> bool {
-        self.values(name).iter().any(|value| value.eq_ignore_ascii_case(tag))
+        self.headers(name).any(|line| split_outside_quotes(&line, ',').iter().any(|value| value.trim().eq_ignore_ascii_case(tag)))
     }
 
     /// Replaces the first line of that name and removes the others; appends when there is none.
     pub fn set_header(&mut self, name: &str, value: &str) {
         self.edited = true;
+        let (field, raw) = (Field::named(name), &self.raw);
         let mut line = Some(Line::own(name, value));
-        let raw = self.raw.clone();
-        let mut kept = Vec::with_capacity(self.lines.len() + 1);
-        for have in self.lines.drain(..) {
-            if have.is(&raw, name) {
-                kept.extend(line.take());
-            } else {
-                kept.push(have);
+        self.lines.retain_mut(|have| {
+            if !have.is(raw, field) {
+                return true;
             }
-        }
-        kept.extend(line);
-        self.lines = kept;
+            line.take().map(|line| *have = line).is_some()
+        });
+        self.lines.extend(line);
     }
 
     /// Replaces the Request-URI; nothing happens to a response.
@@ -345,8 +275,9 @@ impl Message {
     /// Puts a line before the first of that name; without one, behind the Via lines that stand first.
     pub fn insert_header(&mut self, name: &str, value: &str) {
         self.edited = true;
-        let same = self.lines.iter().position(|line| line.is(&self.raw, name));
-        let vias = || self.lines.iter().take_while(|line| line.is(&self.raw, "Via")).count();
+        let (field, via) = (Field::named(name), Field::named("Via"));
+        let same = self.lines.iter().position(|line| line.is(&self.raw, field));
+        let vias = || self.lines.iter().take_while(|line| line.is(&self.raw, via)).count();
         let at = same.unwrap_or_else(vias);
         self.lines.insert(at, Line::own(name, value));
     }
@@ -358,7 +289,8 @@ impl Message {
 
     /// Removes the last value of a header field; values before it on the same line stay.
     pub fn remove_last_value(&mut self, name: &'static str) {
-        let Some(at) = self.lines.iter().rposition(|line| line.is(&self.raw, name)) else { return };
+        let field = Field::named(name);
+        let Some(at) = self.lines.iter().rposition(|line| line.is(&self.raw, field)) else { return };
         let Some(line) = self.lines.get(at) else { return };
         self.edited = true;
         let text = line.value(&self.raw).into_owned();
@@ -380,7 +312,8 @@ impl Message {
     /// [`Message::set_header`] for fields that stand once.
     pub fn replace_header(&mut self, name: &str, value: &str) {
         self.edited = true;
-        match self.lines.iter_mut().find(|line| line.is(&self.raw, name)) {
+        let field = Field::named(name);
+        match self.lines.iter_mut().find(|line| line.is(&self.raw, field)) {
             Some(line) => *line = Line::own(name, value),
             None => self.lines.push(Line::own(name, value)),
         }
@@ -410,8 +343,8 @@ impl Message {
     /// Removes every line of that name.
     pub fn remove_header(&mut self, name: &str) {
         self.edited = true;
-        let raw = self.raw.clone();
-        self.lines.retain(|line| !line.is(&raw, name));
+        let (field, raw) = (Field::named(name), &self.raw);
+        self.lines.retain(|line| !line.is(raw, field));
     }
 
     /// Replaces the first Via value; values behind it on the same line stay.
@@ -425,22 +358,23 @@ impl Message {
     }
 
     fn edit_first_value(&mut self, name: &'static str, value: Option<&str>) {
-        let Some(at) = self.lines.iter().position(|line| line.is(&self.raw, name)) else { return };
-        let Some(line) = self.lines.get(at) else { return };
+        let field = Field::named(name);
+        let Some(at) = self.lines.iter().position(|line| line.is(&self.raw, field)) else { return };
+        let Some(line) = self.lines.get_mut(at) else { return };
         self.edited = true;
-        let text = line.value(&self.raw).into_owned();
-        let mut values: Vec<&str> = split_outside_quotes(&text, ',').into_iter().map(str::trim).collect();
-        match (value, values.first_mut()) {
-            (Some(value), Some(first)) => *first = value,
-            (None, Some(_)) => {
-                values.remove(0);
+        let text = line.value(&self.raw);
+        let others = text.get(first_value(&text).len() + 1..).unwrap_or("").trim();
+        let changed = match (value, others) {
+            (None, "") => None,
+            (None, others) => Some(Line::own(name, others)),
+            (Some(value), "") => Some(Line::own(name, value)),
+            (Some(value), others) => Some(Line::own(name, &format!("{value}, {others}"))),
+        };
+        match changed {
+            Some(changed) => *line = changed,
+            None => {
+                self.lines.remove(at);
             }
-            (_, None) => {}
-        }
-        if values.is_empty() {
-            self.lines.remove(at);
-        } else if let Some(line) = self.lines.get_mut(at) {
-            *line = Line::own(name, &values.join(", "));
         }
     }
 

@@ -44,12 +44,19 @@ pub struct Uri {
     pub headers: Option<String>,
 }
 
-impl Uri {
-    /// Takes a URI apart.
-    ///
-    /// # Errors
-    /// [`UriError`] says which part is wrong.
-    pub fn parse(text: &str) -> Result<Uri, UriError> {
+/// The parts of a URI where they stand.
+struct Parts<'a> {
+    scheme: &'a str,
+    user: Option<&'a str>,
+    password: Option<&'a str>,
+    host: &'a str,
+    port: Option<u16>,
+    params: &'a str,
+    headers: Option<&'a str>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(text: &'a str) -> Result<Parts<'a>, UriError> {
         if text.bytes().any(|byte| byte <= b' ' || matches!(byte, b'<' | b'>' | b'"') || byte == 0x7f) {
             return Err(UriError::Character);
         }
@@ -60,17 +67,8 @@ impl Uri {
         {
             return Err(UriError::Scheme);
         }
-        let scheme = scheme.to_ascii_lowercase();
-        if scheme != "sip" && scheme != "sips" {
-            return Ok(Uri {
-                scheme,
-                user: Some(rest.to_owned()),
-                password: None,
-                host: String::new(),
-                port: None,
-                params: Params::default(),
-                headers: None,
-            });
+        if !scheme.eq_ignore_ascii_case("sip") && !scheme.eq_ignore_ascii_case("sips") {
+            return Ok(Parts { scheme, user: Some(rest), password: None, host: "", port: None, params: "", headers: None });
         }
         let (user, password, rest) = match rest.split_once('@') {
             Some((userinfo, rest)) => match userinfo.split_once(':') {
@@ -83,20 +81,36 @@ impl Uri {
             Some((rest, headers)) => (rest, Some(headers)),
             None => (rest, None),
         };
-        let (host_port, params) = match rest.split_once(';') {
-            Some((host_port, params)) => (host_port, Params::parse(params)),
-            None => (rest, Params::default()),
-        };
+        let (host_port, params) = rest.split_once(';').unwrap_or((rest, ""));
         let (host, port) = split_host_port(host_port)?;
+        Ok(Parts { scheme, user, password, host, port, params, headers })
+    }
+}
+
+impl Uri {
+    /// Takes a URI apart.
+    ///
+    /// # Errors
+    /// [`UriError`] says which part is wrong.
+    pub fn parse(text: &str) -> Result<Uri, UriError> {
+        let parts = Parts::of(text)?;
         Ok(Uri {
-            scheme,
-            user: user.map(str::to_owned),
-            password: password.map(str::to_owned),
-            host: host.to_owned(),
-            port,
-            params,
-            headers: headers.map(str::to_owned),
+            scheme: parts.scheme.to_ascii_lowercase(),
+            user: parts.user.map(str::to_owned),
+            password: parts.password.map(str::to_owned),
+            host: parts.host.to_owned(),
+            port: parts.port,
+            params: if parts.params.is_empty() { Params::default() } else { Params::parse(parts.params) },
+            headers: parts.headers.map(str::to_owned),
         })
+    }
+
+    /// Whether [`Uri::parse`] would take it, for less.
+    ///
+    /// # Errors
+    /// [`UriError`] says which part is wrong.
+    pub fn check(text: &str) -> Result<(), UriError> {
+        Parts::of(text).map(|_| ())
     }
 
     /// True for `sip:` and `sips:`.

@@ -16,6 +16,7 @@ pub use params::Params;
 pub use session::{Refresher, SessionExpires};
 pub use via::Via;
 
+use smallvec::SmallVec;
 use thiserror::Error;
 
 /// A header field that cannot be understood.
@@ -40,41 +41,62 @@ impl HeaderError {
     }
 }
 
-/// Splits at `separator` outside of quotes and angle brackets.
-pub(crate) fn split_outside_quotes(text: &str, separator: char) -> Vec<&str> {
-    let mut parts = Vec::new();
-    let (mut start, mut quoted, mut escaped, mut depth) = (0, false, false, 0_u32);
-    for (at, c) in text.char_indices() {
-        if escaped {
-            escaped = false;
-        } else if quoted {
-            match c {
-                '\\' => escaped = true,
-                '"' => quoted = false,
+/// How much of `text` stands before the first `separator` outside of quotes and angle brackets.
+fn part_length(text: &str, separator: u8) -> usize {
+    let (mut quoted, mut escaped, mut depth) = (false, false, 0_u32);
+    for (at, byte) in text.bytes().enumerate() {
+        if quoted {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => quoted = false,
                 _ => {}
             }
-        } else {
-            match c {
-                '"' => quoted = true,
-                '<' => depth += 1,
-                '>' => depth = depth.saturating_sub(1),
-                _ if c == separator && depth == 0 => {
-                    parts.push(text.get(start..at).unwrap_or(""));
-                    start = at + c.len_utf8();
-                }
-                _ => {}
-            }
+            continue;
+        }
+        match byte {
+            b'"' => quoted = true,
+            b'<' => depth += 1,
+            b'>' => depth = depth.saturating_sub(1),
+            _ if byte == separator && depth == 0 => return at,
+            _ => {}
         }
     }
-    parts.push(text.get(start..).unwrap_or(""));
-    parts
+    text.len()
+}
+
+/// What stands before the first comma outside of quotes and angle brackets, untrimmed.
+pub(crate) fn first_value(text: &str) -> &str {
+    text.get(..part_length(text, b',')).unwrap_or(text)
+}
+
+/// Splits at `separator` (an ASCII character) outside of quotes and angle brackets.
+pub(crate) fn split_outside_quotes(text: &str, separator: char) -> SmallVec<[&str; 8]> {
+    let separator = u8::try_from(separator).unwrap_or(b',');
+    let (mut parts, mut rest) = (SmallVec::new(), text);
+    loop {
+        let (part, after) = rest.split_at_checked(part_length(rest, separator)).unwrap_or((rest, ""));
+        parts.push(part);
+        match after.get(1..) {
+            Some(after) => rest = after,
+            None => return parts,
+        }
+    }
 }
 
 /// True for the characters of a token (RFC 3261 25.1).
-pub(crate) fn is_token(text: &str) -> bool {
-    !text.is_empty()
-        && text.bytes().all(|b| {
-            b.is_ascii_alphanumeric()
-                || matches!(b, b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~')
-        })
+pub(crate) fn is_token(text: impl AsRef<[u8]>) -> bool {
+    let text = text.as_ref();
+    !text.is_empty() && text.iter().all(|byte| TOKEN.get(usize::from(*byte)).is_some_and(|token| *token))
 }
+
+/// Which bytes may stand in a token.
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let (letters, mut at) = (b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.!%*_+`'~", 0);
+    while at < letters.len() {
+        table[letters[at] as usize] = true;
+        at += 1;
+    }
+    table
+};

@@ -5,14 +5,15 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::error::{ParseError, ParseErrorKind as Kind};
-use super::{Line, MAX_HEADER_LINES, MAX_MESSAGE, Message, StartKind, StartLine, Text};
+use super::line::{Line, Text, text_of};
+use super::{MAX_HEADER_LINES, MAX_MESSAGE, Message, StartKind, StartLine};
 use crate::header::is_token;
 use crate::method::Method;
 use crate::uri::Uri;
 
 /// A line's content without its end, and the offset behind its end.
 fn line_at(bytes: &[u8], from: usize) -> Option<(Range<usize>, usize)> {
-    let length = bytes.get(from..)?.iter().position(|&b| b == b'\n')?;
+    let length = memchr::memchr(b'\n', bytes.get(from..)?)?;
     let end = from + length;
     let content_end = if length > 0 && bytes.get(end - 1) == Some(&b'\r') { end - 1 } else { end };
     Some((from..content_end, end + 1))
@@ -21,26 +22,21 @@ fn line_at(bytes: &[u8], from: usize) -> Option<(Range<usize>, usize)> {
 pub(super) fn parse(bytes: Bytes) -> Result<Message, ParseError> {
     // Empty lines before a message are keep-alives (RFC 3261 7.5).
     let lead = bytes.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
-    let bytes = bytes.slice(lead..);
+    let bytes = if lead == 0 { bytes } else { bytes.slice(lead..) };
     let fail = |kind, partial| Err(ParseError { kind, partial });
 
     let Some((start, mut at)) = line_at(&bytes, 0) else { return fail(Kind::NotSip, None) };
-    let line = bytes.get(start.clone()).unwrap_or(&[]);
+    let line = bytes.get(start).unwrap_or(&[]);
     let (kind, mut problem) = match start_line(line) {
         Ok(parsed) => parsed,
         Err(kind) => return fail(kind, None),
     };
-    let mut message = Message {
-        raw: bytes.clone(),
-        start: StartLine { text: Text::Raw(0..at), kind },
-        lines: Vec::with_capacity(24),
-        body: Bytes::new(),
-        edited: false,
-    };
     if bytes.len() > MAX_MESSAGE {
         problem = problem.or(Some(Kind::TooLong(MAX_MESSAGE)));
     }
+    let Some(first) = Text::raw(0, at) else { return fail(Kind::TooLong(MAX_MESSAGE), None) };
 
+    let mut lines: Vec<Line> = Vec::with_capacity(20);
     let mut finished = false;
     while let Some((content, next)) = line_at(&bytes, at) {
         if content.is_empty() {
@@ -49,18 +45,18 @@ pub(super) fn parse(bytes: Bytes) -> Result<Message, ParseError> {
             break;
         }
         let text = bytes.get(content).unwrap_or(&[]);
-        let number = message.lines.len() + 1;
+        let number = lines.len() + 1;
         if matches!(text.first(), Some(b' ' | b'\t')) {
             // A continuation belongs to the line before it.
-            match message.lines.last_mut() {
-                Some(Line { text: Text::Raw(range), .. }) => range.end = next,
-                Some(_) | None => problem = problem.or(Some(Kind::HeaderLine(number))),
+            match lines.last_mut().and_then(|line| line.text.extend_to(next)) {
+                Some(()) => {}
+                None => problem = problem.or(Some(Kind::HeaderLine(number))),
             }
         } else if number > MAX_HEADER_LINES {
             problem = problem.or(Some(Kind::TooManyLines(MAX_HEADER_LINES)));
         } else {
-            match header_name(text) {
-                Some(name) => message.lines.push(Line { text: Text::Raw(at..next), name }),
+            match header_name(text).zip(Text::raw(at, next)) {
+                Some((name, range)) => lines.push(Line::received(range, name)),
                 None => problem = problem.or(Some(Kind::HeaderLine(number))),
             }
         }
@@ -69,8 +65,9 @@ pub(super) fn parse(bytes: Bytes) -> Result<Message, ParseError> {
     if !finished {
         problem = problem.or(Some(Kind::Unfinished));
     }
+    let mut message = Message { raw: bytes, start: StartLine { text: first, kind }, lines, body: Bytes::new(), edited: false };
     if problem.is_none() {
-        problem = body(&mut message, &bytes, at).err();
+        problem = body(&mut message, at).err();
     }
     match problem {
         Some(kind) => fail(kind, Some(Box::new(message))),
@@ -78,14 +75,14 @@ pub(super) fn parse(bytes: Bytes) -> Result<Message, ParseError> {
     }
 }
 
-/// Length of the name of a header line; `None` when it has none.
-fn header_name(line: &[u8]) -> Option<usize> {
-    let colon = line.iter().position(|&b| b == b':')?;
-    let name = line.get(..colon)?.trim_ascii_end();
-    std::str::from_utf8(name).ok().filter(|name| is_token(name)).map(str::len)
+/// The name of a header line; `None` when it has none.
+fn header_name(line: &[u8]) -> Option<&[u8]> {
+    let name = line.get(..memchr::memchr(b':', line)?)?.trim_ascii_end();
+    is_token(name).then_some(name)
 }
 
-fn body(message: &mut Message, bytes: &Bytes, at: usize) -> Result<(), Kind> {
+/// Finds the body behind the header, which ends at `at`.
+fn body(message: &mut Message, at: usize) -> Result<(), Kind> {
     let mut declared = None;
     for value in message.headers("Content-Length") {
         let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
@@ -95,13 +92,17 @@ fn body(message: &mut Message, bytes: &Bytes, at: usize) -> Result<(), Kind> {
         }
         declared = Some(number);
     }
-    let present = bytes.len().saturating_sub(at);
+    let present = message.raw.len().saturating_sub(at);
     let length = declared.unwrap_or(present);
     if length > present {
         return Err(Kind::BodyCut { declared: length, present });
     }
-    message.body = bytes.slice(at..at + length);
-    message.raw = bytes.slice(..at + length);
+    if length < present {
+        message.raw.truncate(at + length);
+    }
+    if length > 0 {
+        message.body = message.raw.slice(at..);
+    }
     Ok(())
 }
 
@@ -114,7 +115,7 @@ fn start_line(line: &[u8]) -> Result<(StartKind, Option<Kind>), Kind> {
     let line = line.trim_ascii_end();
     let first = line.iter().position(|&b| b == b' ').ok_or(Kind::NotSip)?;
     let last = line.iter().rposition(|&b| b == b' ').ok_or(Kind::NotSip)?;
-    let method = line.get(..first).and_then(|m| std::str::from_utf8(m).ok()).filter(|m| is_token(m)).ok_or(Kind::NotSip)?;
+    let method = line.get(..first).filter(|m| is_token(m)).and_then(|m| std::str::from_utf8(m).ok()).ok_or(Kind::NotSip)?;
     let version = line.get(last + 1..).unwrap_or(&[]);
     let (major, minor) = version_numbers(version).ok_or(Kind::NotSip)?;
     let uri = first + 1..last.max(first + 1);
@@ -124,8 +125,8 @@ fn start_line(line: &[u8]) -> Result<(StartKind, Option<Kind>), Kind> {
     } else if text.is_empty() || text.contains(&b' ') || text.contains(&b'\t') {
         Some(Kind::RequestLine("it has white space in wrong places"))
     } else {
-        match Uri::parse(&String::from_utf8_lossy(text)) {
-            Ok(_) => None,
+        match Uri::check(&text_of(text)) {
+            Ok(()) => None,
             Err(_) => Some(Kind::RequestLine("the Request-URI is malformed")),
         }
     };
