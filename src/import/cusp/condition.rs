@@ -29,11 +29,14 @@ pub(super) fn cases(name: Option<&str>, at: u32, cusp: &Cusp, ferric: &Ferric, r
         return Vec::new();
     };
     let mut cases = Vec::new();
+    if condition.sequences.is_empty() {
+        report.add(Fate::LeftOut, &[condition.line, at], format!("trigger condition {name}"), "it has no tests: its triggers do not apply");
+    }
     for sequence in &condition.sequences {
         match sequence_cases(condition, sequence, ferric) {
             Ok(of_sequence) => cases.extend(of_sequence),
             Err((line, why)) => {
-                let lines: Vec<u32> = std::iter::once(line).chain(sequence.iter().map(|(line, _)| *line)).collect();
+                let lines: Vec<u32> = [condition.line, line].into_iter().chain(sequence.iter().map(|(line, _)| *line)).collect();
                 let what = format!("a sequence of trigger condition {name}");
                 report.add(Fate::LeftOut, &lines, what, format!("{why}; triggers do not apply in this case"));
             }

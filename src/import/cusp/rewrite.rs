@@ -146,7 +146,7 @@ fn fold(routes: Vec<Route>, cases: &[Match], plans: &[Plan], report: &mut Report
     let plans: Vec<&Plan> = plans.iter().filter(|plan| !plan.case.mid_dialog && plan.case.out_network.is_none()).collect();
     let mut folded = Vec::new();
     for (place, plan) in plans.iter().enumerate() {
-        let is_last = place + 1 == plans.len();
+        let (is_last, first) = (place + 1 == plans.len(), folded.len());
         let always = plan.case.wanted == Match::default();
         let swap = plan.user.as_ref().and_then(|user| user.swap.as_ref().map(|swap| (user.line, swap)));
         if let Some((line, (from, to))) = swap {
@@ -167,6 +167,18 @@ fn fold(routes: Vec<Route>, cases: &[Match], plans: &[Plan], report: &mut Report
         if always {
             return folded;
         }
+        // Those that the plan was for and no key fits must not come to the routes of a later plan.
+        let ends = cases.iter().filter(|_| !is_last).filter_map(|case| match case.and(&plan.case.wanted) {
+            Both::One(wanted) => Some(Route {
+                lines: vec![plan.line],
+                wanted: *wanted,
+                action: Action::Reject(404),
+                ..Route::new("no key after normalization", "no key fits the request once it is normalised")
+            }),
+            Both::Never | Both::Inexpressible(_) => None,
+        });
+        let ends: Vec<Route> = ends.filter(|end| !folded.iter().skip(first).any(|route| route.wanted == end.wanted)).collect();
+        folded.extend(ends);
     }
     folded.extend(routes);
     folded

@@ -51,6 +51,13 @@ pub(super) fn routes(cusp: &Cusp, ferric: &Ferric, report: &mut Report) -> Vec<R
     routes
 }
 
+/// What is looked up when no key of a policy fits: the next steps of the policy that led to it, and so on outwards.
+#[derive(Clone, Copy)]
+struct Beyond<'a> {
+    routes: &'a [Route],
+    outer: Option<&'a Beyond<'a>>,
+}
+
 struct Translator<'a> {
     cusp: &'a Cusp,
     ferric: &'a Ferric,
@@ -66,6 +73,10 @@ impl Translator<'_> {
     fn cases(&mut self, trigger: &Trigger) -> Vec<Case> {
         let cases = cases(trigger.condition.as_deref(), trigger.line, self.cusp, self.ferric, self.report);
         let condition = trigger.condition.as_deref().unwrap_or_default();
+        if cases.is_empty() {
+            let what = format!("trigger with condition {condition}");
+            self.report.add(Fate::LeftOut, &[trigger.line], what, "no route can ask for its condition: write its routes by hand, before those of later triggers");
+        }
         let mut kept = Vec::new();
         for case in cases {
             let mut lines = case.lines.clone();
@@ -96,7 +107,7 @@ impl Translator<'_> {
             let by_uri = Route { action: Action::To(REQUEST_URI.to_owned()), ..Route::new("by-pass", "by-pass of routing") };
             return cases.iter().filter_map(|case| self.narrowed(&by_uri, &case.wanted, &with(&case.lines, trigger.line))).collect();
         };
-        let drafts = self.policy(policy, trigger.line, &mut Vec::new());
+        let drafts = self.policy(policy, trigger.line, &mut Vec::new(), None);
         if !self.cusp.lookups.iter().any(|lookup| lookup.name == policy) {
             let unknown = Route::new(&format!("{policy} missing"), &format!("policy {policy}, which is not there"));
             return cases.iter().filter_map(|case| self.narrowed(&unknown, &case.wanted, &with(&case.lines, trigger.line))).collect();
@@ -140,7 +151,7 @@ impl Translator<'_> {
     }
 
     /// The routes of a policy; `stack` has those policies that led here.
-    fn policy(&mut self, name: &str, at: u32, stack: &mut Vec<String>) -> Vec<Route> {
+    fn policy(&mut self, name: &str, at: u32, stack: &mut Vec<String>, beyond: Option<&Beyond<'_>>) -> Vec<Route> {
         let cusp = self.cusp;
         let Some(policy) = cusp.lookups.iter().find(|policy| policy.name == name) else {
             self.report.add(Fate::LeftOut, &[at], format!("policy {name}"), "there is no such policy lookup: its calls are refused with 500 until you write where they go");
@@ -156,7 +167,7 @@ impl Translator<'_> {
         let mut routes = Vec::new();
         for step in policy.steps.iter().rev() {
             match cusp.tables.iter().find(|table| table.name == step.table) {
-                Some(table) => routes = self.step(name, step, table, routes, stack),
+                Some(table) => routes = self.step(name, step, table, routes, stack, beyond),
                 None => self.report.add(Fate::LeftOut, &step.lines, format!("step of policy {name}"), format!("there is no route table {}: write its routes by hand", step.table)),
             }
         }
@@ -165,7 +176,15 @@ impl Translator<'_> {
     }
 
     /// The routes of a table before those of the steps behind it.
-    fn step(&mut self, policy: &str, step: &Step, table: &Table, behind: Vec<Route>, stack: &mut Vec<String>) -> Vec<Route> {
+    fn step(
+        &mut self,
+        policy: &str,
+        step: &Step,
+        table: &Table,
+        behind: Vec<Route>,
+        stack: &mut Vec<String>,
+        beyond: Option<&Beyond<'_>>,
+    ) -> Vec<Route> {
         self.used.insert(table.line);
         let keeps_value = |text: &str| text.contains("tel-sep");
         if let Some((line, text)) = step.modifiers.iter().find(|(_, text)| !keeps_value(text)) {
@@ -186,7 +205,8 @@ impl Translator<'_> {
                 self.report.add(Fate::LeftOut, &[key.line], format!("keys of route table {}", table.name), TOO_MANY);
                 continue;
             }
-            let targets = self.targets(table, key, stack);
+            let beyond = Beyond { routes: &behind, outer: beyond };
+            let targets = self.targets(table, key, stack, &beyond);
             let line = [step.line];
             for wanted in wanted {
                 for target in &targets {
@@ -195,7 +215,9 @@ impl Translator<'_> {
                 if matches!(key.action, KeyAction::Policy(_)) {
                     let shorter = keys.iter().skip(place + 1).flat_map(|(_, others)| others);
                     let is_in_the_way = shorter.into_iter().any(|other| other.and(wanted) != Both::Never);
-                    routes.extend(self.after_nested(policy, wanted, &targets, is_in_the_way, &behind, key.line));
+                    if is_in_the_way && !targets.iter().any(|target| target.wanted == Match::default()) {
+                        routes.extend(self.after_nested(policy, wanted, &beyond, key.line));
+                    }
                 }
             }
             self.made = self.made.saturating_add(targets.len() * wanted.len());
@@ -205,11 +227,13 @@ impl Translator<'_> {
     }
 
     /// A nested policy in which no key fits leads to the next step, not to a shorter key of the same table.
-    fn after_nested(&mut self, policy: &str, wanted: &Match, targets: &[Route], is_in_the_way: bool, behind: &[Route], line: u32) -> Vec<Route> {
-        if !is_in_the_way || targets.iter().any(|target| target.wanted == Match::default()) {
-            return Vec::new();
+    fn after_nested(&mut self, policy: &str, wanted: &Match, beyond: &Beyond<'_>, line: u32) -> Vec<Route> {
+        let mut routes: Vec<Route> = Vec::new();
+        let mut at = Some(beyond);
+        while let Some(here) = at {
+            routes.extend(here.routes.iter().filter_map(|route| self.narrowed(route, wanted, &[line])));
+            at = here.outer;
         }
-        let mut routes: Vec<Route> = behind.iter().filter_map(|route| self.narrowed(route, wanted, &[line])).collect();
         self.made = self.made.saturating_add(routes.len());
         if !routes.iter().any(|route| route.wanted == *wanted) {
             routes.push(Route { lines: vec![line], wanted: wanted.clone(), ..nothing_fits(policy) });
@@ -324,7 +348,7 @@ impl Translator<'_> {
     /// Where a key leads: one route, or those of a nested policy.
     ///
     /// A key whose destination is not carried over keeps its place: without it, its requests would go to a shorter key.
-    fn targets(&mut self, table: &Table, key: &Key, stack: &mut Vec<String>) -> Vec<Route> {
+    fn targets(&mut self, table: &Table, key: &Key, stack: &mut Vec<String>, beyond: &Beyond<'_>) -> Vec<Route> {
         let text = key.key.as_deref().unwrap_or("*");
         let what = format!("key {text} of route table {}", table.name);
         let route = |action: Action, network: &str| Route {
@@ -360,7 +384,7 @@ impl Translator<'_> {
                 (found, network, "there is no route group of that name with destinations")
             }
             KeyAction::Policy(nested) => {
-                let mut routes = self.policy(nested, key.line, stack);
+                let mut routes = self.policy(nested, key.line, stack, Some(beyond));
                 for route in &mut routes {
                     route.lines.push(key.line);
                 }
