@@ -6,6 +6,7 @@
 //! - [`node`]: a running node: SIP sockets, the SRS, the capture worker, the uploader.
 //! - [`import`]: configurations of other products.
 //! - [`load`]: a SIPREC load source.
+//! - [`replay`]: recorded requests, decided once more by another configuration.
 //! - [`metrics`]: every metric's name, in one place.
 
 pub mod cli;
@@ -15,4 +16,5 @@ pub mod import;
 pub mod load;
 pub mod metrics;
 pub mod node;
+pub mod replay;
 pub mod speech;

@@ -12,6 +12,7 @@ mod keys;
 mod load;
 mod logging;
 mod output;
+mod replay;
 mod run;
 mod spool;
 mod verify;
@@ -73,6 +74,8 @@ enum Command {
         #[command(subcommand)]
         command: import::ImportCommand,
     },
+    /// Run a candidate configuration against recorded requests, and tell what would change.
+    Replay(replay::ReplayArguments),
     /// Send many SIPREC calls with real RTP to a recorder.
     Load(load::LoadArguments),
 }
@@ -110,6 +113,7 @@ pub fn main() -> ExitCode {
         Command::Spool { command } => spool::run(&command),
         Command::Assurance(arguments) => assurance::run(&arguments),
         Command::Import { command } => import::run(&command),
+        Command::Replay(arguments) => replay::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),
     };
     match result {
