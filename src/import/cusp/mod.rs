@@ -7,7 +7,7 @@
 //! | what CUSP says, in its terms | `model` |
 //! | listeners, server groups, route groups, who may send | `groups` |
 //! | trigger conditions as matches | `condition` |
-//! | triggers, policies and tables as routes | `translate` |
+//! | triggers, policies and tables as routes | `translate`, `keys` |
 //! | normalization as rewrites | `rewrite`, `pattern` |
 //! | what Ferric is to be told, and as TOML | `target`, `write` |
 //!
@@ -16,6 +16,7 @@
 
 mod condition;
 mod groups;
+mod keys;
 mod lexer;
 mod model;
 mod pattern;
