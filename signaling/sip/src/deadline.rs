@@ -2,28 +2,30 @@
 //! whatever waits; looking costs nothing while nothing is due.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::hash::Hash;
 use std::time::Instant;
 
-/// Deadlines by key; each key has at most one.
+use crate::ids::IdMap;
+
+/// Deadlines by key; each key has at most one. Keys are of our own making (see [`crate::ids`]).
 #[derive(Debug)]
 pub struct DeadlineQueue<K> {
     heap: BinaryHeap<Reverse<(Instant, u64, K)>>,
-    live: HashMap<K, (Instant, u64)>,
+    live: IdMap<K, (Instant, u64)>,
     next: u64,
 }
 
 impl<K: Copy + Eq + Hash + Ord> Default for DeadlineQueue<K> {
     fn default() -> DeadlineQueue<K> {
-        DeadlineQueue { heap: BinaryHeap::new(), live: HashMap::new(), next: 0 }
+        DeadlineQueue { heap: BinaryHeap::new(), live: IdMap::default(), next: 0 }
     }
 }
 
 impl<K: Copy + Eq + Hash + Ord> DeadlineQueue<K> {
     /// An empty queue with room for `count` deadlines.
     pub fn with_capacity(count: usize) -> DeadlineQueue<K> {
-        DeadlineQueue { heap: BinaryHeap::with_capacity(count), live: HashMap::with_capacity(count), next: 0 }
+        DeadlineQueue { heap: BinaryHeap::with_capacity(count), live: IdMap::with_capacity_and_hasher(count, Default::default()), next: 0 }
     }
 
     /// Sets the deadline of `key`, in place of an earlier one.

@@ -5,6 +5,7 @@
 //! - [`framing`]: messages out of a byte stream (RFC 3261 18.3, RFC 5626 keep-alives).
 //! - [`transaction`]: RFC 3261 17 with RFC 6026.
 //! - [`dialog`]: RFC 3261 12, offer/answer, session timers (RFC 4028).
+//! - [`deadline`], [`ids`]: timers and maps of what this process numbers itself.
 //! - [`trust`]: who may send, by networks.
 //! - [`sdp`], [`siprec`]: bodies (RFC 8866, 3264, 7865, 7866).
 //!
@@ -18,6 +19,7 @@ pub mod flow;
 pub mod fuzz;
 pub mod framing;
 pub mod header;
+pub mod ids;
 pub mod message;
 pub mod method;
 pub mod sdp;

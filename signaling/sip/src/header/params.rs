@@ -2,31 +2,65 @@
 
 use std::fmt;
 
+use smallvec::SmallVec;
+
 use super::split_outside_quotes;
 
-/// Parameters in the order in which they came.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Params(Vec<(String, Option<String>)>);
+/// Parameters in the order in which they came: one text, and where in it each one lies.
+#[derive(Debug, Clone, Default)]
+pub struct Params {
+    text: String,
+    items: SmallVec<[Item; 4]>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Item {
+    name: Span,
+    value: Option<Span>,
+}
+
+/// From, to: bytes of the text.
+type Span = (u32, u32);
 
 impl Params {
     /// Reads `a=b;c;d="e f"`, with or without a leading semicolon.
     pub fn parse(text: &str) -> Params {
-        let items = split_outside_quotes(text, ';').into_iter().filter_map(|item| {
+        let mut params = Params { text: String::with_capacity(text.len()), items: SmallVec::new() };
+        for item in split_outside_quotes(text, ';') {
             let item = item.trim();
             if item.is_empty() {
-                return None;
+                continue;
             }
-            Some(match item.split_once('=') {
-                Some((name, value)) => (name.trim().to_owned(), Some(value.trim().to_owned())),
-                None => (item.to_owned(), None),
-            })
-        });
-        Params(items.collect())
+            match item.split_once('=') {
+                Some((name, value)) => params.add(name.trim(), Some(value.trim())),
+                None => params.add(item, None),
+            }
+        }
+        params
+    }
+
+    fn add(&mut self, name: &str, value: Option<&str>) {
+        let name = self.keep(name);
+        let value = value.map(|value| self.keep(value));
+        self.items.push(Item { name, value });
+    }
+
+    fn keep(&mut self, text: &str) -> Span {
+        let from = self.text.len();
+        self.text.push_str(text);
+        // No message is that long.
+        (u32::try_from(from).unwrap_or(u32::MAX), u32::try_from(self.text.len()).unwrap_or(u32::MAX))
+    }
+
+    fn at(&self, span: Span) -> &str {
+        self.text.get(span.0 as usize..span.1 as usize).unwrap_or("")
     }
 
     /// The value of `name`, quotes removed; empty for a parameter without one.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.raw(name).map(|value| value.unwrap_or("").trim_matches('"'))
+        let value = self.raw(name)?.unwrap_or("");
+        let quoted = value.starts_with('"') || value.ends_with('"');
+        Some(if quoted { value.trim_matches('"') } else { value })
     }
 
     /// True if `name` is there, with or without a value.
@@ -36,33 +70,68 @@ impl Params {
 
     /// Sets or replaces `name`.
     pub fn set(&mut self, name: &str, value: Option<&str>) {
-        let value = value.map(str::to_owned);
-        match self.0.iter_mut().find(|(have, _)| have.eq_ignore_ascii_case(name)) {
-            Some(entry) => entry.1 = value,
-            None => self.0.push((name.to_owned(), value)),
+        match self.items.iter().position(|item| self.at(item.name).eq_ignore_ascii_case(name)) {
+            Some(at) => {
+                let value = value.map(|value| self.keep(value));
+                if let Some(item) = self.items.get_mut(at) {
+                    item.value = value;
+                }
+            }
+            None => self.add(name, value),
         }
     }
 
     /// Removes `name`.
     pub fn remove(&mut self, name: &str) {
-        self.0.retain(|(have, _)| !have.eq_ignore_ascii_case(name));
+        let text = &self.text;
+        self.items.retain(|item| !text.get(item.name.0 as usize..item.name.1 as usize).unwrap_or("").eq_ignore_ascii_case(name));
     }
 
     /// All parameters as they came.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_deref()))
+        self.items.iter().map(|item| (self.at(item.name), item.value.map(|value| self.at(value))))
     }
 
     fn raw(&self, name: &str) -> Option<Option<&str>> {
-        self.0.iter().find(|(have, _)| have.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_deref())
+        self.iter().find(|(have, _)| have.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 }
 
+impl PartialEq for Params {
+    fn eq(&self, other: &Params) -> bool {
+        self.items.len() == other.items.len() && self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Params {}
+
 impl fmt::Display for Params {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|(name, value)| match value {
+        self.iter().try_for_each(|(name, value)| match value {
             Some(value) => write!(f, ";{name}={value}"),
             None => write!(f, ";{name}"),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_read_changed_and_written_in_their_order() {
+        let mut params = Params::parse(";a=1; B ;c=\"x;y\";d=");
+        assert_eq!(params.get("A"), Some("1"));
+        assert_eq!((params.get("b"), params.get("c"), params.get("d")), (Some(""), Some("x;y"), Some("")));
+        assert_eq!(params.to_string(), ";a=1;B;c=\"x;y\";d=");
+        params.set("A", Some("22"));
+        params.set("b", None);
+        params.set("e", Some("5"));
+        params.remove("C");
+        assert_eq!(params.to_string(), ";a=22;B;d=;e=5");
+        assert_eq!(params, Params::parse("a=22;B;d=;e=5"), "however it came to be");
+        assert_ne!(params, Params::parse("a=22;B;d;e=5"));
+        assert!(!params.has("c") && params.has("D"));
+        assert_eq!(Params::parse(" ; ;"), Params::default());
     }
 }

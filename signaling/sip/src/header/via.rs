@@ -27,7 +27,7 @@ impl Via {
     pub fn parse(text: &str) -> Result<Via, HeaderError> {
         let wrong = |problem| HeaderError::malformed("Via", problem);
         let (head, params) = text.split_once(';').unwrap_or((text, ""));
-        if !params.is_empty() && params.split(';').any(|item| item.trim().is_empty()) {
+        if !params.is_empty() && has_empty_item(params) {
             return Err(wrong("a semicolon without a parameter"));
         }
         let mut slash = head.splitn(3, '/');
@@ -66,6 +66,19 @@ impl Via {
     pub fn address(&self) -> Option<IpAddr> {
         self.host.trim_start_matches('[').trim_end_matches(']').parse().ok()
     }
+}
+
+/// True for two semicolons with nothing but blanks between them, or at either end.
+fn has_empty_item(params: &str) -> bool {
+    let mut empty = true;
+    for byte in params.bytes() {
+        match byte {
+            b';' if empty => return true,
+            b';' => empty = true,
+            _ => empty &= byte.is_ascii_whitespace(),
+        }
+    }
+    empty
 }
 
 impl fmt::Display for Via {

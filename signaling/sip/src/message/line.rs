@@ -84,7 +84,9 @@ fn number_of(name: &[u8]) -> u8 {
     }
     let range = BY_LENGTH.get(name.len()).copied().unwrap_or((0, 0));
     let same_length = FIELDS.get(range.0..range.1).unwrap_or(&[]);
-    same_length.iter().find(|(full, _, _)| full.as_bytes().eq_ignore_ascii_case(name)).map_or(0, |(_, _, number)| *number)
+    let first = name.first().copied().unwrap_or(0);
+    let is_it = |full: &[u8]| full.first().is_some_and(|have| (have ^ first) & 0xdf == 0) && (full == name || full.eq_ignore_ascii_case(name));
+    same_length.iter().find(|(full, _, _)| is_it(full.as_bytes())).map_or(0, |(_, _, number)| *number)
 }
 
 /// A field that is looked for.

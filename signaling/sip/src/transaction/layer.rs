@@ -27,6 +27,7 @@ use super::{Action, Class, Timer, Timers};
 use crate::deadline::DeadlineQueue;
 use crate::flow::{Flow, Transport};
 use crate::header::Via;
+use crate::ids::IdMap;
 use crate::message::Message;
 use crate::method::Method;
 
@@ -187,9 +188,9 @@ pub struct TransactionLayer {
     rng: SmallRng,
     next_id: u64,
     detects_merged: bool,
-    by_key: HashMap<Key, u64>,
-    merged: HashMap<Key, u64>,
-    transactions: HashMap<u64, Box<Transaction>>,
+    by_key: IdMap<Key, u64>,
+    merged: IdMap<Key, u64>,
+    transactions: IdMap<u64, Box<Transaction>>,
     /// Transactions without a final response, by what carries it.
     waiting: HashMap<Carrier, BTreeSet<u64>>,
     deadlines: DeadlineQueue<(u64, Timer)>,
@@ -212,9 +213,9 @@ impl TransactionLayer {
             rng,
             next_id: 0,
             detects_merged: true,
-            by_key: HashMap::with_capacity(room),
-            merged: HashMap::with_capacity(room),
-            transactions: HashMap::with_capacity(room),
+            by_key: IdMap::with_capacity_and_hasher(room, Default::default()),
+            merged: IdMap::with_capacity_and_hasher(room, Default::default()),
+            transactions: IdMap::with_capacity_and_hasher(room, Default::default()),
             waiting: HashMap::new(),
             deadlines: DeadlineQueue::with_capacity(room),
             outputs: VecDeque::new(),
