@@ -16,13 +16,13 @@ impl fmt::Display for Report {
         self.shares(f)?;
         self.fates(f)?;
         if self.unmatched > 0 {
-            writeln!(f, "\n{} requests match no rule", self.unmatched)?;
+            writeln!(f, "\nRequests that match no rule: {}", self.unmatched)?;
         }
         if self.late > 0 {
-            writeln!(f, "\n{} lines came too late to be put in order: taken at the time that was reached", self.late)?;
+            writeln!(f, "\nLines that came too late to be put in order, taken at the time that was reached: {}", self.late)?;
         }
         if self.damaged.count > 0 {
-            writeln!(f, "\n{} damaged lines were left out", self.damaged.count)?;
+            writeln!(f, "\nDamaged lines, left out: {}", self.damaged.count)?;
             for line in &self.damaged.first {
                 writeln!(f, "  {line}")?;
             }

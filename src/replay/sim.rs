@@ -211,14 +211,17 @@ impl Sim {
     }
 
     fn advance(&mut self, at: Duration) {
-        let gap = at.saturating_sub(self.clock());
-        if gap > GAP && self.open.is_empty() {
+        loop {
+            let left = at.saturating_sub(self.clock());
+            if left <= GAP {
+                return self.play(self.now + left);
+            }
             self.play(self.now + GAP);
-            // The rest of the gap passes without probes.
-            self.epoch = Some(self.epoch.unwrap_or_default() + at.saturating_sub(self.clock()));
+            if self.open.is_empty() {
+                // Nothing is under way: the rest of the gap passes without probes.
+                self.epoch = Some(self.epoch.unwrap_or_default() + (left - GAP));
+            }
         }
-        let left = at.saturating_sub(self.clock());
-        self.play(self.now + left);
     }
 
     fn play(&mut self, until: Instant) {
