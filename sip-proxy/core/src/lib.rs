@@ -15,6 +15,7 @@ mod branch;
 mod config;
 mod context;
 mod done;
+mod explain;
 mod failover;
 mod forward;
 pub mod group;
@@ -34,6 +35,7 @@ mod validate;
 
 pub use config::{Fork, Listener, ProxyConfig};
 pub use done::RequestDone;
+pub use explain::{DecidedBy, Destination, Explanation};
 pub use location::{Contact, Location};
 pub use proxy::{Handled, Proxy, ProxyOutput};
 pub use target::{LocateTarget, Ticket};

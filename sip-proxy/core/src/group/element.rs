@@ -94,7 +94,7 @@ pub struct Counters {
 }
 
 /// An element at work.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Element {
     pub(super) config: ElementConfig,
     pub(super) addresses: SmallVec<[SocketAddr; 2]>,

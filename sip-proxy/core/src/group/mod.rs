@@ -12,9 +12,11 @@
 mod dialogs;
 mod element;
 mod pick;
+mod share;
 mod view;
 
 pub use element::{Counters, DownCause, ElementConfig};
+pub use share::{GroupShares, Share};
 pub use view::{ElementState, ElementView, GroupView};
 
 use std::collections::{HashMap, VecDeque};

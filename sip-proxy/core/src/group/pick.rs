@@ -49,7 +49,7 @@ pub(super) fn pick<R: Rng + ?Sized>(
 }
 
 /// Weights; in thousandths while one of them comes back slowly.
-fn weights(now: Instant, group: &GroupConfig, elements: &[Element], places: &[usize]) -> SmallVec<[u64; 8]> {
+pub(super) fn weights(now: Instant, group: &GroupConfig, elements: &[Element], places: &[usize]) -> SmallVec<[u64; 8]> {
     let of = |place: &usize| elements.get(*place);
     let slow: SmallVec<[Option<u64>; 8]> =
         places.iter().map(|place| of(place).and_then(|element| element.slow_weight(now, group.slow_start))).collect();
