@@ -9,8 +9,9 @@
 //! | any other answer | alive | the answer counts |
 //!
 //! When an element goes down, every request that waits for a first sign of it moves on at once; if it fell silent, those
-//! with no more than a 100 as well. When there is no next one: an element that lives is waited for, else 503 with Retry-After.
-//! A request that rings somewhere is left there: it ends by its own answer, or by timer C.
+//! with no more than a 100 as well. One that rings there moves on when a probe found the element dead too: a moment's
+//! silence must not make a phone stop ringing. When there is no next one: an element that lives is waited for, else 503 with
+//! Retry-After. A request that rings at an element that answers its probes is left there: it ends by its own answer, or by timer C.
 
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,17 @@ pub(crate) enum Due {
     Answer(ClientTransactionId),
     /// Another request than an INVITE gets a 100 if it has no answer by now (RFC 4320 4.1).
     Trying(ContextId),
+}
+
+/// How an element was lost, and so who moves on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// It answers, and badly: whoever heard nothing of it.
+    Refuses,
+    /// A request found it silent or unreachable: a 100 of before is a promise that will not be kept.
+    Silent,
+    /// A probe found nobody there: all.
+    Gone,
 }
 
 /// Why an attempt counts as silent.
@@ -95,6 +107,8 @@ impl Proxy {
                 Some(Way::Hop { hop: picked.hop, element: Some((picked.element, picked.group)), more: true })
             }
             Next::Hops(hops) => {
+                // An address of a family that no listener has cannot be sent to.
+                hops.retain(|hop| self.identity.reaches(hop.address));
                 if hops.is_empty() {
                     return None;
                 }
@@ -128,7 +142,6 @@ impl Proxy {
         let Some(branch) = self.contexts.get_mut(&id).and_then(|context| context.branch(at)).filter(|branch| !branch.done) else { return };
         match found {
             Ok(mut hops) => {
-                hops.retain(|hop| self.identity.reaches(hop.address));
                 hops.truncate(MOST_HOPS);
                 branch.target.next = Next::Hops(hops);
                 self.advance(now, id, at);
@@ -163,11 +176,17 @@ impl Proxy {
             Some(Client::Probe(element)) => {
                 // An answer that comes late is a sign of life all the same.
                 self.layer.quieten(client);
-                if self.groups.note_probe(now, element, None) {
-                    self.leave(now, element, true);
-                }
+                self.probe_missed(now, element);
             }
             Some(Client::GivenUp(..)) | None => {}
+        }
+    }
+
+    /// Nobody answered a probe.
+    pub(crate) fn probe_missed(&mut self, now: Instant, element: ElementId) {
+        self.groups.note_probe(now, element, None);
+        if !self.groups.is_up(element) {
+            self.leave(now, element, Loss::Gone);
         }
     }
 
@@ -207,7 +226,7 @@ impl Proxy {
             }
         }
         if let Some(element) = down {
-            self.leave(now, element, true);
+            self.leave(now, element, Loss::Silent);
         }
     }
 
@@ -267,16 +286,20 @@ impl Proxy {
         self.send_copy(now, id, at, Way::Hop { hop, element: attempt.element.zip(attempt.group), more });
     }
 
-    /// An element went down: whoever waits for a first sign of it moves on. When it fell `silent`, a 100 of before is no
-    /// such sign: what it promised will not be kept.
-    pub(crate) fn leave(&mut self, now: Instant, element: ElementId, silent: bool) {
+    /// An element is down: whoever waits for it in vain moves on.
+    pub(crate) fn leave(&mut self, now: Instant, element: ElementId, loss: Loss) {
         let low = ClientTransactionId::MIN;
         let waiting: Vec<ClientTransactionId> =
             self.waiting.range((element, low)..).take_while(|(of, _)| *of == element).map(|(_, client)| *client).collect();
         for client in waiting {
             let Some(Client::Attempt(id, at)) = self.clients.get(&client).copied() else { continue };
             let attempt = self.contexts.get_mut(&id).and_then(|context| context.branch(at)).and_then(|branch| branch.attempt.as_ref());
-            if attempt.is_some_and(|attempt| silent || !attempt.heard) {
+            let moves_on = |attempt: &Attempt| match loss {
+                Loss::Refuses => !attempt.heard,
+                Loss::Silent => !attempt.rings,
+                Loss::Gone => true,
+            };
+            if attempt.is_some_and(moves_on) {
                 self.silent(now, client, id, at, Silence::Left);
             }
         }
@@ -293,12 +316,12 @@ impl Proxy {
         }
         let Some(attempt) = self.take_attempt(id, at) else { return };
         let mut down = None;
-        let mut silent = true;
+        let mut loss = Loss::Silent;
         let moves_on = match (&failed, attempt.element) {
             (Failed::Answered(response), Some(element)) => {
                 let status = response.status().unwrap_or(500);
                 let outcome = Outcome::Answered { status, retry_after: retry_after(response) };
-                silent = false;
+                loss = Loss::Refuses;
                 down = self.groups.note_outcome(now, element, outcome).then_some(element);
                 attempt.group.as_ref().is_some_and(|group| group.failover_codes.contains(&status))
             }
@@ -342,7 +365,7 @@ impl Proxy {
             }
         }
         if let Some(element) = down {
-            self.leave(now, element, silent);
+            self.leave(now, element, loss);
         }
     }
 

@@ -96,7 +96,7 @@ pub struct Proxy {
     pub(crate) contexts: HashMap<ContextId, Box<Context>>,
     pub(crate) by_server: HashMap<ServerTransactionId, ContextId>,
     pub(crate) clients: HashMap<ClientTransactionId, Client>,
-    /// Attempts without any sign of life yet, by element.
+    /// Attempts without a final answer, by element.
     pub(crate) waiting: BTreeSet<(crate::group::ElementId, ClientTransactionId)>,
     pub(crate) lookups: HashMap<Ticket, Lookup>,
     pub(crate) deadlines: DeadlineQueue<Due>,
@@ -392,9 +392,7 @@ impl Proxy {
                 Some(Client::Attempt(context, at)) => self.fail(now, context, at, Failed::Unreachable),
                 Some(Client::Probe(element)) => {
                     self.deadlines.cancel(&Due::Answer(id));
-                    if self.groups.note_probe(now, element, None) {
-                        self.leave(now, element, true);
-                    }
+                    self.probe_missed(now, element);
                 }
                 Some(Client::GivenUp(..)) | None => {}
             },

@@ -18,7 +18,7 @@ use rand::RngExt;
 use smallvec::SmallVec;
 
 use crate::context::{Branch, ContextId};
-use crate::failover::{Client, Due, Failed};
+use crate::failover::{Client, Due, Failed, Loss};
 use crate::group::{ElementId, Outcome};
 use crate::proxy::{Proxy, ProxyOutput};
 use crate::rescue::Trouble;
@@ -54,7 +54,7 @@ impl Proxy {
                     self.clients.remove(&client);
                     self.deadlines.cancel(&Due::Answer(client));
                     if self.groups.note_probe(now, element, Some(status)) {
-                        self.leave(now, element, false);
+                        self.leave(now, element, Loss::Refuses);
                     }
                 }
             }
@@ -74,14 +74,14 @@ impl Proxy {
             }
             Some(Client::GivenUp(id, element)) => {
                 self.clients.remove(&client);
-                match is_success {
-                    true if self.contexts.contains_key(&id) => self.succeed(now, id, element, response, status),
-                    true => self.pass_on(response),
-                    false => {}
+                if is_success && self.contexts.contains_key(&id) {
+                    self.succeed(now, id, element, response, status);
+                } else if is_success && response.method() == Method::Invite {
+                    self.pass_on(response);
                 }
             }
             // Another 2xx of a fork farther on, or one that is repeated, goes through (RFC 6026).
-            None if is_success => self.pass_on(response),
+            None if is_success && response.method() == Method::Invite => self.pass_on(response),
             None => {}
         }
     }
@@ -91,12 +91,9 @@ impl Proxy {
         let (stopped, server, is_invite) = (context.stopped, context.server, context.is_invite);
         let Some(attempt) = context.branches.get_mut(at).and_then(|branch| branch.attempt.as_mut()) else { return };
         let first = !std::mem::replace(&mut attempt.heard, true);
-        let first_ring = status > 100 && !std::mem::replace(&mut attempt.rings, true);
+        attempt.rings |= status > 100;
         if let Some(element) = attempt.element {
             self.groups.note_alive(now, element);
-            if first_ring {
-                self.waiting.remove(&(element, client));
-            }
         }
         if first {
             self.deadlines.cancel(&Due::Answer(client));
