@@ -7,7 +7,7 @@ use std::time::Duration;
 use ferric_proxy::group::{DownCause, ElementState, GroupConfig, GroupEvent, Heartbeat};
 use ferric_proxy::routing::Action;
 use ferric_proxy::ProxyConfig;
-use rig::{Bench, CALLER, all_to, config, element, group, grouped, request, request_as};
+use rig::{Bench, CALLER, Sent, all_to, call, config, element, group, grouped, request, request_as};
 
 const ONE: &str = "192.168.2.1:5060";
 const TWO: &str = "192.168.2.2:5060";
@@ -74,6 +74,30 @@ fn who_waits_for_an_element_that_goes_down_moves_on_at_once() {
     bench.pass_ms(700);
     let moved = bench.sent.iter().filter(|sent| sent.to.to_string() == TWO).count();
     assert_eq!(moved, 3, "{:?}", bench.lines());
+}
+
+#[test]
+fn who_rings_at_an_element_moves_on_when_a_probe_finds_it_dead_too() {
+    let mut config = three();
+    config.groups[0].heartbeat = Some(Heartbeat { up: Duration::from_secs(30), down: Duration::from_secs(2), misses: 3, adaptive: true });
+    let mut bench = Bench::new(config);
+    bench.put(CALLER, call(1, "INVITE", "sip:rec@x"));
+    bench.to(CALLER);
+    let rings = bench.to(ONE);
+    bench.answer(&rings, 180);
+    assert_eq!(bench.to(CALLER).line(), "180");
+    bench.pass_ms(100);
+    bench.put(CALLER, call(2, "INVITE", "sip:rec@x"));
+    bench.pass_ms(1_100);
+    assert!(matches!(bench.events[..], [GroupEvent::Down { cause: DownCause::Timeout, .. }]), "{:?}", bench.events);
+    let moved: Vec<Sent> = bench.sent.iter().filter(|sent| sent.to.to_string() == TWO && sent.line().starts_with("INVITE")).cloned().collect();
+    assert_eq!(moved.len(), 1, "the other one; one request's silence ends no ringing: {:?}", bench.lines());
+    bench.answer(&moved[0], 200);
+    bench.clear();
+    // The probe after two seconds, and the second in which it is not answered.
+    bench.pass_ms(3_100);
+    let moved: Vec<_> = bench.sent.iter().filter(|sent| sent.message.call_id() == rings.message.call_id()).map(Sent::line).collect();
+    assert!(moved.contains(&"CANCEL sip:rec@x".to_owned()) && moved.contains(&"INVITE sip:rec@x".to_owned()), "{moved:?}");
 }
 
 #[test]
