@@ -20,7 +20,7 @@ pub struct Contact {
 }
 
 /// A registrar and location service.
-pub trait Location: std::fmt::Debug + Send {
+pub trait Location: std::any::Any + std::fmt::Debug + Send {
     /// Answers a REGISTER.
     fn register(&mut self, now: Instant, unix_s: u64, request: &Message, flow: &Flow) -> Message;
     /// The contacts of a user, the best first; `None` when there is no such user in our domains.

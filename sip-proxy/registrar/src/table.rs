@@ -160,3 +160,55 @@ impl Table {
         (self.deadlines.len(), self.connections.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::time::Duration;
+
+    use crate::binding::NO_Q;
+
+    fn binding(expires: Instant, connection: u64) -> Binding {
+        let flow = ferric_sip::flow::Flow {
+            transport: ferric_sip::flow::Transport::Tcp,
+            local: "10.0.0.5:5060".parse().unwrap(),
+            remote: "10.0.0.7:40001".parse().unwrap(),
+            connection,
+        };
+        Binding {
+            uri: "sip:a@10.0.0.7".into(),
+            call: 0,
+            expires,
+            order: 0,
+            flow: Some(Box::new(flow)),
+            extra: None,
+            cseq: 0,
+            q: NO_Q,
+            outbound: false,
+            reachable: false,
+        }
+    }
+
+    #[test]
+    fn refreshes_leave_one_deadline_and_one_connection_and_an_end_leaves_nothing() {
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let mut table = Table::default();
+        for n in 0..1_000 {
+            table.edit("a@b", |bindings| *bindings = vec![binding(at(100 + n), n)]);
+        }
+        assert_eq!((table.len(), table.aors(), table.waiting()), (1, 1, (1, 1)));
+        assert_eq!((table.along(998), table.along(999)), (vec![], vec![0]));
+        assert_eq!(table.next_deadline(), Some(at(100)), "the first one, set again when it fires");
+        assert_eq!(table.pop_due(at(100)), Some(0));
+        table.edit_slot(0, |bindings| bindings.retain(|binding| binding.expires > at(100)));
+        assert_eq!(table.next_deadline(), Some(at(1_099)));
+        table.edit("a@b", |bindings| bindings.push(binding(at(500), 7)));
+        assert_eq!(table.next_deadline(), Some(at(500)), "an earlier one counts at once");
+        table.edit("a@b", Vec::clear);
+        assert_eq!((table.len(), table.aors(), table.waiting(), table.next_deadline()), (0, 0, (0, 0), None));
+        table.edit("c@d", |bindings| bindings.push(binding(at(500), 7)));
+        assert_eq!(table.slots(), 1, "the slot is used again");
+    }
+}

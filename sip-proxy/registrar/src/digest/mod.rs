@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! credentials -> form (qop=auth only) -> too many failures? -> response right? -> nonce ours and young? -> count unused?
-//!    none: 401       wrong: 400                403                 401              401 stale=true          401 stale=true
+//!  none: 401         wrong: 400             403                  401              401 stale=true         401 stale=true
 //! ```
 //!
 //! - Every challenge offers SHA-256 before MD5, unless no user of the realm could answer one of them.
@@ -127,10 +127,10 @@ impl Authenticator {
     ) -> Result<String, Denied> {
         let (_, _, header) = side.names();
         let found = request.headers(header).find_map(|text| Credentials::parse(&text).filter(|credentials| credentials.realm == realm));
-        let Some(credentials) = found else { return Err(Denied::Asked(self.challenge(side, users, realm, unix_s, false))) };
+        let Some(credentials) = found else { return Err(Denied::Asked(self.challenge(side, users, realm, source, unix_s, false))) };
         let malformed = |what: &str| Denied::Malformed(Reject::because(400, what));
         let Some(algorithm) = Algorithm::of(credentials.algorithm.as_deref()) else {
-            return Err(Denied::Asked(self.challenge(side, users, realm, unix_s, false)));
+            return Err(Denied::Asked(self.challenge(side, users, realm, source, unix_s, false)));
         };
         let count = credentials.count();
         let (Some("auth"), Some(count), Some(cnonce)) = (credentials.qop.as_deref(), count, credentials.cnonce.as_deref()) else {
@@ -139,8 +139,16 @@ impl Authenticator {
         if !meant(&credentials.uri, request, config) {
             return Err(malformed("Digest credentials are for another URI"));
         }
-        if self.throttle.is_blocked(now, &credentials.username, source) {
-            return Err(Denied::Throttled(Reject::because(403, "Too many wrong passwords, wait a minute")));
+        let nonce = self.nonces.check(&credentials.nonce, realm, source, unix_s);
+        let is_own = nonce.is_some_and(|nonce| nonce.is_own);
+        if self.throttle.is_blocked(now, &credentials.username, source, is_own) {
+            // Whoever is really there gets a nonce of its own by the challenge, and is judged by that.
+            let reject = if is_own {
+                Reject::because(403, "Too many wrong passwords, wait a minute")
+            } else {
+                self.challenge(side, users, realm, source, unix_s, false)
+            };
+            return Err(Denied::Throttled(reject));
         }
         let offered = users.offers(realm).contains(&algorithm);
         let known = users.secret(&credentials.username, realm).filter(|_| offered && !credentials.userhash);
@@ -157,20 +165,20 @@ impl Authenticator {
         );
         let right = equal(expected.as_bytes(), credentials.response.to_ascii_lowercase().as_bytes());
         if !(right && ha1.is_some()) {
-            self.throttle.note_failure(now, &credentials.username, source);
-            return Err(Denied::Wrong(self.challenge(side, users, realm, unix_s, false)));
+            self.throttle.note_failure(now, &credentials.username, source, is_own);
+            return Err(Denied::Wrong(self.challenge(side, users, realm, source, unix_s, false)));
         }
-        let fresh = self.nonces.check(&credentials.nonce, realm, unix_s).is_some_and(|nonce| self.replay.admit(now, nonce.id, nonce.issued, unix_s, count));
+        let fresh = nonce.is_some_and(|nonce| nonce.is_young && self.replay.admit(now, nonce.id, nonce.issued, unix_s, count));
         if !fresh {
-            return Err(Denied::Stale(self.challenge(side, users, realm, unix_s, true)));
+            return Err(Denied::Stale(self.challenge(side, users, realm, source, unix_s, true)));
         }
-        self.throttle.note_success(now, &credentials.username, source);
+        self.throttle.note_success(now, &credentials.username, source, is_own);
         Ok(credentials.username)
     }
 
-    fn challenge(&mut self, side: Side, users: &Users, realm: &str, unix_s: u64, stale: bool) -> Reject {
+    fn challenge(&mut self, side: Side, users: &Users, realm: &str, source: IpAddr, unix_s: u64, stale: bool) -> Reject {
         let (status, header, _) = side.names();
-        let nonce = self.nonces.issue(realm, unix_s, self.rng.random());
+        let nonce = self.nonces.issue(realm, source, unix_s, self.rng.random());
         let opaque = &self.opaque;
         let stale = if stale { ", stale=true" } else { "" };
         users.offers(realm).iter().fold(Reject::new(status), |reject, algorithm| {

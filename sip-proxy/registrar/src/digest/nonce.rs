@@ -1,7 +1,13 @@
-//! Nonces that need no memory: `time (8 hex) number (16 hex) keyed hash of both and the realm (32 hex)`.
+//! Nonces that need no memory.
 //!
-//! The key is drawn at start, so the nonces of an earlier process are stale and not wrong.
+//! ```text
+//! time (8 hex) | number (16 hex) | keyed hash of the source (8 hex) | keyed hash of all this and the realm (32 hex)
+//! ```
+//!
+//! The key is drawn at start, so the nonces of an earlier process are stale and not wrong. A nonce may come back from
+//! another source, as when two edges stand before us; only the counting of failures asks whether it did.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -18,6 +24,10 @@ pub(super) struct Nonce {
     pub(super) id: u64,
     /// Seconds since 1970.
     pub(super) issued: u64,
+    /// It may still be used.
+    pub(super) is_young: bool,
+    /// It was given to the source that it came back from.
+    pub(super) is_own: bool,
 }
 
 /// Gives out nonces and knows its own.
@@ -43,32 +53,44 @@ impl Nonces {
         self.lifetime_s = lifetime.as_secs();
     }
 
-    pub(super) fn issue(&self, realm: &str, unix_s: u64, id: u64) -> String {
-        let head = format!("{:08x}{id:016x}", unix_s & 0xffff_ffff);
+    pub(super) fn issue(&self, realm: &str, source: IpAddr, unix_s: u64, id: u64) -> String {
+        let head = format!("{:08x}{id:016x}{}", unix_s & 0xffff_ffff, self.source(source));
         let tail = self.tail(&head, realm);
         head + &tail
     }
 
-    /// The nonce, if it is ours, of this realm, and young enough.
-    pub(super) fn check(&self, text: &str, realm: &str, unix_s: u64) -> Option<Nonce> {
-        let (head, tail) = text.split_at_checked(24)?;
+    /// The nonce, if it is ours and of this realm.
+    pub(super) fn check(&self, text: &str, realm: &str, source: IpAddr, unix_s: u64) -> Option<Nonce> {
+        let (head, tail) = text.split_at_checked(32)?;
         if !equal(self.tail(head, realm).as_bytes(), tail.as_bytes()) {
             return None;
         }
         let (issued, id) = head.split_at_checked(8)?;
         let issued = u64::from_str_radix(issued, 16).ok()?;
+        let (id, given_to) = id.split_at_checked(16)?;
         let id = u64::from_str_radix(id, 16).ok()?;
         let now = unix_s & 0xffff_ffff;
         let is_young = issued <= now.saturating_add(SLACK_S) && now.saturating_sub(issued) <= self.lifetime_s;
-        is_young.then_some(Nonce { id, issued: issued.min(now) })
+        Some(Nonce { id, issued: issued.min(now), is_young, is_own: given_to == self.source(source) })
     }
 
     fn tail(&self, head: &str, realm: &str) -> String {
+        self.sum([b"nonce", head.as_bytes(), realm.as_bytes()], 16)
+    }
+
+    fn source(&self, source: IpAddr) -> String {
+        let bits = match source.to_canonical() {
+            IpAddr::V4(v4) => u128::from(v4.to_bits()),
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        self.sum([b"source", &bits.to_be_bytes(), b""], 4)
+    }
+
+    fn sum(&self, parts: [&[u8]; 3], bytes: usize) -> String {
         let Some(mut mac) = self.mac.clone() else { return String::new() };
-        mac.update(head.as_bytes());
-        mac.update(realm.as_bytes());
+        parts.iter().for_each(|part| mac.update(part));
         let sum = mac.finalize().into_bytes();
-        hex(sum.get(..16).unwrap_or(&[]))
+        hex(sum.get(..bytes).unwrap_or(&[]))
     }
 }
 
@@ -80,15 +102,19 @@ mod tests {
     #[test]
     fn a_nonce_is_ours_for_its_realm_and_its_time() {
         let nonces = Nonces::new(&[7; 32], Duration::from_secs(300));
-        let text = nonces.issue("example.com", 1_000, 42);
-        assert_eq!(nonces.check(&text, "example.com", 1_300), Some(Nonce { id: 42, issued: 1_000 }));
-        assert_eq!(nonces.check(&text, "example.com", 1_301), None);
-        assert_eq!(nonces.check(&text, "example.net", 1_000), None);
-        assert_eq!(nonces.check(&text, "example.com", 996), Some(Nonce { id: 42, issued: 996 }));
-        assert_eq!(nonces.check(&text, "example.com", 990), None);
-        assert_eq!(Nonces::new(&[8; 32], Duration::from_secs(300)).check(&text, "example.com", 1_000), None);
+        let (here, there) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let text = nonces.issue("example.com", here, 1_000, 42);
+        let found = Nonce { id: 42, issued: 1_000, is_young: true, is_own: true };
+        let at = |unix_s| nonces.check(&text, "example.com", here, unix_s);
+        assert_eq!(at(1_300), Some(found));
+        assert_eq!(at(1_301), Some(Nonce { is_young: false, ..found }));
+        assert_eq!(at(996), Some(Nonce { issued: 996, ..found }));
+        assert_eq!(at(990), Some(Nonce { issued: 990, is_young: false, ..found }));
+        assert_eq!(nonces.check(&text, "example.com", there, 1_000), Some(Nonce { is_own: false, ..found }));
+        assert_eq!(nonces.check(&text, "example.net", here, 1_000), None);
+        assert_eq!(Nonces::new(&[8; 32], Duration::from_secs(300)).check(&text, "example.com", here, 1_000), None);
         for wrong in ["", "0", &text.replacen('0', "1", 1), text.get(..40).unwrap(), &"é".repeat(40)] {
-            assert_eq!(nonces.check(wrong, "example.com", 1_000), None, "{wrong}");
+            assert_eq!(nonces.check(wrong, "example.com", here, 1_000), None, "{wrong}");
         }
     }
 }
