@@ -45,6 +45,9 @@ impl fmt::Display for Complaints {
             }
             let Complaint { line, column, text, source, width } = complaint;
             writeln!(f, "{}:{line}:{column}: {text}", self.file.display())?;
+            if source.is_empty() {
+                continue;
+            }
             writeln!(f, "  | {source}")?;
             writeln!(f, "  | {}{}", " ".repeat(column - 1), "^".repeat((*width).max(1)))?;
         }
@@ -59,12 +62,19 @@ impl std::error::Error for Complaints {}
 pub(super) struct Collector<'t> {
     file: PathBuf,
     text: &'t str,
+    /// Lines are shown with complaints.
+    shows: bool,
     list: Vec<(usize, Complaint)>,
 }
 
 impl<'t> Collector<'t> {
     pub(super) fn new(file: &Path, text: &'t str) -> Collector<'t> {
-        Collector { file: file.to_owned(), text, list: Vec::new() }
+        Collector { file: file.to_owned(), text, shows: true, list: Vec::new() }
+    }
+
+    /// Does not show the lines: there are secrets in them.
+    pub(super) fn without_source(self) -> Collector<'t> {
+        Collector { shows: false, ..self }
     }
 
     pub(super) fn complain(&mut self, span: &Range<usize>, text: impl Into<String>) {
@@ -76,6 +86,7 @@ impl<'t> Collector<'t> {
         let column = before.get(line_start..).unwrap_or("").chars().count() + 1;
         let room = source.chars().count().saturating_sub(column - 1);
         let width = self.text.get(span.clone()).map_or(1, |marked| marked.chars().count()).min(room);
+        let source = if self.shows { source } else { String::new() };
         self.list.push((start, Complaint { line, column, text: text.into(), source, width }));
     }
 

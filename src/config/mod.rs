@@ -15,6 +15,7 @@ mod later;
 pub(crate) mod proxy;
 mod sections;
 mod units;
+pub mod users;
 
 pub use document::{Complaint, Complaints};
 pub use proxy::{Proxy, Registrar};

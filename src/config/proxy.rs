@@ -15,6 +15,7 @@ use super::check;
 use super::document::{Collector, Section};
 use super::sections::DURATION;
 use super::units::parse_duration;
+use super::users;
 
 /// `[proxy]`
 #[derive(Debug, Clone)]
@@ -56,6 +57,8 @@ pub struct Registrar {
     pub default_expires: Duration,
     /// Contacts of one user.
     pub max_contacts: usize,
+    /// Bindings of all users.
+    pub max_bindings: usize,
     /// All contacts of one q at once, or one by one.
     pub fork: Fork,
 }
@@ -73,6 +76,7 @@ impl Default for Proxy {
                 min_expires: Duration::from_secs(60),
                 default_expires: Duration::from_secs(3_600),
                 max_contacts: 10,
+                max_bindings: 1_000_000,
                 fork: Fork::Parallel,
             },
             udp_mtu: 1_300,
@@ -143,7 +147,7 @@ pub(super) fn read(mut section: Section<'_, '_>, folder: &Path, warnings: &mut V
         }
     }
     proxy.routes = RouteTable::new(rules);
-    proxy.registrar = registrar(section.section("registrar", errors), folder, errors);
+    proxy.registrar = registrar(section.section("registrar", errors), folder, warnings, errors);
     section.finish(errors);
     proxy
 }
@@ -389,7 +393,7 @@ fn rewrite(mut section: Section<'_, '_>, errors: &mut Collector<'_>) -> Rewrite 
     rewrite
 }
 
-fn registrar(mut section: Section<'_, '_>, folder: &Path, errors: &mut Collector<'_>) -> Registrar {
+fn registrar(mut section: Section<'_, '_>, folder: &Path, warnings: &mut Vec<String>, errors: &mut Collector<'_>) -> Registrar {
     let mut registrar = Proxy::default().registrar;
     for (text, span) in section.texts("domains", errors).unwrap_or_default() {
         match host(&text) {
@@ -401,6 +405,14 @@ fn registrar(mut section: Section<'_, '_>, folder: &Path, errors: &mut Collector
         section.missing("domains", "for which domains may users register? As in [\"example.com\"]", errors);
     }
     registrar.users = check::optional_file(&mut section, "users", folder, errors);
+    if let Some(file) = &registrar.users
+        && let Err(complaints) = users::load(file, &registrar.domains, warnings)
+    {
+        let place = section.get("users").map_or(0..0, toml::Spanned::span);
+        for wrong in &complaints.list {
+            errors.complain(&place, format!("{}:{}:{}: {}", file.display(), wrong.line, wrong.column, wrong.text));
+        }
+    }
     registrar.max_expires = section.parsed("max_expires", DURATION, errors, parse_duration).unwrap_or(registrar.max_expires);
     registrar.min_expires = section.parsed("min_expires", DURATION, errors, parse_duration).unwrap_or(registrar.min_expires);
     let default = registrar.default_expires.min(registrar.max_expires);
@@ -410,6 +422,9 @@ fn registrar(mut section: Section<'_, '_>, folder: &Path, errors: &mut Collector
     }
     if let Some(most) = section.number("max_contacts", 1, 100, errors) {
         registrar.max_contacts = usize::try_from(most).unwrap_or(10);
+    }
+    if let Some(most) = section.number("max_bindings", 1, 10_000_000, errors) {
+        registrar.max_bindings = usize::try_from(most).unwrap_or(registrar.max_bindings);
     }
     let fork = section.parsed("fork", "\"parallel\" or \"sequential\"", errors, |text| match text {
         "parallel" => Some(Fork::Parallel),

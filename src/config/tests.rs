@@ -41,6 +41,9 @@ fn the_whole_contract_is_accepted_and_what_is_not_used_is_said() {
     for file in ["users.toml", "cluster-ca.crt", "edge-a1.crt", "edge-a1.key"] {
         std::fs::write(folder.path().join(file), "").unwrap();
     }
+    let users = folder.path().join("users.toml");
+    std::fs::write(&users, "[[user]]\nname = \"alice\"\npassword = \"secret\"\n").unwrap();
+    std::fs::set_permissions(&users, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let text = format!(
         r#"
 [node]

@@ -13,6 +13,8 @@ mod catalogue;
 mod directory;
 mod edge;
 mod keys;
+#[allow(dead_code)]
+mod registrar;
 mod request_log;
 mod sight;
 mod signalling;

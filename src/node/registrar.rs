@@ -190,10 +190,14 @@ impl Journal {
                 continue;
             }
             match change {
-                Change::Set(saved) => self.send(Entry::Line(Line::Set(saved))),
-                Change::Remove(key) => self.send(Entry::Line(Line::Remove(key))),
+                Change::Set(saved) => {
+                    self.send(Entry::Line(Line::Set(saved)));
+                }
+                Change::Remove(key) => {
+                    self.send(Entry::Line(Line::Remove(key)));
+                }
                 Change::Lost => self.give_up(),
-            };
+            }
         }
         if self.failed.swap(false, Ordering::Relaxed) {
             self.give_up();
@@ -228,14 +232,10 @@ impl Journal {
         if self.due.is_none_or(|due| due > now) {
             return;
         }
-        let from = match self.from {
-            Some(from) => from,
-            None if self.send(Entry::Begin) => {
-                self.from = Some(0);
-                0
-            }
-            None => return,
-        };
+        if self.from.is_none() && !self.send(Entry::Begin) {
+            return;
+        }
+        let from = *self.from.get_or_insert(0);
         let (piece, next) = core.export(now, unix_s(), from, PIECE);
         for saved in piece {
             if !self.send(Entry::Line(Line::Set(Box::new(saved)))) {
@@ -318,7 +318,9 @@ impl Writer {
         let length = file.metadata()?.len();
         // A line may have been cut by a crash: the next one must not continue it.
         let mut writer = Writer { path, file: BufWriter::new(file), length, base: 0, anew: None, broken: true };
-        writer.compact()?;
+        if let Err(error) = writer.compact() {
+            tracing::warn!(%error, "registrations: the journal is not written anew");
+        }
         Ok(writer)
     }
 
