@@ -201,6 +201,20 @@ impl Proxy {
         self.layer.len()
     }
 
+    /// How many entries each table has, for those who watch for growth.
+    pub fn tables(&self) -> [(&'static str, usize); 8] {
+        [
+            ("requests", self.contexts.len()),
+            ("servers", self.by_server.len()),
+            ("clients", self.clients.len()),
+            ("waiting", self.waiting.len()),
+            ("lookups", self.lookups.len()),
+            ("deadlines", self.deadlines.len()),
+            ("without-tcp", self.without_tcp.len()),
+            ("transactions", self.layer.len()),
+        ]
+    }
+
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<ProxyOutput> {
         if let Some(event) = self.groups.poll_event() {
