@@ -196,6 +196,14 @@ impl Message {
         Via::parse(first_value(&line).trim())
     }
 
+    /// The branch of the first Via value, without reading the rest of it.
+    pub fn top_branch(&self) -> Option<Cow<'_, str>> {
+        match self.header("Via")? {
+            Cow::Borrowed(line) => Via::branch_of(first_value(line)).map(Cow::Borrowed),
+            Cow::Owned(line) => Via::branch_of(first_value(&line)).map(|branch| Cow::Owned(branch.to_owned())),
+        }
+    }
+
     /// From.
     ///
     /// # Errors
@@ -445,6 +453,20 @@ mod tests {
         assert_eq!(message.from().unwrap().display.as_deref(), Some("A, B"));
         assert_eq!(message.header("x-odd").unwrap(), "kept");
         assert_eq!(&message.body()[..], b"body");
+    }
+
+    #[test]
+    fn the_top_branch_is_what_the_top_via_says() {
+        let branches = ["z9hG4bK1", "\"z9hG4bK1;x\"", "", "a;branch=b", "z9;rport;received=1.1.1.1, SIP/2.0/UDP b;branch=c"];
+        for (name, fold) in [("Via", ""), ("v", ""), ("VIA ", "\r\n ")] {
+            for branch in branches {
+                let text = format!("BYE sip:a SIP/2.0\r\n{name}: SIP/2.0/UDP a:5060;rport{fold};Branch = {branch}\r\nVia: x;branch=y\r\n\r\n");
+                let message = Message::parse(Bytes::from(text.clone())).unwrap();
+                let via = message.top_via().unwrap();
+                assert_eq!(message.top_branch().as_deref(), via.branch(), "{text}");
+            }
+        }
+        assert_eq!(Message::request(&Method::Bye, "sip:a").top_branch(), None);
     }
 
     #[test]

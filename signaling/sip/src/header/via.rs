@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::{HeaderError, Params, is_token};
+use super::{HeaderError, Params, is_token, split_outside_quotes};
 use crate::uri::split_host_port;
 
 /// One value of a Via header field.
@@ -55,6 +55,16 @@ impl Via {
     /// The `branch` parameter.
     pub fn branch(&self) -> Option<&str> {
         self.params.get("branch").filter(|branch| !branch.is_empty())
+    }
+
+    /// The branch of a value that is not read otherwise.
+    pub(crate) fn branch_of(text: &str) -> Option<&str> {
+        let (_, params) = text.split_once(';')?;
+        let branch = split_outside_quotes(params, ';').into_iter().find_map(|item| {
+            let (name, value) = item.split_once('=').unwrap_or((item, ""));
+            name.trim().eq_ignore_ascii_case("branch").then_some(value)
+        });
+        branch.map(|branch| branch.trim().trim_matches('"')).filter(|branch| !branch.is_empty())
     }
 
     /// `received` as an address, with or without brackets (RFC 5118 4.5).

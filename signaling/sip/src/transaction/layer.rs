@@ -239,8 +239,8 @@ impl TransactionLayer {
 
     /// True for a response to a request that was sent from here.
     pub fn awaits(&self, response: &Message) -> bool {
-        let (Ok(via), Ok(cseq)) = (response.top_via(), response.cseq()) else { return false };
-        via.branch().is_some_and(|branch| self.by_key.contains_key(&self.keys.client(branch, &cseq.method)))
+        let (Some(branch), Ok(cseq)) = (response.top_branch(), response.cseq()) else { return false };
+        self.by_key.contains_key(&self.keys.client(&branch, &cseq.method))
     }
 
     /// Transactions kept, lingering ones included.
@@ -353,8 +353,8 @@ impl TransactionLayer {
     }
 
     fn handle_response(&mut self, now: Instant, response: Message, flow: Flow) {
-        let (Ok(via), Ok(cseq), Some(status)) = (response.top_via(), response.cseq(), response.status()) else { return };
-        let key = via.branch().map(|branch| self.keys.client(branch, &cseq.method));
+        let (Ok(cseq), Some(status)) = (response.cseq(), response.status()) else { return };
+        let key = response.top_branch().map(|branch| self.keys.client(&branch, &cseq.method));
         match key.and_then(|key| self.by_key.get(&key).copied()) {
             Some(id) => {
                 let class = Class::of_received(status);
@@ -370,6 +370,8 @@ impl TransactionLayer {
                     self.shrink(id);
                 }
             }
+            // Without a Via that can be read it belongs to nobody.
+            None if response.top_via().is_err() => {}
             None => self.event(TransactionEvent::StrayResponse { response, flow }),
         }
     }
