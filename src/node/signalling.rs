@@ -252,7 +252,11 @@ impl Signalling {
                 self.srs.set_draining(true);
                 self.edge.proxy().set_draining(true);
             }
-            Ask::StopAll => self.srs.stop_all(now),
+            Ask::StopAll => {
+                self.srs.stop_all(now);
+                // The task is ended from outside a moment later.
+                self.edge.save();
+            }
             Ask::Apply(config, done) => {
                 self.srs.set_trust(config.trust.clone());
                 self.edge.apply(now, *config);
