@@ -7,8 +7,13 @@ import signal
 import subprocess
 import time
 
+from urllib.parse import quote
+
+from lib.dns import Dns
 from lib.edge import LONG, RATE, WORST_MS, Acceptor, Edge, Segment, Shares, Sipp, all_well, caller, element, free_port, group, route
-from lib.node import Node, folder, wait
+from lib.node import Node, ferric, folder, wait
+from lib.sip import Call
+from test_failures import talk
 
 # How long load runs between two events; a share is judged by some hundred calls.
 CALM = 8 if LONG else 3
@@ -224,3 +229,214 @@ def test_an_element_that_says_100_and_nothing_more():
         mute.kill()
         time.sleep(2)
         all_well(load, edge, worst_ms=3000 + 500 + 1000 * SLACK, least=80)
+
+
+def test_groups_of_dns_outlive_its_servers():
+    """A group of SRV records and an element known by a name, while DNS is dead, slow, lying, and after a restart without it."""
+    home = folder("edge-dns")
+    seconds = 8 if LONG else 2
+    with contextlib.ExitStack() as stack:
+        first, second, named = (stack.enter_context(element(home, name)) for name in ("first", "second", "named"))
+        srv = lambda weight, other: (f"_sip._udp.pool.example 2 SRV 1 {weight} {first.port} a.pool.example\n"
+                                     f"_sip._udp.pool.example 2 SRV 1 {other} {second.port} b.pool.example")
+        dns = Dns(f"{srv(70, 30)}\na.pool.example 2 A 127.0.0.1\nb.pool.example 2 A 127.0.0.1\nnamed.example 2 A 127.0.0.1")
+        dns.start()
+        stack.callback(dns.stop)
+        heartbeat = 'heartbeat = { up = "500ms", down = "500ms", misses = 3 }\n'
+        proxy = (f'record_route = true\ndns = ["{dns.address}"]\n[[proxy.server_group]]\nname = "pool.example"\ndns = true\n{heartbeat}'
+                 + group("named", [(f"named.example:{named.port}", 1, 50)])
+                 + route("named", '{ method = "INVITE", user = "^named$" }') + route("pool.example"))
+        edge = stack.enter_context(Edge(home, proxy))
+        settled(edge, 3)
+        loads = [stack.enter_context(caller(home, edge, rate=RATE // 2, user=user, name=user)) for user in ("pool", "named")]
+        time.sleep(2)
+        for trouble in ("stop", "slow", "silent", "servfail", "nxdomain", "nodata", "garbage"):
+            asked = dns.count()
+            if trouble == "stop":
+                dns.stop()
+            else:
+                dns.start()
+                dns.set_mode(trouble, delay=5)
+            time.sleep(1.2)
+            shares = Shares(first, second, named).after(seconds)
+            fair(shares[:2], (70, 30))
+            assert shares[2] > 0, (trouble, shares)
+            assert trouble == "stop" or dns.count() > asked, f"nobody asks a DNS server that is {trouble}"
+            # It tells the truth for a moment.
+            dns.start()
+            dns.set_mode("ok")
+            dns.forget()
+            wait(lambda: dns.count("SRV") and dns.count("A"), 35, f"nobody asks after DNS was {trouble}", edge)
+        # What changes takes effect.
+        dns.replace(srv(10, 90))
+        at = time.time()
+        moved = lambda: (lambda one, two: two > 4 * one > 0)(*Shares(first, second).after(2.5))
+        wait(moved, 40, "the weights of DNS are not taken over", edge)
+        print(f"edge-dns: new weights seen {time.time() - at - 2.5:.1f} s after DNS is back")
+        dns.replace(f"_sip._udp.pool.example 2 SRV 1 50 {second.port} b.pool.example")
+        # Its TTL of two seconds, and a count that is a second old.
+        time.sleep(2 + 1.2 + SLACK)
+        shares = Shares(first, second).after(2)
+        assert shares[0] == 0 < shares[1], shares
+        for load in loads:
+            all_well(load, edge, least=RATE * 3)
+        assert edge.terminate() == 0
+        dns.stop()
+        before = first.invites()
+        edge.start()
+        loads = [stack.enter_context(caller(home, edge, rate=RATE // 2, user=user, name=f"late-{user}")) for user in ("pool", "named")]
+        time.sleep(3)
+        for load in loads:
+            all_well(load, edge, least=RATE)
+        assert first.invites() == before, "it was no longer in DNS when DNS was last heard of"
+
+
+def test_a_killed_edge_is_covered_by_retransmissions():
+    """Callers repeat what was not answered, and so an outage costs no more than the calls that had heard a 100 and waited for
+    more: their callers rely on an edge that has forgotten them, and a response that no request of ours fits goes nowhere
+    (RFC 6026 7.3)."""
+    home = folder("edge-itself")
+    with contextlib.ExitStack() as stack:
+        elements = three_elements(home, stack, silent_ms=40)
+        edge = stack.enter_context(Edge(home, pool(elements)))
+        settled(edge, 3)
+        load = stack.enter_context(caller(home, edge, talk_ms=200))
+        time.sleep(3)
+        for outage in (0.3, 1.5):
+            at = time.monotonic()
+            edge.kill()
+            time.sleep(outage)
+            edge.start()
+            print(f"edge-itself: away for {time.monotonic() - at:.1f} s at most")
+            time.sleep(4)
+        # A request that came just before is repeated after 0.5, 1.5 and 3.5 s.
+        under_way = 2 * (RATE * 0.040 * 1.5 + 6)
+        counts = all_well(load, edge, worst_ms=4000 + 1000 * SLACK, least=RATE * 6, may_fail=under_way)
+        passed = load.passed()
+        assert passed["200_Timeout"] + passed["100_Timeout"] + passed["180_Timeout"] == counts["failed"], passed
+
+
+def test_recordings_go_through_the_edge_and_one_recorder_dies():
+    home = folder("edge-siprec")
+    roomy = 'spool_high_water = "99%"'
+    with contextlib.ExitStack() as stack:
+        recorders = []
+        for name in ("one", "two"):
+            (home / name).mkdir()
+            recorders.append(stack.enter_context(Node(home / name, upload=roomy)))
+        (home / "edge").mkdir()
+        places = [(f"127.0.0.1:{recorder.sip}", 1, 50) for recorder in recorders]
+        proxy = group("recorders", places) + route("recorders", '{ method = "INVITE", siprec = true }')
+        edge = stack.enter_context(Edge(home / "edge", proxy, upload=roomy))
+        settled(edge, 2)
+        early = [talk(edge, number, 8) for number in range(8)]
+        time.sleep(2)
+        held = [{call["sip_call_id"] for call in recorder.get("/api/v1/calls")} for recorder in recorders]
+        assert held[0] | held[1] == {call.call_id for call, _, _ in early} and not held[0] & held[1], held
+        victim, heir = (0, 1) if held[0] else (1, 0)
+        recorders[victim].kill()
+        late = [talk(edge, 20 + number, 3) for number in range(6)]
+        assert {call.call_id for call, _, _ in late} <= {call["sip_call_id"] for call in recorders[heir].get("/api/v1/calls")}
+        recorders[victim].start()
+        for call, sender, _ in early + late:
+            sender.halt.set() if call.call_id in held[victim] else sender.join()
+            # Of a dialog whose recorder died nobody knows any more.
+            assert call.bye().status == (481 if call.call_id in held[victim] else 200), call.call_id
+        stored = recorders[victim].stored(len(held[victim]), 60), recorders[heir].stored(len(held[heir]) + len(late), 60)
+        assert {found["sip_call_id"] for found in stored[0]} == held[victim]
+        assert {found["state"] for found in stored[0]} == {"recovered"}
+        assert {found["sip_call_id"] for found in stored[1]} == held[heir] | {call.call_id for call, _, _ in late}
+        assert {found["state"] for found in stored[1]} == {"complete"}
+        # Nobody takes it: the caller hears so at once, and the edge has it in its books.
+        for recorder in recorders:
+            recorder.kill()
+        refused = Call(edge, 90)
+        answer = refused.invite()
+        assert answer.status == 503 and answer.header("Retry-After"), answer.raw
+        wait(lambda: edge.get("/api/v1/assurance")["totals"]["refused"] == 1, 10, "the refused INVITE in the ledger", edge)
+        view = edge.get("/api/v1/assurance")
+        assert view["adds_up"] and [(call["outcome"], call["status"]) for call in view["calls"]] == [("refused", 503)], view
+        told = ferric("assurance", "--data-dir", edge.data, "--call-id", refused.call_id, "--json")
+        assert told.returncode == 0 and "refused" in told.stdout, told.stdout + told.stderr
+
+
+def test_changes_of_the_configuration_cost_no_call():
+    """Another configuration each second, a broken one among them."""
+    home = folder("edge-change")
+    with contextlib.ExitStack() as stack:
+        first, second, spare = elements = three_elements(home, stack, silent_ms=40)
+        to_two, to_one = pool(elements), "record_route = true\n" + group("pool", [(spare.address, 1, 50)]) + route("pool")
+        edge = stack.enter_context(Edge(home, to_two))
+        settled(edge, 3)
+        load = stack.enter_context(caller(home, edge, talk_ms=300))
+        time.sleep(1)
+        broken = 0
+        for second_of_load in range(60 if LONG else 20):
+            if second_of_load % 5 == 3:
+                edge.rewrite(to_two.replace("weight = 70", "weight = \"much\""))
+                broken += 1
+            else:
+                edge.rewrite(to_one if second_of_load % 2 else to_two)
+            time.sleep(1)
+        edge.rewrite(to_one)
+        time.sleep(1.5)
+        shares = Shares(*elements).after(CALM)
+        assert shares[:2] == [0, 0] and shares[2] > RATE, shares
+        edge.rewrite("what is this")
+        time.sleep(1.2)
+        shares = Shares(*elements).after(CALM)
+        assert shares[:2] == [0, 0] and shares[2] > RATE, shares
+        all_well(load, edge, least=RATE * 20)
+        complaints = edge.log.read_text().count("the file is not fine")
+        assert complaints == broken + 1 and "proxy.server_group.element.weight" in edge.log.read_text(), complaints
+
+
+def test_a_drained_element_keeps_its_dialogs():
+    home = folder("edge-drain")
+    with contextlib.ExitStack() as stack:
+        first, second, spare = elements = three_elements(home, stack)
+        edge = stack.enter_context(Edge(home, pool(elements)))
+        settled(edge, 3)
+        load = stack.enter_context(caller(home, edge, talk_ms=3000))
+        time.sleep(4)
+        place = f"/api/v1/server-groups/pool/elements/{quote(first.address, safe='')}"
+        edge.post(f"{place}/drain")
+        time.sleep(1.2)
+        byes = first.passed()["BYE_Recv"]
+        shares = Shares(*elements).after(2.5)
+        assert shares[0] == 0 < shares[1] and shares[2] == 0, shares
+        assert first.passed()["BYE_Recv"] > byes, "its dialogs end there"
+        edge.post(f"{place}/enable")
+        time.sleep(1.2)
+        shares = Shares(*elements).after(2.5)
+        fair(shares[:2], (70, 30))
+        all_well(load, edge, least=RATE * 8)
+
+
+def test_minutes_of_load_leave_nothing_behind():
+    """Ten minutes in the long form: elements come and go, and memory, files and transactions stay what they were."""
+    home = folder("edge-load")
+    length, warm = (600, 180) if LONG else (30, 10)
+    dice = random.Random(4)
+    with contextlib.ExitStack() as stack:
+        elements = three_elements(home, stack)
+        edge = stack.enter_context(Edge(home, pool(elements)))
+        settled(edge, 3)
+        load = stack.enter_context(caller(home, edge))
+        began, seen = time.monotonic(), []
+        while (now := time.monotonic() - began) < length:
+            victim = dice.choice(elements)
+            victim.kill()
+            time.sleep(2)
+            victim.start()
+            time.sleep(3)
+            seen.append((now, edge.rss_kib(), edge.descriptors(), int(edge.metric("ferric_sip_transactions_active"))))
+        counts = all_well(load, edge, least=RATE * (length - 10))
+        assert counts["lost"] < length * 2, counts
+        early, late = [one for one in seen if one[0] >= warm][0], seen[-1]
+        print(f"edge-load: {early} -> {late} (second, KiB, files, transactions)")
+        assert late[2] <= early[2] + 20, seen
+        # What lingers is bounded by half a minute's transactions; beyond the first half minute nothing grows.
+        assert late[1] < (early[1] * 1.1 + 8_000 if LONG else 400_000), seen
+        wait(lambda: edge.metric("ferric_proxy_open") == 0, 10, "requests stay open", edge)
+        wait(lambda: edge.metric("ferric_sip_transactions_active") < 100, 60, "transactions stay", edge)

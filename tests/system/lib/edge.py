@@ -50,6 +50,10 @@ class Edge(Node):
         if tell:
             self.process.send_signal(signal.SIGHUP)
 
+    def post(self, path):
+        status, body = self.get(path, raw=True, method="POST")
+        assert status in (200, 204), f"{path}: {status} {body[:300]}"
+
     def said(self, what, element="", since=0.0):
         """Seconds since the epoch at which the log says `what` of an element, from `since` on."""
         found = []
@@ -203,8 +207,8 @@ def element(home, name, *, silent_ms=0, ring_ms=0, **options):
     return Sipp(home, name, "element", silent_ms=silent_ms, ring_ms=ring_ms, **options)
 
 
-def caller(home, edge, *, rate=None, talk_ms=0, name="caller", scenario="caller", target=None, **options):
-    return Sipp(home, name, scenario, target=target or f"{edge.ip}:{edge.sip}", rate=rate or RATE, talk_ms=talk_ms, **options)
+def caller(home, edge, *, rate=None, talk_ms=0, user="+15550100", name="caller", scenario="caller", **options):
+    return Sipp(home, name, scenario, target=f"{edge.ip}:{edge.sip}", rate=rate or RATE, talk_ms=talk_ms, user=user, **options)
 
 
 class Shares:
@@ -220,7 +224,7 @@ class Shares:
         return [one.invites() - before for one, before in zip(self.elements, self.before)]
 
 
-def all_well(load, edge, *, worst_ms=WORST_MS, least=None):
+def all_well(load, edge, *, worst_ms=WORST_MS, least=None, may_fail=0):
     """Ends the load: no call failed and none waited longer than `worst_ms`. Returns the counts with the waits."""
     counts = load.finish()
     waits = sorted(load.waits()) or [0.0]
@@ -229,8 +233,8 @@ def all_well(load, edge, *, worst_ms=WORST_MS, least=None):
     counts["lost"] = passed["481_Recv"] + passed["500_Recv"]
     # Before anything is judged: what happened is what a person wants to see of a failure.
     print(json.dumps(counts), flush=True)
-    assert counts["failed"] == 0, f"{counts}\n{load.errors()}\n{edge.tail()}"
-    assert counts["ok"] == counts["calls"] and counts["ok"] >= (least or 1), counts
+    assert counts["failed"] <= may_fail, f"{counts}\n{load.errors()}\n{edge.tail()}"
+    assert counts["ok"] + counts["failed"] == counts["calls"] and counts["ok"] >= (least or 1), counts
     assert counts["slowest_ms"] <= worst_ms, counts
     assert "panicked" not in edge.log.read_text(errors="replace")
     return counts
