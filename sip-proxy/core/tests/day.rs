@@ -62,7 +62,7 @@ struct World {
     /// Dead elements; true when the machine says so by ICMP or reset.
     dead: HashMap<SocketAddr, bool>,
     /// What an element or phone said last to an INVITE, by branch.
-    said: HashMap<String, (Instant, u16)>,
+    said: HashMap<String, (Instant, u16, Message)>,
     /// Requests that arrived, and how many ends they had.
     ends: HashMap<(String, String), u32>,
     begun: u64,
@@ -246,7 +246,7 @@ impl World {
             "INVITE" => {
                 let branch = message.top_via().unwrap().branch().unwrap().to_owned();
                 let now = self.now;
-                if let Some((_, last)) = self.said.get(&branch).copied() {
+                if let Some(last) = self.said.get(&branch).map(|(_, last, _)| *last) {
                     self.send(at, transport, &answer(last), 0);
                     return;
                 }
@@ -264,7 +264,7 @@ impl World {
                     14 => return,
                     _ => {}
                 }
-                self.said.insert(branch.clone(), (now, 180));
+                self.said.insert(branch.clone(), (now, 180, message.clone()));
                 if self.rng.random_bool(0.85) {
                     self.send(at, transport, &answer(100), 0);
                 }
@@ -272,7 +272,7 @@ impl World {
                     self.send(at, transport, &answer(180), 10);
                 }
                 if last >= 200 {
-                    self.said.insert(branch, (now, last));
+                    self.said.insert(branch, (now, last, message.clone()));
                     for again in [0, 500, 1_500] {
                         self.send(at, transport, &answer(last), ring + again);
                     }
@@ -281,15 +281,10 @@ impl World {
             "CANCEL" => {
                 self.send(at, transport, &answer(200), 0);
                 let branch = message.top_via().unwrap().branch().unwrap().to_owned();
-                if let Some((_, last)) = self.said.get_mut(&branch)
-                    && *last < 200
-                {
+                if let Some((_, last, invite)) = self.said.get_mut(&branch).filter(|(_, last, _)| *last < 200) {
                     *last = 487;
-                    let mut invite = message.clone();
-                    invite.set_header("CSeq", "1 INVITE");
-                    let mut response = Message::response(&invite, 487, None);
+                    let mut response = Message::response(invite, 487, None);
                     response.set_to_tag("t");
-                    // All Vias of the INVITE are those of the CANCEL and, unseen by it, the caller's: the proxy takes off its own.
                     self.send(at, transport, &rig::parse_bytes(&response), 0);
                 }
             }
@@ -434,7 +429,7 @@ impl World {
         let oldest = self.next_call.saturating_sub(3_000);
         self.calls.retain(|call, _| *call > oldest);
         let now = self.now;
-        self.said.retain(|_, (at, _)| now.duration_since(*at) < Duration::from_secs(600));
+        self.said.retain(|_, (at, _, _)| now.duration_since(*at) < Duration::from_secs(600));
         self.ends.retain(|(id, _), ends| *ends == 0 || id[1..].parse::<u64>().unwrap() > oldest);
     }
 }

@@ -1,0 +1,153 @@
+//! Protection: strangers, scanners, too much at once. Nobody gets more out of the proxy than he put in.
+
+mod rig;
+
+use std::time::Duration;
+
+use ferric_proxy::ProxyConfig;
+use rig::{Bench, CALLER, ack_to, by_uri, call, element, grouped, parse_bytes, request, request_as};
+
+const PEER: &str = "192.168.2.1:5060";
+const STRANGER: &str = "203.0.113.7:5060";
+
+#[test]
+fn strangers_get_nothing_of_the_proxy() {
+    let mut bench = Bench::new(grouped(vec![element(PEER, 1, 1)]));
+    for method in ["INVITE", "OPTIONS", "REGISTER", "BYE", "ACK", "CANCEL", "FROB"] {
+        let taken = bench.put(STRANGER, request_as(&format!("z9hG4bKs{method}"), method, "sip:x@192.168.2.1", "Max-Forwards: 0\n"));
+        assert!(!taken, "the recorder knows how to refuse");
+    }
+    bench.pass(Duration::from_secs(100));
+    assert!(bench.sent.is_empty() && bench.done.is_empty(), "{:?}", bench.lines());
+    assert_eq!(bench.proxy.transactions(), 0);
+}
+
+#[test]
+fn responses_out_of_nowhere_are_no_way_through() {
+    let mut bench = Bench::new(by_uri());
+    bench.put(CALLER, request("INVITE", "sip:x@192.168.2.1", ""));
+    let sent = bench.to(PEER);
+    bench.clear();
+    // A callee that makes up responses which would go to somebody else.
+    for status in [100, 200, 404] {
+        for method in ["INVITE", "BYE", "CANCEL", "OPTIONS"] {
+            let mut forged = rig::response_to(&sent, status);
+            forged.set_header("CSeq", &format!("1 {method}"));
+            forged.set_header("Via", "SIP/2.0/UDP 192.168.0.5:5060;branch=z9hG4bKf-00000000000000000000000000000000deadbeef");
+            forged.add_header("Via", "SIP/2.0/UDP 203.0.113.99:5060;branch=z9hG4bKvictim");
+            bench.put(STRANGER, parse_bytes(&forged));
+        }
+    }
+    assert!(bench.sent.is_empty(), "{:?}", bench.lines());
+}
+
+#[test]
+fn scanners_are_dropped_and_counted() {
+    let mut bench = Bench::new(grouped(vec![element(PEER, 1, 1)]));
+    for agent in ["friendly-scanner", "SIPVicious 0.3", "sipcli/v1", "VaxSIPUserAgent/3.1"] {
+        let known = agent != "sipcli/v1";
+        bench.clear();
+        let before = bench.rejected.len();
+        assert!(bench.put(CALLER, request_as(&format!("z9hG4bK{}", agent.len()), "OPTIONS", "sip:x@y", &format!("User-Agent: {agent}\n"))));
+        assert_eq!(bench.sent.is_empty(), known, "{agent}");
+        assert_eq!(bench.rejected.len() - before, usize::from(known));
+    }
+    assert_eq!(bench.rejected[0], "scanner");
+}
+
+#[test]
+fn too_many_requests_at_once_are_refused_and_told_when_to_come_back() {
+    let mut bench = Bench::new(ProxyConfig { max_open: 8, ..grouped(vec![element(PEER, 1, 1)]) });
+    for number in 0..9 {
+        bench.put(CALLER, call(number, "INVITE", "sip:rec@x"));
+    }
+    let answer = bench.answered().message;
+    assert_eq!((answer.status(), answer.header("Retry-After").unwrap().as_ref()), (Some(503), "1"));
+    assert_eq!((bench.proxy.open(), bench.done[0].side), (8, "overload"));
+    // What belongs to a running call still comes through, up to a limit of its own.
+    for number in 0..5 {
+        let bye = request_as(&format!("z9hG4bKb{number}"), "BYE", "sip:x@192.168.2.1", "To: <sip:x@y>;tag=1\n");
+        bench.put(CALLER, bye);
+    }
+    assert_eq!(bench.proxy.open(), 10);
+    assert_eq!(bench.done.len(), 1 + 3);
+    bench.settles();
+}
+
+#[test]
+fn too_many_new_calls_a_second_are_refused_and_other_requests_are_not() {
+    let mut bench = Bench::new(ProxyConfig { calls_per_second: Some(5), ..grouped(vec![element(PEER, 1, 1)]) });
+    for number in 0..20 {
+        bench.put(CALLER, call(number, "INVITE", "sip:rec@x"));
+    }
+    assert_eq!(bench.statuses(), [503; 15]);
+    for sent in std::mem::take(&mut bench.sent) {
+        bench.answer(&sent, 180);
+    }
+    bench.clear();
+    bench.put(CALLER, call(100, "MESSAGE", "sip:rec@x"));
+    assert_eq!(bench.statuses(), []);
+    let sent = bench.to(PEER);
+    bench.answer(&sent, 200);
+    bench.pass_ms(1_000);
+    bench.put(CALLER, call(101, "INVITE", "sip:rec@x"));
+    assert_eq!(bench.proxy.open(), 6);
+}
+
+#[test]
+fn one_that_is_refused_costs_a_transaction_and_no_more() {
+    let mut bench = Bench::new(ProxyConfig { calls_per_second: Some(0), ..grouped(vec![element(PEER, 1, 1)]) });
+    let invite = call(1, "INVITE", "sip:rec@x");
+    bench.put(CALLER, invite.clone());
+    let answer = bench.answered();
+    bench.put(CALLER, ack_to(&invite, &answer));
+    bench.pass(Duration::from_secs(6));
+    assert!(bench.sent.is_empty());
+    assert!(bench.proxy.tables().iter().all(|(_, count)| *count == 0), "{:?}", bench.proxy.tables());
+}
+
+#[test]
+fn a_full_table_of_transactions_refuses_and_says_who_asked() {
+    let mut bench = Bench::new(by_uri());
+    for number in 0..10_000 {
+        bench.put(CALLER, call(number, "OPTIONS", "sip:x@y.example.org"));
+        bench.clear();
+    }
+    bench.put(CALLER, call(10_001, "OPTIONS", "sip:x@y.example.org"));
+    assert_eq!(bench.statuses(), [503]);
+    assert_eq!(bench.rejected, ["transactions"]);
+    assert_eq!(bench.proxy.open(), 10_000);
+}
+
+#[test]
+fn who_drains_takes_no_new_calls_and_ends_what_runs() {
+    let mut bench = Bench::new(grouped(vec![element(PEER, 1, 1)]));
+    bench.put(CALLER, call(1, "INVITE", "sip:rec@x"));
+    let sent = bench.to(PEER);
+    bench.proxy.set_draining(true);
+    bench.clear();
+    bench.put(CALLER, call(2, "INVITE", "sip:rec@x"));
+    assert_eq!(bench.statuses(), [503]);
+    bench.answer(&sent, 200);
+    bench.put(CALLER, request_as("z9hG4bKbye", "BYE", "sip:rec@192.168.2.1", "To: <sip:x@y>;tag=at5060\n"));
+    let bye = bench.sent.iter().rposition(|sent| sent.line().starts_with("BYE")).unwrap();
+    let bye = bench.sent.remove(bye).unwrap();
+    bench.answer(&bye, 200);
+    assert_eq!(bench.statuses(), [200, 200]);
+}
+
+#[test]
+fn answers_to_a_flood_are_smaller_than_the_flood() {
+    // Every request that is refused gets one answer, with nothing in it that the request did not have but a tag and a reason.
+    let mut bench = Bench::new(ProxyConfig { calls_per_second: Some(0), ..by_uri() });
+    for number in 0..100 {
+        let message = call(number, "OPTIONS", "foo:bar");
+        let size = message.to_bytes().len();
+        bench.put(CALLER, message);
+        let answer = bench.answered().message;
+        assert!(answer.to_bytes().len() < size + 60, "{} for {size}", answer.to_bytes().len());
+        assert!(bench.sent.is_empty());
+    }
+    bench.pass(Duration::from_secs(60));
+    assert!(bench.sent.is_empty(), "and not again by itself");
+}
