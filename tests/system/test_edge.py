@@ -11,6 +11,7 @@ import subprocess
 import time
 
 from lib.certificates import certificates
+from lib.dns import Dns
 from lib.edge import Edge, group
 from lib.node import ROOT, folder, free_port, wait
 from lib.peer import Message, Peer, Side, final, route_host, token
@@ -316,3 +317,588 @@ def test_keep_alives_are_answered_and_disturb_nothing():
         b.receive("MESSAGE").reply(200)
         u.receive(200)
         u.none(seconds=0.2)
+
+
+# ---- bytes ------------------------------------------------------------------------------------------------------------
+
+
+def untouched(sent, got, *, response=False):
+    """Asserts that a message passed as RFC 3261 16.6 and 16.7 allow: one Via more or less, what Via learned, Max-Forwards."""
+    cut = lambda raw: re.split(rb"\r\n(?![ \t])", raw.partition(b"\r\n\r\n")[0])
+    before, after = cut(sent), cut(got)
+    is_via = lambda line: Message.name_of(line) == b"via"
+    place = next(at for at, line in enumerate(before if response else after) if is_via(line))
+    if response:
+        # Ours came back as it had gone; it may stand in one line with the next.
+        first, comma, rest = before[place].partition(b",")
+        before[place : place + 1] = [first.split(b":")[0] + b":" + rest] if comma else []
+    else:
+        del after[place]
+    squeeze = lambda line: re.sub(rb"^([^:]*?)\s*:\s*", rb"\1:", line)
+    assert len(before) == len(after), (before, after)
+    first_via = True
+    for had, has in zip(before, after):
+        if is_via(had) and not response and first_via:
+            # The sender's own, which learns where it came from.
+            first_via = False
+            had, has = (re.sub(rb"^[^:]*:\s*|\s*(/)\s*", rb"\1", line) for line in (had, has))
+            has = re.sub(rb";received=127[^;,\s]+", b"", re.sub(rb";rport=\d+", b";rport", has))
+        if Message.name_of(had) == b"max-forwards" and not response:
+            assert int(has.split(b":")[1]) == int(had.split(b":")[1]) - 1, (had, has)
+            continue
+        if is_via(had) and response:
+            had, has = squeeze(had), squeeze(has)
+        assert had == has, (had, has)
+    assert sent.partition(b"\r\n\r\n")[2] == got.partition(b"\r\n\r\n")[2]
+
+
+ODD_LINES = [
+    b"X-Empty:",
+    b"x-empty-too :   ",
+    b"Subject: folded\r\n   once\r\n\tand again",
+    b"sUBJECT:and another",
+    b"X-Latin: caf\xe9 \xff\xfe",
+    b"X-Utf8: \xe2\x82\xac\xf0\x9f\x8e\xa7",
+    b"k: timer,  100rel ,replaces",
+    b"Supported: path",
+    b"Allow: INVITE, ACK",
+    b"e: gzip",
+    b"X-Quoted: \"a, b; c\" <sip:x@y;z>;p=\"q\\\"r\"",
+    b"P-Asserted-Identity: \"A, B\" <sip:+15550100@example.com>, <tel:+15550100>",
+    b"X-Long: " + b"0123456789" * 400,
+    b"User-to-User: 00FA08;encoding=hex",
+    b"X-Empty: not any more",
+    b"Require: x-nobody-knows",
+    b"Session-ID: ab30317f1a784dc48ff824d0d3715d86;remote=00000000000000000000000000000000",
+    b"Date: never",
+    b"Expires: a lot",
+    b"!%*_+`'~: a name of odd characters",
+]
+
+
+def odd_requests(a):
+    """Requests that no two stacks would write alike."""
+    sent_by = f"{a.host};branch=z9hG4bK".encode()
+    transport = a.transport.upper().encode()
+    order = [line for line in ODD_LINES]
+    for number, (method, body) in enumerate(
+        [(b"INVITE", b"v=0\r\n"), (b"FROBNICATE", b""), (b"MESSAGE", bytes(range(256)) * 3), (b"x-M.e-t%h_o~d", b"\r\n\r\n\r\n"),
+         (b"NOTIFY", b"INVITE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP h\r\n\r\n"), (b"SUBSCRIBE", b""), (b"PUBLISH", b"\0" * 100)]
+    ):
+        random.Random(number).shuffle(order)
+        compact = number % 2 == 1
+        mine = token().encode()
+        via = [b"v:SIP / 2.0 / " if number == 3 else b"v: SIP/2.0/" if compact else b"Via: SIP/2.0/"][0] + transport + b" " + sent_by + mine + b";rport;x-y=\"z\""
+        older = b"SIP/2.0/TCP [2001:db8::9]:5060;branch=z9hG4bKold;received=192.0.2.1"
+        vias = [via + b", " + older] if number == 2 else [via, b"VIA:\t" + older]
+        fixed = [
+            b"Max-Forwards:  17" if number != 5 else b"MAX-FORWARDS:17",
+            (b"f" if compact else b"From") + b": \"J\\\"o, \xc3\xa9\" <sip:j@example.com;x=y>;tag=" + mine + b";q",
+            (b"t" if compact else b"TO") + b": <sip:odd@example.com>",
+            (b"i" if compact else b"Call-ID") + b": " + mine + b"%^*!\"'`~@[]{}",
+            b"CSeq:  " + str(number + 1).encode() + b"   " + method if number != 4 else b"CSeq: 004 NOTIFY",
+            (b"m" if compact else b"Contact") + b": " + a.contact.encode(),
+        ]
+        length = (b"l" if compact else b"Content-Length") + b": " + str(len(body)).encode()
+        ctype = (b"c" if compact else b"Content-Type") + b": application/x-odd;a=\"b;c\""
+        lines = order[:7] + vias[:1] + order[7:10] + fixed[:3] + vias[1:] + order[10:12] + fixed[3:] + [ctype] + order[12:] + [length]
+        yield method + b" sip:odd@example.com;p=%41?h=v SIP/2.0\r\n" + b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def messages_pass_as_they_are(name, transport):
+    with between(name, lambda b: everything_to(b, "udp_mtu = 0\n"), callee=transport, caller=transport) as (edge, a, b):
+        for sent in odd_requests(a):
+            edge.link(a).send(sent)
+            got = b.receive(lambda m: m.method == Message(sent).method)
+            untouched(sent, got.raw)
+            # And back: a provisional one and the end.
+            odd = [f"{line.decode('latin-1')}" for line in reversed(ODD_LINES)]
+            for status in (183, 200) if got.method == "INVITE" else (200,):
+                raw = got.response(status, "R\u00e9ponse, \u20ac: ()", tag="t", headers=[], body=bytes(range(255, -1, -1)))
+                head, gap, body = raw.partition(b"\r\n\r\n")
+                raw = head + b"\r\n" + b"\r\n".join(line.encode("latin-1") for line in odd) + gap + body
+                got.link.send(raw)
+                untouched(raw, a.receive(status).raw, response=True)
+
+
+def test_messages_pass_byte_for_byte_over_udp():
+    messages_pass_as_they_are("edge-bytes-udp", "udp")
+
+
+def test_messages_pass_byte_for_byte_over_tcp():
+    messages_pass_as_they_are("edge-bytes-tcp", "tcp")
+
+
+def test_messages_pass_byte_for_byte_over_tls():
+    messages_pass_as_they_are("edge-bytes-tls", "tls")
+
+
+def test_a_message_of_the_largest_size_passes_and_a_larger_one_is_refused():
+    with between("edge-sizes", lambda b: everything_to(b, "udp_mtu = 0\n"), callee="tcp", caller="tcp", sip="") as (edge, a, b), Peer() as u:
+        fill = lambda peer, size: peer.request("MESSAGE", "sip:x@example.com", body=b"b" * size)
+        for peer, size in ((a, 60_000), (u, 60_000)):
+            sent = fill(peer, size)
+            edge.link(peer).send(sent)
+            got = b.receive("MESSAGE")
+            untouched(sent, got.raw)
+            got.reply(200)
+            peer.receive(200)
+        link = edge.link(a)
+        link.send(a.request("MESSAGE", "sip:x@example.com", body=b"b" * 70_000)[:2000])
+        answer = a.receive(final)
+        assert answer.status == 513, answer
+        wait(link.closed.is_set, 3, "the connection to be closed: its rest cannot be found")
+        # A header without end.
+        link = a.connect("127.0.0.1", edge.sip)
+        with contextlib.suppress(OSError):
+            link.send(b"MESSAGE sip:x@example.com SIP/2.0\r\nX: " + b"x" * 100_000)
+        wait(link.closed.is_set, 3, "the connection to be closed")
+        b.none(seconds=0.3)
+
+
+# ---- RFC 4475 and RFC 5118 --------------------------------------------------------------------------------------------
+
+# What a proxy owes each message. mpart01 and the BYE of 5118 4.5 lead where nobody is. "go": it goes on; "drop": no answer, nothing goes on; numbers: that answer; several: either will do.
+TORTURE = {
+    "wsinv": "go", "intmeth": "go", "esc01": "go", "escnull": "go", "esc02": "go", "lwsdisp": "go", "longreq": "go", "dblreq": "go",
+    "semiuri": "go", "transports": "go", "mpart01": "500", "badinv01": "400", "clerr": "400", "ncl": "400", "scalar02": "400 go",
+    "quotbal": "400", "ltgtruri": "400 go", "lwsruri": "400", "lwsstart": "400 go", "trws": "400 go", "escruri": "400 go",
+    "baddate": "400 go", "regbadct": "400 go", "badaspec": "400 go", "baddn": "400 go", "baddn-term": "400 go", "badvers": "505",
+    "mismatch01": "400", "mismatch02": "400 501", "badbranch": "go", "insuf": "400", "unkscm": "416", "novelsc": "416", "unksm2": "go 400",
+    "bext01": "420", "invut": "go", "regaut01": "go", "multi01": "400", "mcl01": "400", "zeromf": "483", "cparam01": "go", "cparam02": "go",
+    "regescrt": "go", "sdp01": "go", "inv2543": "go", "test": "400 drop",
+    "unreason": "drop", "noreason": "drop", "scalarlg": "drop", "bigcode": "drop", "bcast": "drop",
+    "v6-ipv6-good": "go", "v6-ipv6-bad": "400", "v6-port-ambiguous": "go", "v6-port-unambiguous": "go", "v6-via-received-param-with-delim": "500",
+    "v6-via-received-param-no-delim": "go", "v6-ipv6-in-sdp": "go", "v6-mult-ip-in-header": "go", "v6-mult-ip-in-sdp": "go",
+    "v6-ipv4-mapped-ipv6": "go", "v6-ipv6-bug-abnf-3-colons": "go 400", "v6-ipv6-correct-abnf-2-colons": "go",
+}
+# In a stream these cannot be told apart from what follows.
+NOT_IN_STREAMS = {"clerr", "ncl", "dblreq", "mcl01", "test", "baddn", "inv2543"}
+
+
+def torture(transport):
+    """Sends every message, each from an address of its own, to which its answers come whatever its Via says."""
+    home = folder(f"edge-torture-{transport}")
+    net = random.randrange(2, 250)
+    outcome, branches = {}, set()
+    with Peer("udp") as b, Dns("\n".join(f"_sip._udp.{name} 30 SRV 1 1 {b.port} b.example" for name in ("services.example.com", "host.example.net")) + "\nb.example 30 A 127.0.0.1") as dns, \
+            Proxy(home, everything_to(b, f'udp_mtu = 0\ndns = ["{dns.address}"]\n')) as edge:
+        for number, path in enumerate(sorted((ROOT / "testdata" / "sip-torture").glob("*.dat"))):
+            name, sent = path.stem, path.read_bytes()
+            assert name in TORTURE, f"{name}: what is expected?"
+            via = re.search(rb"SIP\s*/\s*2\.0\s*/\s*\w+\s+(?:\[[^\]]*\]|[^\s:;,]+)\s*(?::\s*(\d+))?", sent)
+            port = int(via[1]) if via and via[1] else 5060
+            branch = re.search(rb"branch=(z9hG4bK\w+)", sent)
+            if branch and branch[1] in branches:
+                # Several have the same, and would be copies of each other.
+                sent = sent.replace(branch[1], branch[1] + str(number).encode(), 1)
+            branches.add(branch and branch[1])
+            with Peer("udp", f"127.{net}.{number + 1}.1", port) as a, Peer("tcp", f"127.{net}.{number + 1}.1") as t:
+                if transport == "udp":
+                    edge.link(a).send(sent)
+                else:
+                    t.connect("127.0.0.1", edge.sip, source=(t.ip, 0)).send(sent)
+                answers, went = [], None
+                end = time.monotonic() + 0.25
+                while time.monotonic() < end:
+                    answers = [m.status for m in a.seen + t.seen if m.status >= 200]
+                    went = next((m for m in b.seen if m.method), None)
+                    if answers or went:
+                        break
+                    time.sleep(0.005)
+                outcome[name] = str(answers[0]) if answers else "go" if went else "drop"
+                if went:
+                    went.reply(200, tag="t")
+                    time.sleep(0.02)
+            for more in b.seen:
+                more.reply(200, tag="t")
+            b.seen.clear()
+        edge.well()
+        # It is as ready as before.
+        with Peer() as a:
+            edge.link(a).send(a.request("OPTIONS", "sip:x@example.com", call_id="the-last"))
+            b.receive(lambda m: m.header("Call-ID") == "the-last").reply(200)
+            a.receive(200)
+    return outcome
+
+
+def judged(outcome, skip=()):
+    wrong = {name: (seen, TORTURE[name]) for name, seen in outcome.items() if name not in skip and seen not in TORTURE[name].split()}
+    assert not wrong, "\n".join(f"{name}: {seen}, expected {wanted}" for name, (seen, wanted) in wrong.items())
+
+
+def test_the_torture_messages_get_what_they_deserve_over_udp():
+    judged(torture("udp"))
+
+
+def test_the_torture_messages_get_what_they_deserve_over_tcp():
+    judged(torture("tcp"), NOT_IN_STREAMS)
+
+
+# ---- transactions -----------------------------------------------------------------------------------------------------
+
+
+def ring(edge, a, b, **options):
+    """An INVITE that rings; returns what was sent, what the callee got, and its tag."""
+    sent = invite(edge, a, **options)
+    got = b.receive("INVITE")
+    tag = token()
+    got.reply(180, "Ringing", tag=tag)
+    a.receive(180)
+    return sent, got, tag
+
+
+def test_cancel_of_a_ringing_call():
+    for transport in TRANSPORTS[:2]:
+        with between(f"edge-cancel-{transport}", everything_to, callee=transport, caller=transport) as (edge, a, b):
+            sent, got, tag = ring(edge, a, b)
+            edge.link(a).send(cancel_of(sent))
+            assert a.receive(lambda m: m.key == "CANCEL").status == 200
+            cancel = b.receive("CANCEL")
+            # The same hop, so the same Via, alone; and what 9.1 asks for.
+            assert cancel.all("Via") == got.all("Via")[:1] and cancel.uri == got.uri and cancel.header("CSeq") == "1 CANCEL", cancel
+            assert (cancel.header("To"), cancel.header("From"), cancel.header("Call-ID")) == (got.header("To"), got.header("From"), got.header("Call-ID"))
+            cancel.reply(200)
+            got.reply(487, "Request Terminated", tag=tag)
+            ack = b.receive("ACK")
+            assert ack.branch == got.branch and tag in ack.header("To"), ack
+            refused = a.receive(487)
+            assert refused.to_tag == tag
+            edge.link(a).send(ack_of(sent, refused))
+            for peer in (a, b):
+                peer.none(lambda m: m.status >= 200 or m.method == "CANCEL", 0.6)
+
+
+def test_cancel_before_anything_was_heard_waits_for_it():
+    with between("edge-cancel-early", everything_to) as (edge, a, b):
+        sent = invite(edge, a)
+        got = b.receive("INVITE")
+        edge.link(a).send(cancel_of(sent))
+        assert a.receive(lambda m: m.key == "CANCEL").status == 200
+        b.none("CANCEL", 0.4)
+        got.reply(100, "Trying")
+        b.receive("CANCEL").reply(200)
+        got.reply(487, tag="t")
+        b.receive("ACK")
+        assert a.receive(final).status == 487
+
+
+def test_cancel_that_crosses_the_answer_changes_nothing():
+    with between("edge-cancel-late", everything_to) as (edge, a, b):
+        sent, got, tag = ring(edge, a, b)
+        got.reply(200, "OK", tag=tag, headers=(f"Contact: <{b.contact}>",))
+        edge.link(a).send(cancel_of(sent))
+        answers = {a.receive(final).key for _ in range(2)}
+        assert answers == {"INVITE", "CANCEL"}
+        b.none("CANCEL", 0.5)
+        # The callee says 200 although it heard the CANCEL.
+        sent, got, tag = ring(edge, a, b)
+        edge.link(a).send(cancel_of(sent))
+        a.receive(lambda m: m.key == "CANCEL")
+        cancel = b.receive("CANCEL")
+        got.reply(200, "OK", tag=tag, headers=(f"Contact: <{b.contact}>",))
+        cancel.reply(200)
+        assert a.receive(lambda m: m.key == "INVITE" and m.status >= 200).status == 200
+
+
+def test_cancel_of_nothing_is_answered_or_goes_on():
+    """16.10: without a context it is forwarded statelessly; the recorder's own answer would be 481."""
+    with between("edge-cancel-nothing", everything_to) as (edge, a, b):
+        stray = cancel_of(a.request("INVITE", "sip:x@example.com"))
+        edge.link(a).send(stray)
+        got = b.receive("CANCEL")
+        got.reply(481, "No Such Call")
+        assert a.receive(final).status == 481
+
+
+def test_refusals_pass_with_their_contents():
+    with between("edge-refusals", everything_to) as (edge, a, b):
+        cases = [
+            (302, "Moved", ("Contact: <sip:y@192.0.2.7>;q=0.5", "Contact: <sip:z@192.0.2.8>")),
+            (401, "Who", ('WWW-Authenticate: Digest realm="a, b", nonce="n", qop="auth"',)),
+            (407, "Who", ('Proxy-Authenticate: Digest realm="r", nonce="n"', 'Proxy-Authenticate: Basic realm="r"')),
+            (420, "Bad", ("Unsupported: x, y",)),
+            (486, "Busy", ("Retry-After: 30 (later)",)),
+            (600, "Busy Everywhere", ("Warning: 399 h \"text\"",)),
+            (603, "No", ()), (699, "Odd", ()), (499, "Odd", ()),
+        ]
+        for status, reason, headers in cases:
+            sent = invite(edge, a)
+            got = b.receive("INVITE")
+            raw = got.response(status, reason, tag="t", headers=headers)
+            got.link.send(raw)
+            assert b.receive("ACK").branch == got.branch
+            refused = a.receive(final)
+            untouched(raw, refused.raw, response=True)
+            edge.link(a).send(ack_of(sent, refused))
+        # The ACK to a refusal stays with each hop.
+        b.none("ACK", 0.5)
+
+
+def test_a_refusal_is_repeated_until_it_is_acknowledged():
+    with between("edge-lost-ack", everything_to) as (edge, a, b):
+        sent = invite(edge, a)
+        b.receive("INVITE").reply(486, tag="t")
+        first = a.receive(486)
+        assert a.receive(486, 1.0).raw == first.raw
+        edge.link(a).send(ack_of(sent, first))
+        time.sleep(0.1)
+        a.forget()
+        a.none(486, 1.5)
+
+
+def test_the_ack_to_a_success_goes_end_to_end_and_its_copies_too():
+    for record in (True, False):
+        before = f"record_route = {str(record).lower()}\n"
+        with between(f"edge-2xx-{record}", lambda b: everything_to(b, before)) as (edge, a, b):
+            link = edge.link(a)
+            sent = invite(edge, a)
+            got = b.receive("INVITE")
+            # Repeated by the callee until the ACK is there; each copy passes, none is the proxy's.
+            for _ in range(3):
+                got.reply(200, "OK", tag="t", headers=(f"Contact: <{b.contact}>",))
+                ok = a.receive(200, 1)
+            a.none(200, 0.7)
+            side = Side.caller(a, ok, link)
+            assert bool(side.routes) == record
+            if not record:
+                # It goes past us; one that comes here all the same finds its way.
+                edge.link(a)
+            branches = set()
+            for _ in range(2):
+                side.send("ACK", cseq=1)
+                ack = b.receive("ACK")
+                branches.add(ack.branch)
+                assert ack.header("CSeq") == "1 ACK" and ack.uri == b.contact and len(ack.all("Via")) == 2, ack
+                assert ack.header("Max-Forwards") == "69"
+            assert got.branch not in branches
+            assert sent.header("Call-ID") == ack.header("Call-ID")
+
+
+def test_a_repeated_request_is_forwarded_once_and_answered_each_time():
+    with between("edge-repeated", everything_to) as (edge, a, b):
+        for method in ("INVITE", "MESSAGE"):
+            raw = a.request(method, "sip:x@example.com")
+            for _ in range(3):
+                edge.link(a).send(raw)
+            got = b.receive(method)
+            b.none(method, 0.3)
+            got.reply(486, tag="t")
+            assert a.receive(final).status == 486
+            edge.link(a).send(raw)
+            assert a.receive(final).status == 486
+            a.forget()
+            b.forget()
+
+
+def test_lost_requests_and_answers_are_repeated_by_the_proxy():
+    with between("edge-lost", everything_to) as (edge, a, b):
+        edge.link(a).send(a.request("MESSAGE", "sip:x@example.com"))
+        first = b.receive("MESSAGE")
+        again = b.receive("MESSAGE", 1.2)
+        assert first.raw == again.raw
+        again.reply(200)
+        assert a.receive(final).status == 200
+        invite(edge, a)
+        first = b.receive("INVITE")
+        again = b.receive("INVITE", 1.2)
+        assert first.raw == again.raw
+        again.reply(180, tag="t")
+        b.none("INVITE", 1.3)
+
+
+def failing_over(name):
+    """Two elements that are asked one after the other."""
+    home = folder(name)
+    stack = contextlib.ExitStack()
+    slow, quick, a = (stack.enter_context(Peer()) for _ in range(3))
+    proxy = group("pool", [(slow.host, 1, 1), (quick.host, 2, 1)], heartbeat="false", more='timeout = "300ms"\n') + '[[proxy.route]]\nto = "pool"\n'
+    edge = stack.enter_context(Proxy(home, proxy))
+    return stack, edge, slow, quick, a
+
+
+def test_a_late_success_of_an_element_that_was_given_up_reaches_the_caller():
+    """RFC 6026: a 2xx is never lost. The caller ends the second dialog by itself."""
+    stack, edge, slow, quick, a = failing_over("edge-late")
+    with stack:
+        invite(edge, a)
+        late = slow.receive("INVITE")
+        got = quick.receive("INVITE", 2)
+        got.reply(200, "OK", tag="quick", headers=(f"Contact: <{quick.contact}>",))
+        assert a.receive(200).to_tag == "quick"
+        late.reply(200, "OK", tag="late", headers=(f"Contact: <{slow.contact}>",))
+        ok = a.receive(200)
+        assert ok.to_tag == "late" and len(ok.all("Via")) == 1, ok
+        edge.well()
+
+
+def test_an_element_that_was_given_up_and_rings_after_all_is_told_to_stop():
+    stack, edge, slow, quick, a = failing_over("edge-late-ringing")
+    with stack:
+        invite(edge, a)
+        late = slow.receive("INVITE")
+        got = quick.receive("INVITE", 2)
+        late.reply(180, tag="late")
+        slow.receive("CANCEL").reply(200)
+        late.reply(487, tag="late")
+        slow.receive("ACK")
+        got.reply(486, tag="quick")
+        assert a.receive(final).status == 486
+        edge.well()
+
+
+def test_a_response_that_belongs_to_nothing_is_dropped():
+    with between("edge-stray", everything_to) as (edge, a, b):
+        link = edge.link(b)
+        stranger = Message(a.request("INVITE", "sip:x@example.com"))
+        via = lambda first: first + b"Via: SIP/2.0/UDP " + a.host.encode() + b";branch=z9hG4bKa\r\n"
+        rest = stranger.response(200, tag="t").split(b"\r\n", 2)[2]
+        ours = f"Via: SIP/2.0/UDP 127.0.0.1:{edge.sip};branch=z9hG4bKmade-up\r\n".encode()
+        link.send(b"SIP/2.0 200 OK\r\n" + via(b"") + rest)
+        link.send(b"SIP/2.0 200 OK\r\n" + via(ours) + rest)
+        link.send(b"SIP/2.0 200 OK\r\n\r\n")
+        a.none(seconds=0.5)
+
+
+# ---- routing ----------------------------------------------------------------------------------------------------------
+
+
+def test_hops_are_counted_and_end():
+    with between("edge-hops", everything_to) as (edge, a, b):
+        for method in ("INVITE", "OPTIONS", "MESSAGE", "x-odd"):
+            edge.link(a).send(a.request(method, "sip:x@example.com", hops=0))
+            assert a.receive(final).status == 483, method
+        edge.link(a).send(a.request("ACK", "sip:x@example.com", hops=0, to_tag="t"))
+        b.none(seconds=0.3)
+        for hops, left in ((1, "0"), (70, "69"), (None, "70")):
+            edge.link(a).send(a.request("OPTIONS", "sip:x@example.com", hops=hops))
+            got = b.receive("OPTIONS")
+            assert got.header("Max-Forwards") == left
+            got.reply(200)
+            a.receive(200)
+
+
+def test_a_loop_over_a_neighbour_ends_and_a_spiral_does_not():
+    with between("edge-loop", everything_to) as (edge, a, b):
+        link = edge.link(b)
+
+        def again(got, uri=None):
+            """The request comes back from the callee, as from a stateless proxy."""
+            start = got.start if uri is None else got.start.replace(got.uri.encode(), uri.encode())
+            rest = got.raw.split(b"\r\n", 1)[1]
+            link.send(start + b"\r\nVia: SIP/2.0/UDP " + f"{b.host};branch=z9hG4bK{token()}\r\n".encode() + rest)
+
+        for method in ("INVITE", "MESSAGE"):
+            edge.link(a).send(a.request(method, "sip:x@example.com"))
+            got = b.receive(method)
+            again(got)
+            loop = b.receive(final)
+            assert loop.status == 482 and b.host in loop.header("Via"), loop
+            b.none(method, 0.3)
+            # Changed, it is another thing, and may pass.
+            again(got, "sip:y@example.com")
+            second = b.receive(lambda m: m.method == method and m.uri == "sip:y@example.com")
+            assert len(second.all("Via")) == 4
+            second.reply(486, tag="t")
+            b.receive(486)
+            got.reply(486, tag="t")
+            a.receive(486)
+            a.forget()
+            b.forget()
+
+
+def test_routes_of_strict_and_loose_routers():
+    with between("edge-strict", everything_to) as (edge, a, b), Peer() as c:
+        us = f"127.0.0.1:{edge.sip}"
+        send = lambda uri, *routes: edge.link(a).send(a.request("MESSAGE", uri, to_tag="t", headers=[f"Route: {route}" for route in routes]))
+
+        def arrives(peer, uri, *routes):
+            got = peer.receive("MESSAGE")
+            assert (got.uri, got.values("Route")) == (uri, list(routes)), got
+            got.reply(200)
+            a.receive(200)
+
+        # Ours is taken off, the next one is where it goes, and stays.
+        send("sip:x@192.0.2.9", f"<sip:{us};lr>", f"<sip:{b.host};lr>")
+        arrives(b, "sip:x@192.0.2.9", f"<sip:{b.host};lr>")
+        send("sip:x@192.0.2.9", f"<sip:{us};lr>, <sip:{b.host};lr>,<sip:{c.host};lr>")
+        arrives(b, "sip:x@192.0.2.9", f"<sip:{b.host};lr>", f"<sip:{c.host};lr>")
+        # The next hop is a strict router: it is in the Request-URI, the target comes last.
+        send("sip:x@192.0.2.9", f"<sip:{us};lr>", f"<sip:r@{b.host}>", f"<sip:{c.host};lr>")
+        arrives(b, f"sip:r@{b.host}", f"<sip:{c.host};lr>", "<sip:x@192.0.2.9>")
+        # Before us was one: our URI is the target, and the last Route is what was meant.
+        send(f"sip:{us};lr", f"<sip:{c.host};lr>", f"<sip:x@{b.host}>")
+        arrives(c, f"sip:x@{b.host}", f"<sip:{c.host};lr>")
+        send(f"sip:{us};lr", f"<sip:x@{b.host}>")
+        arrives(b, f"sip:x@{b.host}")
+        # `lr` in other clothes, and ours without it.
+        send("sip:x@192.0.2.9", f"<sip:{us};lr=on>", f"<sip:{b.host};x=y;LR=true>;p=q")
+        arrives(b, "sip:x@192.0.2.9", f"<sip:{b.host};x=y;LR=true>;p=q")
+        send(f"sip:x@{b.host}", f"<sip:{us}>")
+        arrives(b, f"sip:x@{b.host}")
+        # Without `maddr` that is ours.
+        send(f"sip:x@{b.host};maddr=127.0.0.1", f"<sip:{c.host};lr>")
+        got = c.receive("MESSAGE")
+        got.reply(200)
+        a.receive(200)
+
+
+def test_a_proxy_in_between_that_forgets_lr_is_coped_with():
+    """A neighbour that records itself without `lr` is a strict router to us, for the whole call."""
+    with between("edge-no-lr", lambda b: everything_to(b, "record_route = true\n")) as (edge, a, b), Peer() as c:
+        link = edge.link(a)
+        invite(edge, a)
+        got = b.receive("INVITE")
+        routes = got.values("Record-Route")
+        got.link.send(got.response(200, "OK", tag="t", headers=(f"Contact: <{b.contact}>",)).replace(
+            b"Record-Route: ", f"Record-Route: <sip:{c.host}>\r\nRecord-Route: ".encode(), 1))
+        ok = a.receive(200)
+        assert ok.values("Record-Route") == [f"<sip:{c.host}>", *routes]
+        side = Side.caller(a, ok, link)
+        side.send("ACK", cseq=1)
+        for method in ("ACK", "BYE"):
+            if method == "BYE":
+                side.send(method)
+            seen = c.receive(method)
+            assert seen.uri == f"sip:{c.host}" and seen.values("Route") == [f"<{b.contact}>"], seen
+
+
+def test_uris_of_all_kinds():
+    home = folder("edge-uris")
+    certs = certificates(home)
+    with Peer() as b, Peer() as a, Peer("tls", certificates=certs) as secure:
+        sips = f"sips:x@127.0.0.1:{secure.port}"
+        routes = '[[proxy.route]]\nmatch = { user_prefix = "direct" }\nto = "request-uri"\n'
+        routes += f'[[proxy.route]]\nmatch = {{ user_prefix = "+1555" }}\nto = "sip:{b.host}"\n'
+        routes += f'[[proxy.route]]\nmatch = {{ user_prefix = "phone" }}\nrewrite = {{ host = "{b.host}" }}\nto = "request-uri"\n'
+        routes += f'[[proxy.route]]\nmatch = {{ domain = "secure.example" }}\nto = "{sips}"\n'
+        routes += '[[proxy.route]]\nto = "request-uri"\n'
+        with Proxy(home, routes, tls=certs) as edge:
+            send = lambda uri: edge.link(a).send(a.request("MESSAGE", uri, to_uri="sip:x@example.com"))
+
+            def arrives(peer, sent, uri=None):
+                send(sent)
+                got = peer.receive("MESSAGE")
+                assert got.uri == (uri or sent), got
+                got.reply(200)
+                a.receive(200)
+
+            arrives(b, "tel:+15550100")
+            arrives(b, "tel:+1-555-0100;ext=12;phone-context=x.example")
+            arrives(b, f"sip:direct@{b.host}")
+            arrives(b, f"sip:direct;p=1:secret@{b.host};transport=UDP;x?Subject=%20y")
+            arrives(b, f"sip:direct@192.0.2.77:{b.port};maddr=127.0.0.1")
+            arrives(secure, f"sips:direct@127.0.0.1:{secure.port}")
+            arrives(secure, f"sip:direct@127.0.0.1:{secure.port};transport=tls")
+            arrives(secure, "sip:x@secure.example")
+            arrives(secure, "sips:x@secure.example")
+            for uri, statuses in (
+                ("tel:+49301234", (416, 404)), ("mailto:x@y", (416,)), ("urn:service:sos", (416,)), ("nonsense", (400, 416)),
+                (f"sip:direct@{b.host};transport=sctp", (500, 503, 400, 404)), (f"sip:direct@127.0.0.1:{free_port()}", (500, 503)),
+                (f"sips:direct@127.0.0.1:{b.port};transport=udp", (400, 416, 500)),
+            ):
+                send(uri)
+                assert a.receive(final, 8).status in statuses, uri
+            # A SIPS URI never leaves by anything but TLS.
+            assert not [m for m in b.seen if m.uri.startswith("sips:")]
+            edge.well()

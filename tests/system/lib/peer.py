@@ -183,21 +183,25 @@ class Peer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
             self.socket.bind((ip, port))
             self.port = self.socket.getsockname()[1]
-            threading.Thread(target=self._datagrams, daemon=True).start()
+            self.thread = threading.Thread(target=self._datagrams, daemon=True)
+            self.thread.start()
         else:
             self.socket = socket.create_server((ip, port), family=self.family, backlog=64)
             self.port = self.socket.getsockname()[1]
+            self.thread = threading.Thread(target=self._accept, daemon=True)
             if listen:
-                threading.Thread(target=self._accept, daemon=True).start()
+                self.thread.start()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self.open = False
-        if self.transport != "udp":
-            with contextlib.suppress(OSError):
-                self.socket.shutdown(socket.SHUT_RDWR)
+        # Whoever waits in there wakes up, and the port is free at once; UDP says that it was not connected, and wakes up too.
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        if self.thread.is_alive():
+            self.thread.join(1)
         self.socket.close()
         for link in self.links:
             link.close()
@@ -222,6 +226,8 @@ class Peer:
             except OSError:
                 if self.open:
                     continue
+                return
+            if not data and not self.open:
                 return
             with contextlib.suppress(ValueError, IndexError):
                 self._take(Message(data, Link(self, remote)))
