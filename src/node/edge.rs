@@ -125,7 +125,7 @@ impl Edge {
             while let Some(output) = self.proxy.poll_output() {
                 match output {
                     ProxyOutput::Transmit { flow, bytes } => {
-                        if let Some((is_request, method)) = super::sight::peek(&bytes) {
+                        if let Some((is_request, method)) = ferric_sip::message::peek(&bytes) {
                             sight.message(false, is_request, &method, &flow, &bytes);
                         }
                         sockets.send(&flow, bytes);

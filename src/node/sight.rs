@@ -99,12 +99,6 @@ impl Sight {
     }
 }
 
-/// Whether a message that leaves is a request, and its method.
-pub(super) fn peek(bytes: &Bytes) -> Option<(bool, Method)> {
-    let message = ferric_sip::message::Message::parse(bytes.clone()).ok()?;
-    Some((message.is_request(), message.method()))
-}
-
 fn start_hep(homer: &Homer) -> Result<HepHandle, String> {
     let found: Option<SocketAddr> = homer.hep.to_socket_addrs().map_err(|error| error.to_string())?.next();
     let target = found.ok_or("its name leads nowhere")?;

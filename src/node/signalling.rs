@@ -34,7 +34,7 @@ use uuid::Uuid;
 use super::bridge;
 use super::catalogue::Bookkeeper;
 use super::edge::{Edge, EdgeEvent};
-use super::sight::{self, Sight};
+use super::sight::Sight;
 use crate::console::Event;
 use crate::metrics;
 
@@ -285,7 +285,7 @@ impl Signalling {
         while let Some(output) = self.srs.poll_output() {
             match output {
                 SrsOutput::Transmit { flow, bytes } => {
-                    if let Some((is_request, method)) = sight::peek(&bytes) {
+                    if let Some((is_request, method)) = ferric_sip::message::peek(&bytes) {
                         self.sight.message(false, is_request, &method, &flow, &bytes);
                     }
                     self.sockets.send(&flow, bytes);

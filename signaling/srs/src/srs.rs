@@ -227,6 +227,9 @@ impl Srs {
     /// True for what belongs to something that is under way here: a request that comes again, an ACK, a request within a
     /// dialog of ours, a response to a request of ours.
     pub fn expects(&self, message: &Message) -> bool {
+        if self.layer.is_empty() && self.by_dialog.is_empty() {
+            return false;
+        }
         if !message.is_request() {
             return self.layer.awaits(message);
         }

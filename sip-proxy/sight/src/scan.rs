@@ -40,7 +40,7 @@ pub(crate) fn method(message: &[u8]) -> Option<Cow<'_, str>> {
 /// The first line without its end; empty lines before it are keep-alives.
 pub(crate) fn first_line(message: &[u8]) -> &[u8] {
     let start = without_keep_alives(message);
-    let end = start.iter().position(|&b| b == b'\n').unwrap_or(start.len());
+    let end = memchr::memchr(b'\n', start).unwrap_or(start.len());
     start.get(..end).unwrap_or(&[]).trim_ascii_end()
 }
 
@@ -67,7 +67,7 @@ fn without_keep_alives(message: &[u8]) -> &[u8] {
 
 /// The length of the first line with its end.
 fn line_length(bytes: &[u8]) -> usize {
-    bytes.iter().position(|&b| b == b'\n').map_or(bytes.len(), |at| at + 1)
+    memchr::memchr(b'\n', bytes).map_or(bytes.len(), |at| at + 1)
 }
 
 /// The first field of that name, trimmed and unfolded.
