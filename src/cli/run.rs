@@ -9,26 +9,23 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::logging;
 use super::output::{complain, say};
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::node::Node;
 
 pub(crate) fn run(file: Option<&Path>, data_dir: &Path) -> anyhow::Result<ExitCode> {
     logging::start("info");
-    let config = match file {
-        Some(file) => match Config::load(file) {
-            Ok(config) => config,
-            Err(complaints) => {
-                complain!("{complaints}");
-                return Ok(ExitCode::from(2));
-            }
-        },
-        None => Config::embedded(data_dir),
+    let (config, source) = match Source::open(file, data_dir) {
+        Ok(opened) => opened,
+        Err(complaints) => {
+            complain!("{complaints}");
+            return Ok(ExitCode::from(2));
+        }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
-    runtime.block_on(serve(config, file))
+    runtime.block_on(serve(config, source))
 }
 
-async fn serve(config: Config, file: Option<&Path>) -> anyhow::Result<ExitCode> {
+async fn serve(config: Config, source: Source) -> anyhow::Result<ExitCode> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -36,13 +33,13 @@ async fn serve(config: Config, file: Option<&Path>) -> anyhow::Result<ExitCode> 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let node = Node::start(config).await?;
+    let node = Node::start_from(config, Some(source)).await?;
     announce(&node);
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hang_up.recv() => reload(file),
+            _ = hang_up.recv() => node.reload().await,
         }
     }
     node.drain();
@@ -62,18 +59,6 @@ async fn serve(config: Config, file: Option<&Path>) -> anyhow::Result<ExitCode> 
     node.stop().await;
     say!("stopped");
     Ok(ExitCode::SUCCESS)
-}
-
-/// Checks the file and says what comes of it: this version applies it at the next start.
-fn reload(file: Option<&Path>) {
-    let Some(file) = file else {
-        tracing::warn!("SIGHUP: there is no configuration file to read again");
-        return;
-    };
-    match Config::load(file) {
-        Ok(_) => tracing::warn!(file = %file.display(), "SIGHUP: the file is fine; restart to apply it (calls drain on SIGTERM)"),
-        Err(complaints) => tracing::error!("SIGHUP: the file is not fine, nothing changes\n{complaints}"),
-    }
 }
 
 fn announce(node: &Node) {

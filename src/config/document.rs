@@ -16,7 +16,8 @@ pub struct Complaint {
     pub column: usize,
     /// What is wrong and what would be right.
     pub text: String,
-    source: String,
+    /// The line itself.
+    pub source: String,
     width: usize,
 }
 

@@ -8,17 +8,24 @@
 //! what would be right. Relative paths are taken from the file's folder. Without
 //! a file there is [`Config::embedded`]: an all-in-one node on loopback.
 
+pub mod changes;
 mod check;
 mod cross;
+mod diff;
 mod document;
+pub mod edit;
 mod later;
 pub(crate) mod proxy;
 mod sections;
+mod source;
 mod units;
 pub mod users;
+pub mod versions;
 
+pub use diff::unified;
 pub use document::{Complaint, Complaints};
 pub use proxy::{Proxy, Registrar};
+pub use source::{OWN_FILE, Source};
 pub use units::{parse_duration, parse_size};
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -258,8 +265,16 @@ impl Config {
     /// # Errors
     /// All [`Complaints`] at once.
     pub fn load(file: &Path) -> Result<Config, Complaints> {
+        Config::read(file).map(|(config, _)| config)
+    }
+
+    /// Reads and checks a file, and keeps its text.
+    ///
+    /// # Errors
+    /// All [`Complaints`] at once.
+    pub fn read(file: &Path) -> Result<(Config, String), Complaints> {
         let text = std::fs::read_to_string(file).map_err(|error| Complaints::unreadable(file, &error))?;
-        Config::parse(file, &text)
+        Ok((Config::parse(file, &text)?, text))
     }
 
     /// Reads and checks a file's text; `file` gives names to complaints and a folder to relative paths.

@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use uuid::Uuid;
 
 use super::range::{Wanted, wanted};
-use super::{Alarm, AssuranceQuery, AssuranceView, CallView, Console, ControlView, ObjectKind, Problem, RecordingView, RecordingsPage, RecordingsQuery, UploadsView, auth, events, openapi};
+use super::{Alarm, AssuranceQuery, AssuranceView, CallView, Console, ControlView, ObjectKind, Problem, RecordingView, RecordingsPage, RecordingsQuery, UploadsView, auth, config_api, events, openapi, proxy_api};
 
 /// Largest request body.
 const MAX_BODY: usize = 64 * 1024;
@@ -43,6 +43,8 @@ pub(super) fn router(console: Console) -> Router {
         .route("/assurance", get(assurance))
         .route("/events", get(events::events))
         .route("/alarms", get(alarms))
+        .merge(proxy_api::router())
+        .merge(config_api::router())
         .layer(middleware::from_fn_with_state(console.clone(), auth::require_token));
     Router::new()
         .nest("/api/v1", api)

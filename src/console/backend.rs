@@ -8,6 +8,9 @@ use thiserror::Error;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::proxy_backend::ProxyBackend;
+use super::proxy_views::TextError;
+
 /// A boxed future, as trait objects need it.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackendError>> + Send + 'a>>;
 
@@ -20,6 +23,23 @@ pub enum BackendError {
     /// A value that makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// It does not go together with what is there.
+    #[error("{text}")]
+    Conflict {
+        /// What does not, and what to do.
+        text: String,
+        /// What differs, as `diff -u` prints it.
+        diff: Option<String>,
+    },
+    /// Meant for another version than the one in force.
+    #[error("{0}")]
+    Stale(String),
+    /// A text that cannot be read.
+    #[error("{0}")]
+    Unreadable(String, Vec<TextError>),
+    /// A configuration that is not fit to be put into force.
+    #[error("{0}")]
+    Refused(String, Vec<TextError>),
     /// A part of the node, or the store, does not answer.
     #[error("{0}")]
     Unavailable(String),
@@ -295,7 +315,7 @@ pub struct Readiness {
 }
 
 /// A node as the console sees it.
-pub trait Backend: Send + Sync + 'static {
+pub trait Backend: ProxyBackend {
     /// Live calls.
     fn calls(&self) -> Answer<'_, Vec<CallView>>;
     /// Pause.

@@ -17,7 +17,7 @@ pub const BACKLOG: usize = 1_024;
 /// Something that happened. Ids only: who spoke is asked for by id, with the right to know it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Event {
-    /// `call.started`, `call.ended`, `recording.finished`, `recording.stored`, `assurance.outcome`.
+    /// `call.started`, `call.ended`, `recording.finished`, `recording.stored`, `assurance.outcome`, `config.applied`, `element.up`, `element.down`.
     #[serde(skip)]
     pub name: &'static str,
     /// Call or INVITE.
@@ -32,16 +32,25 @@ pub struct Event {
     /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
+    /// The server group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Its element.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub element: Option<String>,
+    /// The configuration's version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
 }
 
 impl Event {
     /// An event with nothing but its name.
     pub fn new(name: &'static str) -> Event {
-        Event { name, invite: None, recording: None, outcome: None, cause: None }
+        Event { name, invite: None, recording: None, outcome: None, cause: None, group: None, element: None, version: None }
     }
 }
 
-#[utoipa::path(get, path = "/api/v1/events", responses((status = 200, description = "Server-sent events, from now on: call.started, call.ended, recording.finished, recording.stored, assurance.outcome; `missed` tells how many a slow reader lost", content_type = "text/event-stream")))]
+#[utoipa::path(get, path = "/api/v1/events", responses((status = 200, description = "Server-sent events, from now on: call.started, call.ended, recording.finished, recording.stored, assurance.outcome, config.applied, element.up, element.down; `missed` tells how many a slow reader lost", content_type = "text/event-stream")))]
 pub(super) async fn events(State(console): State<Console>) -> Sse<impl Stream<Item = Result<SseEvent, axum::Error>>> {
     let receiver = console.backend.events();
     let stream = unfold(receiver, |mut receiver: broadcast::Receiver<Event>| async move {

@@ -6,9 +6,13 @@
 mod api;
 mod auth;
 mod backend;
+mod config_api;
 mod events;
 mod openapi;
 mod problem;
+mod proxy_api;
+mod proxy_backend;
+mod proxy_views;
 mod range;
 
 pub use backend::{
@@ -17,6 +21,11 @@ pub use backend::{
 };
 pub use events::{BACKLOG, Event};
 pub use problem::Problem;
+pub use proxy_backend::{Object, ProxyBackend};
+pub use proxy_views::{
+    ConditionView, ConfigChange, ConfigCheck, ConfigDiff, ConfigView, ContactView, DestinationView, ElementCounters, ElementStatus, ListenerRef,
+    PickView, Rollback, RouteTest, RouteTestView, RuleView, ServerGroupView, ShareView, TextError, VersionView, Versioned,
+};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,21 +3,32 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::BackendError;
+use super::{BackendError, TextError};
 
 /// A problem document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     status: StatusCode,
     detail: String,
+    members: Vec<(&'static str, Value)>,
 }
 
 impl Problem {
     /// With a sentence for the person who reads it.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Problem {
-        Problem { status, detail: detail.into() }
+        Problem { status, detail: detail.into(), members: Vec::new() }
+    }
+
+    /// With the places of a text that are wrong.
+    pub fn with_errors(self, errors: &[TextError]) -> Problem {
+        self.with("errors", json!(errors))
+    }
+
+    fn with(mut self, name: &'static str, value: Value) -> Problem {
+        self.members.push((name, value));
+        self
     }
 }
 
@@ -26,16 +37,34 @@ impl From<BackendError> for Problem {
         let status = match &error {
             BackendError::NotFound(_) => StatusCode::NOT_FOUND,
             BackendError::Invalid(_) => StatusCode::BAD_REQUEST,
+            BackendError::Conflict { .. } => StatusCode::CONFLICT,
+            BackendError::Stale(_) => StatusCode::PRECONDITION_FAILED,
+            BackendError::Unreadable(..) => StatusCode::BAD_REQUEST,
+            BackendError::Refused(..) => StatusCode::UNPROCESSABLE_ENTITY,
             BackendError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Problem::new(status, error.to_string())
+        let problem = Problem::new(status, error.to_string());
+        match error {
+            BackendError::Conflict { diff: Some(diff), .. } => problem.with("diff", json!(diff)),
+            BackendError::Unreadable(_, errors) | BackendError::Refused(_, errors) => problem.with_errors(&errors),
+            BackendError::NotFound(_)
+            | BackendError::Invalid(_)
+            | BackendError::Conflict { diff: None, .. }
+            | BackendError::Stale(_)
+            | BackendError::Unavailable(_) => problem,
+        }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let title = self.status.canonical_reason().unwrap_or("Error");
-        let body = json!({ "type": "about:blank", "title": title, "status": self.status.as_u16(), "detail": self.detail });
+        let mut body = json!({ "type": "about:blank", "title": title, "status": self.status.as_u16(), "detail": self.detail });
+        for (name, value) in self.members {
+            if let Some(body) = body.as_object_mut() {
+                body.insert(name.to_owned(), value);
+            }
+        }
         let mut response = (self.status, Json(body)).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.status == StatusCode::UNAUTHORIZED {

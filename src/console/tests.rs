@@ -91,6 +91,130 @@ impl Backend for Fake {
     }
 }
 
+fn change(wanted: Option<u64>, created: bool) -> Answer<'static, ConfigChange> {
+    Box::pin(async move {
+        match wanted {
+            None | Some(7) => Ok(ConfigChange { version: 8, changed: true, created, changes: vec!["routes: 1".into()], ..ConfigChange::default() }),
+            Some(_) => Err(BackendError::Stale("version 7 is in force".into())),
+        }
+    })
+}
+
+fn element() -> ElementStatus {
+    ElementStatus {
+        address: ELEMENT.into(),
+        priority: 1,
+        weight: 50,
+        state: "up",
+        drained: false,
+        cause: None,
+        since: None,
+        last_alive: None,
+        busy_ms: None,
+        calls: 0,
+        open: 0,
+        counters: ElementCounters::default(),
+        share_percent: 100.0,
+        requests_percent: None,
+    }
+}
+
+const ELEMENT: &str = "10.0.0.11:5060;transport=tcp";
+
+impl ProxyBackend for Fake {
+    fn server_groups(&self) -> Answer<'_, Versioned<Vec<ServerGroupView>>> {
+        let config = serde_json::json!({ "name": "pool" });
+        found(ID, Versioned { version: 7, value: vec![ServerGroupView { name: "pool".into(), config, state: "up", elements: vec![element()] }] })
+    }
+    fn set_group(&self, name: String, body: Object, wanted: Option<u64>) -> Answer<'_, ConfigChange> {
+        match body.get("policy").and_then(Value::as_str) {
+            Some("none") => Box::pin(async {
+                let at = TextError { line: 3, column: 10, message: "no policy".into(), source: "policy = \"none\"".into() };
+                Err(BackendError::Refused("1 error".into(), vec![at]))
+            }),
+            _ => change(wanted, name == "new"),
+        }
+    }
+    fn remove_group(&self, name: String, wanted: Option<u64>) -> Answer<'_, ConfigChange> {
+        match name.as_str() {
+            "pool" => Box::pin(async { Err(BackendError::Conflict { text: "used by route 1".into(), diff: None }) }),
+            _ => change(wanted, false),
+        }
+    }
+    fn set_drained(&self, group: String, address: String, drained: bool) -> Answer<'_, ElementStatus> {
+        Box::pin(async move {
+            if (group.as_str(), address.as_str()) != ("pool", ELEMENT) {
+                return Err(BackendError::NotFound("no such element".into()));
+            }
+            Ok(ElementStatus { drained, state: if drained { "drained" } else { "up" }, ..element() })
+        })
+    }
+    fn routes(&self) -> Answer<'_, Versioned<Vec<Value>>> {
+        found(ID, Versioned { version: 7, value: vec![serde_json::json!({ "to": "pool" })] })
+    }
+    fn set_routes(&self, routes: Vec<Object>, wanted: Option<u64>) -> Answer<'_, ConfigChange> {
+        assert_eq!(routes.len(), 1);
+        change(wanted, false)
+    }
+    fn test_route(&self, test: RouteTest) -> Answer<'_, RouteTestView> {
+        let listener = test.listener.unwrap_or(ListenerRef { transport: "udp".into(), address: "10.0.0.5:5060".into() });
+        found(ID, RouteTestView {
+            method: test.message,
+            request_uri: "sip:1@x".into(),
+            source: test.source.unwrap_or_default(),
+            listener,
+            siprec: false,
+            decided_by: "default",
+            rule: None,
+            why: "no rule matched".into(),
+            rules: Vec::new(),
+            rewritten_uri: None,
+            destination: DestinationView { kind: "recorder", ..DestinationView::default() },
+        })
+    }
+    fn config(&self) -> Answer<'_, ConfigView> {
+        found(ID, ConfigView { version: 7, file: "ferric.toml".into(), text: "[node]\n".into(), needs_restart: vec![], refused: None })
+    }
+    fn set_config(&self, text: String, wanted: Option<u64>) -> Answer<'_, ConfigChange> {
+        if text == "edited" {
+            let conflict = BackendError::Conflict { text: "changed on the disk".into(), diff: Some("-a\n+b\n".into()) };
+            return Box::pin(async { Err(conflict) });
+        }
+        change(wanted, false)
+    }
+    fn check_config(&self, text: String) -> Answer<'_, ConfigCheck> {
+        found(ID, ConfigCheck { ok: text.is_empty(), ..ConfigCheck::default() })
+    }
+    fn config_versions(&self) -> Answer<'_, Vec<VersionView>> {
+        Box::pin(async { Ok(vec![self.config_version(7).await?]) })
+    }
+    fn config_version(&self, number: u64) -> Answer<'_, VersionView> {
+        Box::pin(async move {
+            let (at, by) = ("2026-01-01T00:00:00Z".into(), "api".into());
+            let view = VersionView { number, at, by, changes: vec![], needs_restart: vec![], sha256: "0".into(), text: None };
+            if number == 7 { Ok(view) } else { Err(BackendError::NotFound("no such version".into())) }
+        })
+    }
+    fn config_diff(&self, from: Option<u64>, to: Option<u64>) -> Answer<'_, ConfigDiff> {
+        found(ID, ConfigDiff { from: from.unwrap_or(6), to: to.unwrap_or(7), diff: "-a\n+b\n".into() })
+    }
+    fn rollback(&self, version: u64, wanted: Option<u64>) -> Answer<'_, ConfigChange> {
+        assert_eq!(version, 3);
+        change(wanted, false)
+    }
+    fn ladders(&self, limit: usize) -> Answer<'_, Value> {
+        found(ID, serde_json::json!([{ "call_id": "a/b", "limit": limit }]))
+    }
+    fn ladder(&self, call_id: String) -> Answer<'_, (Value, String)> {
+        Box::pin(async move {
+            if call_id != "a/b" {
+                return Err(BackendError::NotFound("no such call".into()));
+            }
+            Ok((serde_json::json!({ "messages": [] }), "a -> b\n".to_owned()))
+        })
+    }
+}
+
 async fn ask(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (StatusCode, axum::http::HeaderMap, Bytes) {
     let router = Console::new(Arc::new(Fake { ready: path != "/readyz" }), "secret").router();
     let mut request = Request::builder().method(method).uri(path);
@@ -177,6 +301,93 @@ async fn a_node_that_takes_no_calls_says_why() {
     assert!(String::from_utf8_lossy(&body).contains("the spool is full"));
     assert_eq!(ask("GET", "/healthz", &[], "").await.0, StatusCode::OK);
     assert_eq!(ask("GET", "/metrics", &[], "").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn server_groups_are_read_changed_and_drained() {
+    let (status, headers, body) = ask("GET", "/api/v1/server-groups", &[TOKEN], "").await;
+    assert_eq!((status, headers["etag"].to_str().unwrap()), (StatusCode::OK, "\"7\""));
+    assert!(String::from_utf8_lossy(&body).contains(ELEMENT));
+    assert_eq!(json("GET", "/api/v1/server-groups/pool", "").await.1["state"], "up");
+    assert_eq!(json("GET", "/api/v1/server-groups/none", "").await.0, 404);
+    assert_eq!(json("PUT", "/api/v1/server-groups/pool", "{}").await.0, 200);
+    assert_eq!(json("PUT", "/api/v1/server-groups/new", "{}").await.0, 201);
+    let (status, problem) = json("PUT", "/api/v1/server-groups/pool", "{\"policy\": \"none\"}").await;
+    assert_eq!((status, problem["errors"][0]["line"].as_u64(), problem["errors"][0]["column"].as_u64()), (422, Some(3), Some(10)));
+    let (status, problem) = json("PUT", "/api/v1/server-groups/pool", "{\n\"a\": }").await;
+    assert_eq!((status, problem["errors"][0]["line"].as_u64()), (400, Some(2)));
+    assert_eq!(json("PUT", "/api/v1/server-groups/pool", &"x".repeat(2 << 20)).await.0, 413);
+    assert_eq!(json("DELETE", "/api/v1/server-groups/pool", "").await.0, 409);
+    assert_eq!(json("DELETE", "/api/v1/server-groups/free", "").await.0, 200);
+    let path = |what: &str| format!("/api/v1/server-groups/pool/elements/10.0.0.11%3A5060%3Btransport%3Dtcp/{what}");
+    assert_eq!(json("POST", &path("drain"), "").await.1["state"], "drained");
+    assert_eq!(json("POST", &path("enable"), "").await.1["state"], "up");
+    assert_eq!(json("POST", "/api/v1/server-groups/pool/elements/10.0.0.12/drain", "").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_change_is_meant_for_the_version_that_was_read() {
+    let put = async |tag: &str| ask("PUT", "/api/v1/config", &[TOKEN, ("if-match", tag)], "").await;
+    for (tag, status) in [("\"7\"", 200), ("7", 200), ("*", 200), ("\"6\"", 412), ("\"x\"", 400)] {
+        assert_eq!(put(tag).await.0.as_u16(), status, "{tag}");
+    }
+    assert_eq!(put("7").await.1["etag"], "\"8\"");
+    for path in ["/api/v1/server-groups/pool", "/api/v1/routes", "/api/v1/config/rollback"] {
+        let (method, body) = match path {
+            "/api/v1/routes" => ("PUT", "[{}]"),
+            "/api/v1/config/rollback" => ("POST", "{\"version\": 3}"),
+            _ => ("PUT", "{}"),
+        };
+        assert_eq!(ask(method, path, &[TOKEN, ("if-match", "\"6\"")], body).await.0, StatusCode::PRECONDITION_FAILED, "{path}");
+        assert_eq!(ask(method, path, &[TOKEN, ("if-match", "\"7\"")], body).await.0, StatusCode::OK, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn routes_are_tested_with_json_or_the_message_itself() {
+    assert_eq!(json("GET", "/api/v1/routes", "").await.1[0]["to"], "pool");
+    assert_eq!(json("PUT", "/api/v1/routes", "{}").await.0, 400);
+    let (status, told) = json("POST", "/api/v1/routes/test", "{\"message\": \"m\", \"source\": \"10.1.1.1:5060\"}").await;
+    assert_eq!((status, told["source"].as_str()), (200, Some("10.1.1.1:5060")));
+    assert_eq!(json("POST", "/api/v1/routes/test", "{\"massage\": \"m\"}").await.0, 400);
+    for (kind, status) in [("application/sip", 200), ("text/plain; charset=utf-8", 200), ("image/png", 415)] {
+        let (answered, _, body) = ask("POST", "/api/v1/routes/test", &[TOKEN, ("content-type", kind)], "INVITE").await;
+        assert_eq!(answered.as_u16(), status, "{kind}");
+        assert!(status != 200 || String::from_utf8_lossy(&body).contains("\"method\":\"INVITE\""));
+    }
+}
+
+#[tokio::test]
+async fn the_configuration_its_versions_and_their_difference_are_shown() {
+    assert_eq!(json("GET", "/api/v1/config", "").await.1["version"], 7);
+    assert_eq!(&ask("GET", "/api/v1/config?format=text", &[TOKEN], "").await.2[..], b"[node]\n");
+    assert_eq!(json("GET", "/api/v1/config?format=xml", "").await.0, 400);
+    assert_eq!(json("GET", "/api/v1/config/versions", "").await.1[0]["number"], 7);
+    assert_eq!(json("GET", "/api/v1/config/versions/7", "").await.1["by"], "api");
+    assert_eq!(json("GET", "/api/v1/config/versions/8", "").await.0, 404);
+    assert_eq!(json("GET", "/api/v1/config/versions/x", "").await.0, 404);
+    assert_eq!(json("GET", "/api/v1/config/diff?from=2", "").await.1["from"], 2);
+    assert_eq!(json("GET", "/api/v1/config/diff?from=x", "").await.0, 400);
+    let (_, headers, body) = ask("GET", "/api/v1/config/diff", &[TOKEN, ("accept", "text/plain")], "").await;
+    assert!(headers["content-type"].to_str().unwrap().starts_with("text/plain") && &body[..] == b"-a\n+b\n");
+    assert_eq!(json("POST", "/api/v1/config/check", "x").await.1["ok"], false);
+    let (status, problem) = json("PUT", "/api/v1/config", "edited").await;
+    assert_eq!((status, problem["diff"].as_str()), (409, Some("-a\n+b\n")));
+    assert_eq!(ask("PUT", "/api/v1/config", &[TOKEN], &"x".repeat(2 << 20)).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(json("POST", "/api/v1/config/rollback", "{\"version\": \"3\"}").await.0, 400);
+    assert_eq!(ask("GET", "/api/v1/config", &[], "").await.0, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn ladders_come_as_json_or_as_a_drawing() {
+    assert_eq!(json("GET", "/api/v1/ladders?limit=5", "").await.1[0]["limit"], 5);
+    assert_eq!(json("GET", "/api/v1/ladders?limit=0", "").await.0, 400);
+    let (_, _, body) = ask("GET", "/api/v1/ladders/a%2Fb", &[TOKEN], "").await;
+    assert_eq!(&body[..], b"{\"messages\":[]}");
+    for (path, headers) in [("/api/v1/ladders/a%2Fb?format=text", vec![TOKEN]), ("/api/v1/ladders/a%2Fb", vec![TOKEN, ("accept", "text/plain")])] {
+        assert_eq!(&ask("GET", path, &headers, "").await.2[..], b"a -> b\n");
+    }
+    assert_eq!(json("GET", "/api/v1/ladders/none", "").await.0, 404);
 }
 
 #[test]

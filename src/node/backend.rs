@@ -17,7 +17,9 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use uuid::Uuid;
 
 use super::catalogue::Bookkeeper;
+use super::sight::Ladders;
 use super::signalling::Ask;
+use super::steering::Steering;
 use super::watch::Watcher;
 use crate::console::{
     Alarm, Answer, AssuranceQuery, AssuranceView, Backend, BackendError, CallView, ControlView, Event, ObjectKind, ParticipantView, Readiness, RecordingView, RecordingsPage,
@@ -35,6 +37,8 @@ pub(super) struct NodeBackend {
     pub(super) node_key: NodePublicKey,
     pub(super) events: broadcast::Sender<Event>,
     pub(super) prometheus: Option<PrometheusHandle>,
+    pub(super) steering: Arc<Steering>,
+    pub(super) ladders: Ladders,
 }
 
 impl NodeBackend {

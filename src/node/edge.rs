@@ -10,15 +10,18 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use ferric_proxy::group::{DownCause, ElementState, GroupEvent, GroupView};
-use ferric_proxy::{Handled, Listener, Proxy, ProxyConfig, ProxyOutput, RequestDone};
+use ferric_proxy::group::{DownCause, ElementState, GroupEvent, GroupShares, GroupView};
+use ferric_proxy::{Explanation, Handled, Listener, Proxy, ProxyConfig, ProxyOutput, RequestDone};
 use ferric_sip::flow::{Flow, Transport};
 use ferric_sip::message::Message;
 use ferric_sip::transaction::{Timers, TransactionLimits};
 use ferric_sip::trust::TrustTable;
 use ferric_sip_io::SipSockets;
+use rand::SeedableRng as _;
+use rand::rngs::SmallRng;
 
 use super::directory::{Directory, DnsEvent};
 use super::sight::Sight;
@@ -35,6 +38,8 @@ pub(super) enum EdgeEvent {
         /// What became of it.
         done: Box<RequestDone>,
     },
+    /// An element came to life or died.
+    Group(GroupEvent),
 }
 
 /// The proxy of this node.
@@ -77,6 +82,18 @@ impl Edge {
     /// What the server groups look like.
     pub(super) fn groups(&mut self, now: Instant) -> Vec<GroupView> {
         self.proxy.groups().view(now)
+    }
+
+    /// The same, with how calls that begin now would be shared out.
+    pub(super) fn shares(&mut self, now: Instant) -> Vec<GroupShares> {
+        let names: Vec<_> = self.proxy.config().groups.iter().map(|group| Arc::clone(&group.name)).collect();
+        let groups = self.proxy.groups();
+        names.iter().filter_map(|name| groups.preview(now, name, 0, &mut SmallRng::seed_from_u64(0)).into_iter().next()).collect()
+    }
+
+    /// Which way a message would take, and whether nothing is configured.
+    pub(super) fn explain(&mut self, now: Instant, message: &Message, flow: &Flow) -> (Explanation, bool) {
+        (self.proxy.explain(now, message, flow), self.is_idle)
     }
 
     pub(super) fn handle_message(&mut self, now: Instant, message: Message, flow: Flow, expected: impl Fn(&Message) -> bool) -> Handled {
@@ -145,7 +162,10 @@ impl Edge {
                             tell(EdgeEvent::Unrecorded { tenant, done });
                         }
                     }
-                    ProxyOutput::Group(event) => say(&event),
+                    ProxyOutput::Group(event) => {
+                        say(&event);
+                        tell(EdgeEvent::Group(event));
+                    }
                     ProxyOutput::Rejected { reason, source } => {
                         metrics::rejected(reason);
                         tracing::debug!(%source, reason, "request dropped");

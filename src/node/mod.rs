@@ -13,11 +13,14 @@ mod catalogue;
 mod directory;
 mod edge;
 mod keys;
+mod proxy_backend;
 #[allow(dead_code)]
 mod registrar;
 mod request_log;
+mod route_test;
 mod sight;
 mod signalling;
+mod steering;
 mod watch;
 
 use std::collections::HashMap;
@@ -53,13 +56,14 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, SipListener};
+use crate::config::{Config, SipListener, Source};
 use crate::console::{BACKLOG, Console, Event};
 use crate::metrics;
 pub(crate) use assurance::FOLDER as ASSURANCE;
 use backend::NodeBackend;
 use catalogue::Bookkeeper;
 use signalling::{Ask, Signalling, SignallingStats};
+use steering::Steering;
 
 /// Dirty files are synced at least this often.
 const SYNC_INTERVAL: Duration = Duration::from_millis(700);
@@ -103,6 +107,7 @@ pub struct Node {
     book_task: JoinHandle<()>,
     uploader: JoinHandle<()>,
     sip_thread: SipThread,
+    steering: Arc<Steering>,
 }
 
 /// The thread of SIP: sockets, timers, proxy and SRS in one place.
@@ -138,6 +143,14 @@ impl Node {
     /// # Errors
     /// Whatever cannot be had: a port, a key, the spool, the catalogue.
     pub async fn start(config: Config) -> anyhow::Result<Node> {
+        Node::start_from(config, None).await
+    }
+
+    /// Starts everything; with a source the configuration can be changed while it runs.
+    ///
+    /// # Errors
+    /// Whatever cannot be had: a port, a key, the spool, the catalogue.
+    pub async fn start_from(config: Config, source: Option<Source>) -> anyhow::Result<Node> {
         raise_file_limit(config.capture.max_calls);
         let identity = keys::prepare(&config)?;
         let spool_root = config.node.data_dir.join("spool");
@@ -219,7 +232,7 @@ impl Node {
         let srs = Srs::new(srs_config(&config, &sip), Instant::now(), SystemTime::now());
         let proxy_config = edge::proxy_config(&config, &sip);
         let request_log = open_request_log(&config);
-        let looks_on = sight::Sight::new(config.homer.as_ref(), request_log);
+        let looks_on = sight::Sight::new(config.homer.as_ref(), request_log.clone());
         let ladders = looks_on.ladders();
         let last_good = config.node.data_dir.join("dns.json");
         let servers = config.proxy.as_ref().map_or_else(Vec::new, |proxy| proxy.dns.clone());
@@ -234,6 +247,7 @@ impl Node {
         tasks.push(sip_thread.handle.spawn(task.run(inbound, ask_receiver)));
         tasks.push(tokio::spawn(capture_events(worker_events, asks.clone(), books.clone(), Arc::clone(&signalling), events.clone())));
 
+        let steering = Steering::open(&config, source, &sip, asks.clone(), events.clone());
         let watcher = watch::Watcher {
             worker: Arc::clone(&worker),
             spool,
@@ -245,6 +259,8 @@ impl Node {
             ledger: ledger.clone(),
             max_call,
             state: Arc::new(watch::State::default()),
+            steering: Arc::clone(&steering),
+            request_log,
         };
         let backend = NodeBackend {
             worker: Arc::clone(&worker),
@@ -257,6 +273,8 @@ impl Node {
             node_key: identity.node_key.public().clone(),
             events: events.clone(),
             prometheus: metrics::install().ok(),
+            steering: Arc::clone(&steering),
+            ladders,
         };
         tasks.push(tokio::spawn(watcher.run(stop.child_token())));
         let console_stop = stop.child_token();
@@ -274,7 +292,7 @@ impl Node {
             node_key: identity.node_public_file,
             recovered: recovery.finished.len(),
         };
-        Ok(Node { addresses, worker, finisher, sync, uploads, asks, signalling, books, ledger, stop, tasks, book_task, uploader, sip_thread })
+        Ok(Node { addresses, worker, finisher, sync, uploads, asks, signalling, books, ledger, stop, tasks, book_task, uploader, sip_thread, steering })
     }
 
     /// Where it listens and keeps things.
@@ -290,6 +308,17 @@ impl Node {
     /// Calls at the moment.
     pub fn calls(&self) -> usize {
         self.signalling.sessions.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Reads the configuration file again (SIGHUP); what comes of it is said in the log and shown by the API.
+    pub async fn reload(&self) {
+        let reload = |steering: &Steering| {
+            steering.reload();
+            Ok(())
+        };
+        if let Err(error) = self.steering.run(reload).await {
+            tracing::error!(%error, "SIGHUP: the file was not read");
+        }
     }
 
     /// Refuses new calls with 503, or takes them again.

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use ferric_assurance::Ledger;
-use ferric_proxy::group::GroupView;
+use ferric_proxy::group::{GroupEvent, GroupShares, GroupView};
 use ferric_proxy::{Handled, ProxyConfig};
 use ferric_sip::flow::Flow;
 use ferric_sip::message::Message;
@@ -34,6 +34,7 @@ use uuid::Uuid;
 use super::bridge;
 use super::catalogue::Bookkeeper;
 use super::edge::{Edge, EdgeEvent};
+use super::route_test::Told;
 use super::sight::Sight;
 use crate::console::Event;
 use crate::metrics;
@@ -62,6 +63,14 @@ pub(super) enum Ask {
     Apply(Box<ProxyConfig>, oneshot::Sender<()>),
     /// What do the server groups look like?
     Groups(oneshot::Sender<Vec<GroupView>>),
+    /// How would the server groups share out calls that begin now?
+    Shares(oneshot::Sender<Vec<GroupShares>>),
+    /// Which way would a message take?
+    Explain {
+        message: Box<Message>,
+        flow: Flow,
+        tell: oneshot::Sender<Box<Told>>,
+    },
     /// An element of a group takes no new calls, or takes them again; answers whether there is such an element.
     Drained {
         group: String,
@@ -265,6 +274,13 @@ impl Signalling {
             Ask::Groups(tell) => {
                 let _ = tell.send(self.edge.groups(now));
             }
+            Ask::Shares(tell) => {
+                let _ = tell.send(self.edge.shares(now));
+            }
+            Ask::Explain { message, flow, tell } => {
+                let (explanation, is_idle) = self.edge.explain(now, &message, &flow);
+                let _ = tell.send(Box::new(Told { explanation, is_idle, is_recorders: self.srs.expects(&message) }));
+            }
             Ask::Drained { group, element, drained, done } => {
                 let _ = done.send(self.edge.proxy().groups().set_drained(&group, &element, drained));
             }
@@ -273,13 +289,16 @@ impl Signalling {
 
     /// Does what proxy and SRS want, until they want nothing more.
     fn drain(&mut self) {
-        let (edge, sight, ledger) = (&mut self.edge, &self.sight, &self.ledger);
+        let (edge, sight, ledger, events) = (&mut self.edge, &self.sight, &self.ledger, &self.events);
         edge.drain(Instant::now(), &self.sockets, sight, &mut |event| match event {
             // Nobody else heard of it: it is in the books of this node.
             EdgeEvent::Unrecorded { tenant, done } => {
                 let invite = Uuid::now_v7();
                 ledger.received(invite, &tenant, &done.call_id, "forwarded");
                 ledger.refused(invite, done.status, done.side);
+            }
+            EdgeEvent::Group(event) => {
+                let _ = events.send(group_event(event));
             }
         });
         while let Some(output) = self.srs.poll_output() {
@@ -390,6 +409,15 @@ impl Signalling {
             self.worker.set_session(recording.0, document);
         }
     }
+}
+
+/// What others hear of an element.
+fn group_event(event: GroupEvent) -> Event {
+    let (name, group, element, cause) = match event {
+        GroupEvent::Up { group, element } => ("element.up", group, element, None),
+        GroupEvent::Down { group, element, cause } => ("element.down", group, element, Some(cause.as_str().to_owned())),
+    };
+    Event { group: Some(group.to_string()), element: Some(element), cause, ..Event::new(name) }
 }
 
 fn log(event: SrsEvent) {

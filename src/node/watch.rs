@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ferric_assurance::Ledger;
+use ferric_proxy::group::{ElementState, GroupView};
 use ferric_sip_io::SipSockets;
 use ferric_worker::spool::{Spool, Stage};
 use ferric_worker::spool_commit::Finisher;
@@ -16,7 +17,9 @@ use ferric_worker::worker::Worker;
 use tokio_util::sync::CancellationToken;
 
 use super::catalogue::Bookkeeper;
+use super::request_log::RequestLog;
 use super::signalling::SignallingStats;
+use super::steering::Steering;
 use crate::console::{Alarm, Readiness};
 use crate::metrics;
 
@@ -46,6 +49,8 @@ pub(super) struct Watcher {
     pub(super) ledger: Ledger,
     pub(super) max_call: Duration,
     pub(super) state: Arc<State>,
+    pub(super) steering: Arc<Steering>,
+    pub(super) request_log: Option<RequestLog>,
 }
 
 impl Watcher {
@@ -57,12 +62,13 @@ impl Watcher {
                 _ = ticks.tick() => {}
                 () = stop.cancelled() => return,
             }
-            self.look(seconds.is_multiple_of(10));
+            let groups = self.steering.groups().await;
+            self.look(seconds.is_multiple_of(10), &groups);
             seconds += 1;
         }
     }
 
-    fn look(&self, rescan: bool) {
+    fn look(&self, rescan: bool, groups: &[GroupView]) {
         let level = self.gauge.read();
         self.worker.set_spool_full(!self.gauge.is_open());
         if rescan {
@@ -70,7 +76,8 @@ impl Watcher {
             self.uploads.rescan();
         }
         self.export(level.as_ref().map_or(0, |level| level.spool_bytes));
-        let alarms = self.find_alarms(level.err().map(|error| error.to_string()));
+        let mut alarms = self.find_alarms(level.err().map(|error| error.to_string()));
+        self.find_proxy_alarms(groups, &mut alarms);
         metrics::set("ferric_alarms", f64::from(u32::try_from(alarms.len()).unwrap_or(u32::MAX)));
         let mut not_ready = Vec::new();
         if !self.gauge.is_open() {
@@ -173,6 +180,20 @@ impl Watcher {
         alarms
     }
 
+    fn find_proxy_alarms(&self, groups: &[GroupView], alarms: &mut Vec<Alarm>) {
+        group_alarms(groups, alarms);
+        if let Some(why) = self.steering.refused() {
+            let text = format!("the configuration file was refused when it was read last, and what was in force before still is: {why}");
+            let advice = "Correct the file (`ferric check` shows what is wrong) and send SIGHUP again.";
+            alarms.push(Alarm { name: "config-refused", text, advice });
+        }
+        let lost = self.request_log.as_ref().map_or(0, RequestLog::dropped);
+        if lost > 0 {
+            let text = format!("{lost} finished requests since the start are missing in the request log");
+            alarms.push(Alarm { name: "request-log-lost", text, advice: "The disk of the request log is too slow, or full." });
+        }
+    }
+
     pub(super) fn alarms(&self) -> Vec<Alarm> {
         self.state.alarms.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -183,6 +204,38 @@ impl Watcher {
             reasons.push("the node is starting".to_owned());
         }
         Readiness { ready: reasons.is_empty(), reasons }
+    }
+}
+
+/// Alarms about elements, a group of many at a time: at most so many.
+const MOST_ELEMENT_ALARMS: usize = 50;
+
+/// Elements that are down, and groups of which no element takes calls.
+fn group_alarms(groups: &[GroupView], alarms: &mut Vec<Alarm>) {
+    for group in groups {
+        let name = &group.config.name;
+        if !group.elements.iter().any(|element| element.state == ElementState::Up) {
+            let states: Vec<String> =
+                group.elements.iter().map(|element| format!("{} is {}", element.address, element.state.as_str())).collect();
+            let states = if states.is_empty() { "it has no elements".to_owned() } else { states.join(", ") };
+            let then = match &group.config.fallback {
+                Some(fallback) => format!("its fallback {fallback} is asked"),
+                None => "callers get 503".to_owned(),
+            };
+            let text = format!("no element of server group {name} takes calls ({states}): {then}");
+            alarms.push(Alarm { name: "group-dead", text, advice: "See why the elements do not answer, and whether they are drained." });
+        }
+    }
+    let down = groups.iter().flat_map(|group| {
+        group.elements.iter().filter_map(move |element| match element.state {
+            ElementState::Down(cause) => Some((group, element, cause)),
+            ElementState::Up | ElementState::Busy(_) | ElementState::Drained | ElementState::Unresolved => None,
+        })
+    });
+    for (group, element, cause) in down.take(MOST_ELEMENT_ALARMS) {
+        let seconds = element.since.map_or(0, |since| since.as_secs());
+        let text = format!("{} of server group {} is down for {seconds} s ({})", element.address, group.config.name, cause.as_str());
+        alarms.push(Alarm { name: "element-down", text, advice: "See whether it runs and answers OPTIONS; one answer brings it back." });
     }
 }
 

@@ -1,0 +1,435 @@
+//! Changes while the node runs: the configuration in force, and how another one takes its place.
+//!
+//! ```text
+//! SIGHUP: file ------\                                 refused: nothing changes, the complaints are told
+//!                     read, checked whole -> Config --<
+//! API: text in force -/    edited                      taken:   version kept -> file written (API) -> one swap in signalling
+//! ```
+//!
+//! - Changes wait for each other. A change over the API may name the version that it is meant for.
+//! - `[proxy]` and `[[sip.trust]]` are swapped as one: a request sees the old or the new, and those under way end as they began.
+//!   All else that differs waits for a restart, and is told.
+//! - The file on the disk is what a person edits: a change over the API does not overwrite what was not read yet.
+//! - Drained elements are remembered in `data_dir/config/drained.json`, over changes and restarts.
+//!
+//! All of it blocks (files, fsync): it runs beside the async threads.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ferric_proxy::group::GroupView;
+use ferric_sip::flow::Transport;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::edge;
+use super::signalling::Ask;
+use crate::config::versions::{MOST_BYTES, Versions, replace_file, sha256, write_whole};
+use crate::config::{Complaints, Config, Source, changes, unified};
+use crate::console::{BackendError, ConfigChange, ConfigCheck, Event, TextError};
+
+/// Signalling answers within this, or is in trouble.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// An element that was drained before the start may come from DNS: it is looked for so often, this far apart.
+const LOOKS: u32 = 12;
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Group, element, whether it is drained.
+type Drained = BTreeMap<String, BTreeMap<String, bool>>;
+
+/// What a change makes of the text in force: the new text, and whether something is new in it.
+pub(super) type Edited = Result<(String, bool), BackendError>;
+
+pub(super) struct State {
+    /// None in a node that was started from values.
+    pub(super) source: Option<Source>,
+    pub(super) versions: Option<Versions>,
+    /// The configuration that the text in force says.
+    config: Config,
+    /// What of it holds.
+    applied: Config,
+    drained: Drained,
+}
+
+impl State {
+    /// The version in force; 0 where none are kept.
+    pub(super) fn number(&self) -> u64 {
+        self.versions.as_ref().and_then(Versions::last).map_or(0, |last| last.number)
+    }
+
+    /// The text in force.
+    pub(super) fn text(&self) -> &str {
+        self.source.as_ref().map_or("", |source| &source.text)
+    }
+}
+
+/// The one place where configurations change.
+pub(super) struct Steering {
+    asks: mpsc::UnboundedSender<Ask>,
+    events: broadcast::Sender<Event>,
+    /// Listeners as they are.
+    pub(super) bound: Vec<(Transport, SocketAddr)>,
+    started: Config,
+    state: Mutex<State>,
+    /// Why the file was refused last.
+    refused: Mutex<Option<String>>,
+    has_groups: AtomicBool,
+}
+
+impl Steering {
+    /// Takes note of what the node was started with.
+    pub(super) fn open(
+        config: &Config,
+        source: Option<Source>,
+        bound: &[(Transport, SocketAddr)],
+        asks: mpsc::UnboundedSender<Ask>,
+        events: broadcast::Sender<Event>,
+    ) -> Arc<Steering> {
+        let versions = source.as_ref().and_then(|source| open_versions(config, source));
+        let drained = std::fs::read(drained_file(config)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let drained: Drained = drained.unwrap_or_default();
+        let state = State { source, versions, config: config.clone(), applied: config.clone(), drained: drained.clone() };
+        let has_groups = AtomicBool::new(has_groups(config));
+        let steering = Arc::new(Steering {
+            asks,
+            events,
+            bound: bound.to_vec(),
+            started: config.clone(),
+            state: Mutex::new(state),
+            refused: Mutex::new(None),
+            has_groups,
+        });
+        if !drained.is_empty() {
+            tokio::spawn(restore(steering.asks.clone(), drained));
+        }
+        steering
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs what blocks away from the async threads.
+    pub(super) async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Steering) -> Result<T, BackendError> + Send + 'static,
+    ) -> Result<T, BackendError> {
+        let steering = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || work(&steering)).await;
+        done.map_err(|_| unavailable())?
+    }
+
+    /// Asks signalling.
+    pub(super) async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, BackendError> {
+        let (tell, told) = oneshot::channel();
+        let _ = self.asks.send(ask(tell));
+        tokio::time::timeout(PATIENCE, told).await.ok().and_then(Result::ok).ok_or_else(unavailable)
+    }
+
+    /// Asks signalling, from a thread that may block.
+    fn ask_now<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, BackendError> {
+        let (tell, told) = oneshot::channel();
+        let _ = self.asks.send(ask(tell));
+        told.blocking_recv().map_err(|_| unavailable())
+    }
+
+    /// The groups, for the alarms; none are asked for while none are configured.
+    pub(super) async fn groups(&self) -> Vec<GroupView> {
+        if !self.has_groups.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        self.ask(Ask::Groups).await.unwrap_or_default()
+    }
+
+    /// Why the file was refused when it was read last.
+    pub(super) fn refused(&self) -> Option<String> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What waits for a restart.
+    pub(super) fn waiting(&self, state: &State) -> Vec<String> {
+        changes::waiting(&self.started, &state.config)
+    }
+
+    /// Reads the file again (SIGHUP) and says what comes of it.
+    pub(super) fn reload(&self) {
+        let mut state = self.lock();
+        let Some(source) = state.source.clone() else {
+            tracing::warn!("SIGHUP: there is no configuration file to read again");
+            return;
+        };
+        let text = match std::fs::read_to_string(&source.file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && source.on_disk.is_none() => {
+                tracing::warn!(file = %source.file.display(), "SIGHUP: there is no configuration file yet; the first change over the API makes it");
+                return;
+            }
+            Err(error) => return self.refuse(format!("{} cannot be read: {error}", source.file.display())),
+        };
+        let config = match source.parse(&text) {
+            Ok(config) => config,
+            Err(complaints) => return self.refuse(complaints.to_string()),
+        };
+        if let Err(error) = self.take(&mut state, text, config, "sighup", None) {
+            self.refuse(error.to_string());
+        }
+    }
+
+    fn refuse(&self, why: String) {
+        tracing::error!("SIGHUP: the file is refused, nothing changes\n{why}");
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+    }
+
+    /// Makes another text of the one in force, checks it, writes it to the file and puts it into force.
+    pub(super) fn change(
+        &self,
+        wanted: Option<u64>,
+        note: Option<String>,
+        edit: impl FnOnce(&State) -> Edited,
+    ) -> Result<ConfigChange, BackendError> {
+        let mut state = self.lock();
+        let Some(source) = state.source.clone() else {
+            let text = "this node was started from values, not from a configuration: `ferric run` starts one that can be changed";
+            return Err(BackendError::Conflict { text: text.to_owned(), diff: None });
+        };
+        let number = state.number();
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != number) {
+            return Err(BackendError::Stale(format!("version {number} is in force, not {wanted}: look at it, and send the change again")));
+        }
+        untouched(&source)?;
+        let (text, created) = edit(&state)?;
+        let config = self.judge(&source, &text)?;
+        let mut change = self.take(&mut state, text, config, "api", note)?;
+        change.created = created;
+        Ok(change)
+    }
+
+    /// Reads a text as the file is read.
+    fn judge(&self, source: &Source, text: &str) -> Result<Config, BackendError> {
+        if text.len() > MOST_BYTES {
+            return Err(BackendError::Refused(format!("a configuration has at most {MOST_BYTES} bytes"), Vec::new()));
+        }
+        source.parse(text).map_err(|complaints| {
+            let count = complaints.list.len();
+            let first = complaints.list.first().map_or("", |first| &first.text);
+            BackendError::Refused(format!("nothing changes: {count} errors, the first: {first}"), places(&complaints))
+        })
+    }
+
+    /// What would come of a text.
+    pub(super) fn check(&self, text: &str) -> ConfigCheck {
+        let state = self.lock();
+        let source = state.source.clone();
+        let judged = match &source {
+            Some(source) => self.judge(source, text),
+            None => Err(BackendError::Refused("this node was started from values, not from a configuration".to_owned(), Vec::new())),
+        };
+        match judged {
+            Ok(config) => ConfigCheck {
+                ok: true,
+                errors: Vec::new(),
+                changes: words(&state.config, &config, text == state.text()),
+                needs_restart: changes::waiting(&self.started, &config),
+                warnings: config.warnings,
+            },
+            Err(BackendError::Refused(detail, errors)) if errors.is_empty() => {
+                ConfigCheck { errors: vec![TextError { line: 0, column: 0, message: detail, source: String::new() }], ..ConfigCheck::default() }
+            }
+            Err(BackendError::Refused(_, errors)) => ConfigCheck { errors, ..ConfigCheck::default() },
+            Err(other) => {
+                ConfigCheck { errors: vec![TextError { line: 0, column: 0, message: other.to_string(), source: String::new() }], ..ConfigCheck::default() }
+            }
+        }
+    }
+
+    /// Puts a checked configuration into force.
+    fn take(&self, state: &mut State, text: String, config: Config, by: &str, note: Option<String>) -> Result<ConfigChange, BackendError> {
+        let mut change = ConfigChange {
+            changed: text != state.text(),
+            needs_restart: changes::waiting(&self.started, &config),
+            warnings: config.warnings.clone(),
+            ..ConfigChange::default()
+        };
+        if change.changed {
+            change.changes = note.into_iter().chain(words(&state.config, &config, false)).collect();
+            self.keep(state, &text, by, &change)?;
+        }
+        let in_force = changes::in_force(&self.started, &state.applied, &config);
+        let proxy = edge::proxy_config(&in_force, &self.bound);
+        self.ask_now(|done| Ask::Apply(Box::new(proxy), done))?;
+        self.has_groups.store(has_groups(&in_force), Ordering::Relaxed);
+        for (group, element, drained) in entries(&state.drained) {
+            let (done, _) = oneshot::channel();
+            let _ = self.asks.send(Ask::Drained { group, element, drained, done });
+        }
+        state.applied = in_force;
+        state.config = config;
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        change.version = state.number();
+        for warning in &change.warnings {
+            tracing::warn!("{warning}");
+        }
+        let (version, what) = (change.version, change.changes.join("; "));
+        if change.changed {
+            tracing::info!(version, by, what, "another configuration is in force");
+        } else {
+            tracing::info!(version, by, "the configuration is the one in force");
+        }
+        if !change.needs_restart.is_empty() {
+            tracing::warn!(sections = change.needs_restart.join(", "), "these differ from what the node runs by: they wait for a restart");
+        }
+        if change.changed {
+            let _ = self.events.send(Event { version: Some(version), cause: Some(by.to_owned()), ..Event::new("config.applied") });
+        }
+        Ok(change)
+    }
+
+    /// Keeps the text as a version, and writes it to the file if it does not come from there.
+    fn keep(&self, state: &mut State, text: &str, by: &str, change: &ConfigChange) -> Result<(), BackendError> {
+        let State { source: Some(source), versions, .. } = state else { return Ok(()) };
+        if let Some(versions) = versions {
+            let added = versions.add(text, by, change.changes.clone(), change.needs_restart.clone());
+            added.map_err(|error| BackendError::Unavailable(format!("the version cannot be kept, nothing changes: {error}")))?;
+        }
+        if by == "api"
+            && let Err(error) = replace_file(&source.file, text)
+        {
+            if let Some(versions) = versions {
+                versions.take_back();
+            }
+            let file = source.file.display();
+            let text = format!("{file} cannot be written, nothing changes: {error}; the node needs the right to write the file and its folder");
+            return Err(BackendError::Conflict { text, diff: None });
+        }
+        source.on_disk = Some(text.to_owned());
+        text.clone_into(&mut source.text);
+        Ok(())
+    }
+
+    /// Drains an element, or takes it back; false when there is none of that name.
+    pub(super) fn set_drained(&self, group: &str, element: &str, drained: bool) -> Result<bool, BackendError> {
+        let mut state = self.lock();
+        let (of, name) = (group.to_owned(), element.to_owned());
+        if !self.ask_now(|done| Ask::Drained { group: of, element: name, drained, done })? {
+            return Ok(false);
+        }
+        state.drained.entry(group.to_owned()).or_default().insert(element.to_owned(), drained);
+        // What is configured no more is forgotten, so that the list stays as long as the configuration.
+        let groups = self.ask_now(Ask::Groups)?;
+        state.drained.retain(|name, elements| {
+            let Some(view) = groups.iter().find(|view| *view.config.name == **name) else { return false };
+            elements.retain(|address, _| view.elements.iter().any(|element| element.address == *address));
+            !elements.is_empty()
+        });
+        let written = serde_json::to_vec_pretty(&state.drained).map_err(std::io::Error::from);
+        if let Err(error) = written.and_then(|bytes| write_whole(&drained_file(&self.started), &bytes, 0o600)) {
+            tracing::error!(%error, "what is drained cannot be kept for the next start");
+        }
+        tracing::info!(group, element, drained, "an element is drained or taken back");
+        Ok(true)
+    }
+}
+
+/// The text on the disk is the one that was read.
+fn untouched(source: &Source) -> Result<(), BackendError> {
+    let now = match std::fs::read_to_string(&source.file) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(BackendError::Unavailable(format!("{} cannot be read: {error}", source.file.display()))),
+    };
+    if now == source.on_disk {
+        return Ok(());
+    }
+    let diff = unified(source.on_disk.as_deref().unwrap_or(""), now.as_deref().unwrap_or(""), "in force", "on the disk");
+    let file = source.file.display();
+    let text = format!("{file} was changed on the disk and is not in force: send SIGHUP to take it over, or put it back; then send the change again");
+    Err(BackendError::Conflict { text, diff: Some(diff) })
+}
+
+/// What changes, in words.
+fn words(old: &Config, new: &Config, is_same: bool) -> Vec<String> {
+    if is_same {
+        return Vec::new();
+    }
+    let mut words = changes::between(old, new);
+    words.extend(changes::waiting(old, new).into_iter().map(|section| format!("{section} changed: it waits for a restart")));
+    if words.is_empty() {
+        words.push("comments or order".to_owned());
+    }
+    words
+}
+
+/// The versions, with what the node starts with as the last one. Without them the node runs all the same.
+fn open_versions(config: &Config, source: &Source) -> Option<Versions> {
+    let folder = folder(config);
+    let opened = Versions::open(&folder).and_then(|mut versions| {
+        let last = versions.last().map(|last| (last.number, last.sha256 == sha256(&source.text)));
+        let changes = match last {
+            Some((_, true)) => return Ok(versions),
+            Some((number, false)) => {
+                let before = versions.get(number).ok().flatten().and_then(|(_, text)| source.parse(&text).ok());
+                before.map_or_else(|| vec!["the version before cannot be read".to_owned()], |before| words(&before, config, false))
+            }
+            None => vec!["the first one".to_owned()],
+        };
+        versions.add(&source.text, "start", changes, Vec::new())?;
+        Ok(versions)
+    });
+    opened.inspect_err(|error| tracing::error!(folder = %folder.display(), %error, "versions of the configuration cannot be kept")).ok()
+}
+
+fn folder(config: &Config) -> PathBuf {
+    config.node.data_dir.join("config")
+}
+
+fn drained_file(config: &Config) -> PathBuf {
+    folder(config).join("drained.json")
+}
+
+fn has_groups(config: &Config) -> bool {
+    config.proxy.as_ref().is_some_and(|proxy| !proxy.groups.is_empty())
+}
+
+fn entries(drained: &Drained) -> Vec<(String, String, bool)> {
+    let of = |(group, elements): (&String, &BTreeMap<String, bool>)| {
+        elements.iter().map(|(element, drained)| (group.clone(), element.clone(), *drained)).collect::<Vec<_>>()
+    };
+    drained.iter().flat_map(of).collect()
+}
+
+/// Drains at the start what was drained before it.
+async fn restore(asks: mpsc::UnboundedSender<Ask>, drained: Drained) {
+    let mut left = entries(&drained);
+    for _ in 0..LOOKS {
+        let mut missing = Vec::new();
+        for (group, element, drained) in left {
+            let (done, found) = oneshot::channel();
+            let _ = asks.send(Ask::Drained { group: group.clone(), element: element.clone(), drained, done });
+            if !found.await.unwrap_or(true) {
+                missing.push((group, element, drained));
+            }
+        }
+        left = missing;
+        if left.is_empty() {
+            return;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+pub(super) fn unavailable() -> BackendError {
+    BackendError::Unavailable("signalling does not answer".into())
+}
+
+fn places(complaints: &Complaints) -> Vec<TextError> {
+    let place = |complaint: &crate::config::Complaint| TextError {
+        line: complaint.line,
+        column: complaint.column,
+        message: complaint.text.clone(),
+        source: complaint.source.clone(),
+    };
+    complaints.list.iter().map(place).collect()
+}
