@@ -296,7 +296,7 @@ pub struct RouteTestView {
     /// It asks for a recording.
     pub siprec: bool,
     /// `rule`, `default` (no rule matched), `route-header`, `dialog`, `stranger` (not in `[[sip.trust]]`), `unconfigured`
-    /// (no groups, routes or registrar: all is the recorder's).
+    /// (no groups, routes or registrar: all is for the recorder).
     pub decided_by: &'static str,
     /// The rule that decided.
     pub rule: Option<String>,

@@ -7,6 +7,7 @@ use ferric_proxy::group::{GroupShares, Policy};
 use ferric_proxy::{DecidedBy, Destination, Explanation};
 use ferric_sip::flow::{Flow, Transport};
 use ferric_sip::message::{Message, ParseErrorKind};
+use ferric_sip::method::Method;
 
 use crate::console::{
     BackendError, ConditionView, ContactView, DestinationView, ListenerRef, PickView, RouteTest, RouteTestView, RuleView, ShareView, TextError,
@@ -20,6 +21,8 @@ pub(super) struct Told {
     pub(super) is_idle: bool,
     /// It belongs to what the recorder has begun.
     pub(super) is_recorders: bool,
+    /// There is a recorder at all.
+    pub(super) records: bool,
 }
 
 /// Reads the message, and over which flow it is thought to come.
@@ -94,7 +97,7 @@ fn address(text: &str) -> Option<SocketAddr> {
 
 /// Puts it into words.
 pub(super) fn view(message: &Message, flow: &Flow, told: Told) -> RouteTestView {
-    let Told { explanation, is_idle, is_recorders } = told;
+    let Told { explanation, is_idle, is_recorders, records } = told;
     let Explanation { decided_by, rule, rules, uri, rewritten, destination } = explanation;
     let is_stranger = decided_by == DecidedBy::Stranger;
     let siprec = ferric_srs::asks_for_recording(message);
@@ -104,11 +107,18 @@ pub(super) fn view(message: &Message, flow: &Flow, told: Told) -> RouteTestView 
     } else if is_recorders {
         ("dialog", "it belongs to what the recorder has begun".to_owned(), Destination::Recorder, Vec::new(), None, None)
     } else if is_idle {
-        let why = "no server group, route or registrar is configured: all requests are the recorder's".to_owned();
+        let why = "no server group, route or registrar is configured: all requests are for the recorder".to_owned();
         ("unconfigured", why, Destination::Recorder, Vec::new(), None, None)
     } else {
         let why = why(decided_by, rule.as_deref(), &destination, siprec);
         (decided_by.as_str(), why, destination, rules, rule, rewritten)
+    };
+    let destination = match destination {
+        // A node with the proxy's role alone answers OPTIONS and nothing else.
+        Destination::Recorder if !records && message.method() != Method::Options => {
+            Destination::Reject { status: 404, reason: Some("No Route".to_owned()), cause: "no-recorder" }
+        }
+        other => other,
     };
     let conditions = |rule: &ferric_proxy::routing::RuleTrace| {
         let view = |seen: &ferric_proxy::routing::ConditionTrace| ConditionView {

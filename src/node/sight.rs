@@ -92,6 +92,11 @@ impl Sight {
             cause: done.side.into(),
         });
     }
+
+    /// Lines of the request log that are lost.
+    pub(super) fn lost_lines(&self) -> u64 {
+        self.log.as_ref().map_or(0, RequestLog::dropped)
+    }
 }
 
 fn start_hep(homer: &Homer) -> Result<HepHandle, String> {

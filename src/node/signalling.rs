@@ -279,7 +279,7 @@ impl Signalling {
             }
             Ask::Explain { message, flow, tell } => {
                 let (explanation, is_idle) = self.edge.explain(now, &message, &flow);
-                let _ = tell.send(Box::new(Told { explanation, is_idle, is_recorders: self.srs.expects(&message) }));
+                let _ = tell.send(Box::new(Told { explanation, is_idle, is_recorders: self.srs.expects(&message), records: self.records }));
             }
             Ask::Drained { group, element, drained, done } => {
                 let _ = done.send(self.edge.proxy().groups().set_drained(&group, &element, drained));

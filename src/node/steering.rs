@@ -91,7 +91,8 @@ impl Steering {
         let versions = source.as_ref().and_then(|source| open_versions(config, source));
         let drained = std::fs::read(drained_file(config)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let drained: Drained = drained.unwrap_or_default();
-        let state = State { source, versions, config: config.clone(), applied: config.clone(), drained: drained.clone() };
+        let was_drained = !drained.is_empty();
+        let state = State { source, versions, config: config.clone(), applied: config.clone(), drained };
         let has_groups = AtomicBool::new(has_groups(config));
         let steering = Arc::new(Steering {
             asks,
@@ -102,8 +103,8 @@ impl Steering {
             refused: Mutex::new(None),
             has_groups,
         });
-        if !drained.is_empty() {
-            tokio::spawn(restore(steering.asks.clone(), drained));
+        if was_drained {
+            tokio::spawn(restore(Arc::clone(&steering)));
         }
         steering
     }
@@ -261,6 +262,7 @@ impl Steering {
         let proxy = edge::proxy_config(&in_force, &self.bound);
         self.ask_now(|done| Ask::Apply(Box::new(proxy), done))?;
         self.has_groups.store(has_groups(&in_force), Ordering::Relaxed);
+        // An element that was gone for a while is new to the proxy.
         for (group, element, drained) in entries(&state.drained) {
             let (done, _) = oneshot::channel();
             let _ = self.asks.send(Ask::Drained { group, element, drained, done });
@@ -309,19 +311,28 @@ impl Steering {
         Ok(())
     }
 
+    /// Drains what is remembered as drained; true when all of it was there.
+    fn drain_again(&self) -> bool {
+        let state = self.lock();
+        let drain = |(group, element, drained)| self.ask_now(|done| Ask::Drained { group, element, drained, done }).unwrap_or(true);
+        entries(&state.drained).into_iter().map(drain).fold(true, |all, found| all && found)
+    }
+
     /// Drains an element, or takes it back; false when there is none of that name.
     pub(super) fn set_drained(&self, group: &str, element: &str, drained: bool) -> Result<bool, BackendError> {
         let mut state = self.lock();
+        let groups = self.ask_now(Ask::Groups)?;
+        let is_there = |view: &GroupView| *view.config.name == *group && view.elements.iter().any(|have| have.address == element);
         let (of, name) = (group.to_owned(), element.to_owned());
-        if !self.ask_now(|done| Ask::Drained { group: of, element: name, drained, done })? {
+        if !groups.iter().any(is_there) || !self.ask_now(|done| Ask::Drained { group: of, element: name, drained, done })? {
             return Ok(false);
         }
         state.drained.entry(group.to_owned()).or_default().insert(element.to_owned(), drained);
         // What is configured no more is forgotten, so that the list stays as long as the configuration.
-        let groups = self.ask_now(Ask::Groups)?;
         state.drained.retain(|name, elements| {
             let Some(view) = groups.iter().find(|view| *view.config.name == **name) else { return false };
-            elements.retain(|address, _| view.elements.iter().any(|element| element.address == *address));
+            let is_listed = |address: &String| view.elements.iter().any(|element| element.address == *address);
+            elements.retain(|address, _| view.config.dns.is_some() || is_listed(address));
             !elements.is_empty()
         });
         let written = serde_json::to_vec_pretty(&state.drained).map_err(std::io::Error::from);
@@ -401,19 +412,9 @@ fn entries(drained: &Drained) -> Vec<(String, String, bool)> {
 }
 
 /// Drains at the start what was drained before it.
-async fn restore(asks: mpsc::UnboundedSender<Ask>, drained: Drained) {
-    let mut left = entries(&drained);
+async fn restore(steering: Arc<Steering>) {
     for _ in 0..LOOKS {
-        let mut missing = Vec::new();
-        for (group, element, drained) in left {
-            let (done, found) = oneshot::channel();
-            let _ = asks.send(Ask::Drained { group: group.clone(), element: element.clone(), drained, done });
-            if !found.await.unwrap_or(true) {
-                missing.push((group, element, drained));
-            }
-        }
-        left = missing;
-        if left.is_empty() {
+        if steering.run(|steering| Ok(steering.drain_again())).await != Ok(false) {
             return;
         }
         tokio::time::sleep(LOOK_AGAIN).await;
