@@ -180,7 +180,7 @@ impl Steering {
     }
 
     fn refuse(&self, why: String) {
-        tracing::error!("SIGHUP: the file is refused, nothing changes\n{why}");
+        tracing::error!("SIGHUP: the file is not fine, nothing changes\n{why}");
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
     }
 
