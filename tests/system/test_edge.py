@@ -7,6 +7,7 @@ import random
 import re
 import socket
 import ssl
+import struct
 import subprocess
 import time
 
@@ -901,4 +902,387 @@ def test_uris_of_all_kinds():
                 assert a.receive(final, 8).status in statuses, uri
             # A SIPS URI never leaves by anything but TLS.
             assert not [m for m in b.seen if m.uri.startswith("sips:")]
+            edge.well()
+
+
+# ---- rules ------------------------------------------------------------------------------------------------------------
+
+
+def with_own_port(edge):
+    """The address of the edge, where a rule names it."""
+    edge.config.write_text(edge.config.read_text().replace("@SIP@", str(edge.sip)))
+    return edge
+
+
+def test_each_condition_of_a_rule_is_met_or_not():
+    recording = b"--b\r\nContent-Type: application/sdp\r\n\r\nv=0\r\n--b\r\nContent-Type: application/rs-metadata+xml\r\n\r\n<recording/>\r\n--b--\r\n"
+    conditions = [
+        ('header = { name = "X-Kind", value = "^(a|b)$" }', "460"), ('header = { name = "x-any" }', "461"),
+        ('method = "SUBSCRIBE|PUBLISH"', "462"), ('user = "^00[1-9]"', "463"), ('user_prefix = "+1408"', "464"),
+        ('domain = "one.example"', "465"), ('domain = "*.two.example"', "466"), ('from = "^sip:boss@"', "467"),
+        ('source = "127.8.0.0/16"', "468"), ('listener = "tcp:127.0.0.1:@SIP@"', "469"), ("siprec = true", "470"),
+        ('method = "MESSAGE", user_prefix = "both", domain = "both.example"', "471"), ('user_prefix = "tenfold"', "472"),
+    ]
+    rules = "".join(f"[[proxy.route]]\nmatch = {{ {match} }}\nreject = {{ code = {code} }}\n" for match, code in conditions)
+    rules += '[[proxy.route]]\nreject = { code = 499, reason = "None of all" }\n'
+    with Peer() as a, Peer(ip="127.8.3.4") as far, Peer("tcp") as stream, with_own_port(Proxy(folder("edge-rules"), rules)) as edge:
+        def asked(uri="sip:x@example.com", method="MESSAGE", peer=a, **options):
+            edge.link(peer).send(peer.request(method, uri, **options))
+            return peer.receive(final)
+
+        for wanted, options in [
+            (460, dict(headers=["X-KIND:b"])), (499, dict(headers=["X-Kind: ab"])), (460, dict(headers=["X-Kind: c", "x-kind: a"])),
+            (461, dict(headers=["X-Any:"])), (461, dict(headers=["x-ANY: v"], uri="sip:+1408@one.example")),
+            (462, dict(method="SUBSCRIBE")), (462, dict(method="PUBLISH")), (499, dict(method="NOTIFY")), (499, dict(method="subscribe")),
+            (463, dict(uri="sip:0049@x.example")), (463, dict(uri="sip:%30049@x.example")), (499, dict(uri="sip:0009@x.example")),
+            (464, dict(uri="sip:+14085550100@x.example")), (464, dict(uri="tel:+1-408-555-0100")), (499, dict(uri="sip:14085550100@x.example")),
+            (465, dict(uri="sip:x@ONE.example:5090;transport=tcp")), (499, dict(uri="sip:x@a.one.example")),
+            (466, dict(uri="sip:x@a.two.example")), (466, dict(uri="sip:x@b.a.Two.example")), (499, dict(uri="sip:x@two.example")),
+            (467, dict(from_uri="sip:boss@example.com")), (499, dict(from_uri="sip:bossy@example.com")),
+            (468, dict(peer=far)), (469, dict(peer=stream)),
+            (471, dict(uri="sip:both1@both.example")), (499, dict(uri="sip:both1@both.example", method="NOTIFY")), (499, dict(uri="sip:both1@else.example")),
+        ]:
+            answer = asked(**options)
+            assert answer.status == wanted, (options, answer)
+        answer = asked(method="INVITE", headers=["Require: siprec", "Content-Type: multipart/mixed;boundary=b"], body=recording)
+        assert answer.status == 470, answer
+        # One rule for all: it says so itself, with its reason.
+        assert asked().start.endswith(b"499 None of all")
+        asked(uri="sip:tenfold@x.example", method="NOTIFY")
+        wait(lambda: edge.requests(method="NOTIFY"), 5, "the log of requests", edge)
+        assert any(line["rule"] == "route 13" and line["st"] == 472 for line in edge.requests(method="NOTIFY")), edge.requests(method="NOTIFY")
+        edge.well()
+
+
+def test_each_action_of_a_rule_does_what_it_says():
+    home = folder("edge-actions")
+    with Peer() as b, Peer() as c, Peer() as a:
+        proxy = group("pool", [(b.host, 1, 1)], heartbeat="false")
+        proxy += to("group", "pool") + to("uri", uri_of(c)) + to("self", "request-uri") + to("srs", "srs")
+        proxy += '[[proxy.route]]\nmatch = { user_prefix = "no" }\nreject = { code = 603, reason = "Not: here" }\n'
+        proxy += '[[proxy.route]]\nmatch = { user_prefix = "elsewhere" }\nredirect = "sip:other@192.0.2.5;transport=tcp"\n'
+        with Proxy(home, proxy) as edge:
+            send = lambda uri, method="MESSAGE": edge.link(a).send(a.request(method, uri))
+            for uri, peer in (("sip:group@x.example", b), ("sip:uri@x.example", c), (f"sip:self@{c.host}", c), ("sip:anybody@pool", b)):
+                send(uri)
+                got = peer.receive("MESSAGE")
+                assert got.uri == uri, got
+                got.reply(200)
+                a.receive(200)
+            send("sip:no@x.example")
+            assert a.receive(final).start == b"SIP/2.0 603 Not: here"
+            send("sip:elsewhere@x.example", "INVITE")
+            moved = a.receive(final)
+            assert moved.status == 302 and moved.all("Contact") == ["<sip:other@192.0.2.5;transport=tcp>"] and moved.to_tag, moved
+            send("sip:srs@x.example", "OPTIONS")
+            answer = a.receive(final)
+            assert answer.status == 200 and "siprec" in " ".join(answer.values("Supported")), answer
+            send("sip:anybody@unknown.example")
+            assert a.receive(final).status == 404
+            edge.well()
+
+
+def test_numbers_arrive_as_the_element_wants_them():
+    cases = [
+        ("strip = 2", "sip:0049301234@x.example", "sip:49301234@x.example"),
+        ('prefix = "+"', "sip:14085550100@x.example;user=phone", "sip:+14085550100@x.example;user=phone"),
+        ('strip = 1, prefix = "+49"', "sip:030123@x.example:5080", "sip:+4930123@x.example:5080"),
+        ('match = "^\\\\+?1(\\\\d{3})(\\\\d+)$", replace = "$1-$2"', "sip:+14085550100@x.example", "sip:408-5550100@x.example"),
+        ('host = "pbx.example:5070"', "sip:100@x.example;p=v", "sip:100@pbx.example:5070;p=v"),
+        ('strip = 1, match = "9", replace = "8", prefix = "00", host = "h.example"', "sip:999@x.example", "sip:0089@h.example"),
+        ('prefix = "0"', "tel:+15550100", "tel:0+15550100"),
+        ('strip = 2, host = "h.example"', "tel:+15550100", "sip:5550100@h.example;user=phone"),
+        ("strip = 64", "sip:12@x.example", "sip:x.example sip:@x.example"),
+    ]
+    with Peer() as b, Peer() as a:
+        rules = "".join(f'[[proxy.route]]\nmatch = {{ header = {{ name = "X-Case", value = "^{number}$" }} }}\nrewrite = {{ {rewrite} }}\nto = "{uri_of(b)}"\n'
+                        for number, (rewrite, _, _) in enumerate(cases))
+        with Proxy(folder("edge-numbers"), rules) as edge:
+            for number, (rewrite, uri, wanted) in enumerate(cases):
+                sent = a.request("INVITE", uri, headers=[f"X-Case: {number}"], to_uri="sip:unchanged@x.example")
+                edge.link(a).send(sent)
+                got = b.receive("INVITE")
+                assert got.uri in wanted.split(), (rewrite, uri, got.uri)
+                # Only the Request-URI; the rest is what the caller said.
+                assert got.header("To") == "<sip:unchanged@x.example>" and not got.all("Route")
+                untouched(sent.split(b"\r\n", 1)[1].join([got.start + b"\r\n", b""]), got.raw)
+                got.reply(486, tag="t")
+                edge.link(a).send(ack_of(sent, a.receive(486)))
+            edge.well()
+
+
+# ---- protection -------------------------------------------------------------------------------------------------------
+
+
+def test_strangers_get_nothing_through_and_no_more_bytes_than_they_sent():
+    """Who forges a source must not be able to make us shout at it."""
+    with between("edge-strangers", everything_to, sip='[[sip.trust]]\nsource = "127.0.0.0/24"\n') as (edge, a, b):
+        shapes = {
+            "invite": lambda peer: peer.request("INVITE", "sip:x@example.com"),
+            "options": lambda peer: peer.request("OPTIONS", "sip:x@example.com"),
+            "register": lambda peer: peer.request("REGISTER", "sip:example.com"),
+            "bye": lambda peer: peer.request("BYE", "sip:x@example.com", to_tag="t"),
+            "ack": lambda peer: peer.request("ACK", "sip:x@example.com", to_tag="t"),
+            "cancel": lambda peer: peer.request("CANCEL", "sip:x@example.com"),
+            "no hops": lambda peer: peer.request("OPTIONS", "sip:x@example.com", hops=0),
+            "short": lambda peer: f"INVITE sip:a SIP/2.0\r\nv:SIP/2.0/UDP {peer.host};branch=z9hG4bK1\r\nf:<sip:a>;tag=1\r\nt:<sip:a>\r\ni:1\r\nCSeq:1 INVITE\r\n\r\n".encode(),
+            "shorter": lambda peer: f"OPTIONS sip:a SIP/2.0\r\nv:SIP/2.0/UDP a\r\nf:<sip:a>\r\nt:<sip:a>\r\ni:2\r\nCSeq:2 OPTIONS\r\n\r\n".encode(),
+            "no from": lambda peer: b"OPTIONS sip:a SIP/2.0\r\nv:SIP/2.0/UDP a\r\n\r\n",
+            "no method": lambda peer: b" sip:a SIP/2.0\r\nv:SIP/2.0/UDP a\r\n\r\n",
+            "old": lambda peer: b"OPTIONS sip:a SIP/3.0\r\nv:SIP/2.0/UDP a\r\nf:a\r\nt:a\r\ni:2\r\nCSeq:2 OPTIONS\r\n\r\n",
+            "bad uri": lambda peer: b"OPTIONS a b c SIP/2.0\r\nv:SIP/2.0/UDP a\r\nf:a\r\nt:a\r\ni:2\r\nCSeq:2 OPTIONS\r\n\r\n",
+            "length": lambda peer: b"OPTIONS sip:a SIP/2.0\r\nv:SIP/2.0/UDP a\r\nf:a\r\nt:a\r\ni:2\r\nCSeq:2 OPTIONS\r\nl:9\r\n\r\n",
+            "response": lambda peer: b"SIP/2.0 200 OK\r\nv:SIP/2.0/UDP a\r\nf:a\r\nt:a\r\ni:2\r\nCSeq:2 OPTIONS\r\n\r\n",
+            "stun": lambda peer: bytes.fromhex("000100002112a442") + b"0123456789ab",
+        }
+        net = random.randrange(2, 250)
+        peers = {}
+        with contextlib.ExitStack() as stack:
+            for number, (name, shape) in enumerate(shapes.items()):
+                # An address of its own each: it is the same to a rate of a source. Via says where; `a` is no address.
+                peer = peers[name] = stack.enter_context(Peer(ip=f"127.{net}.{number + 1}.1"))
+                peer.sent = shape(peer)
+                edge.link(peer).send(peer.sent)
+            # A final response to an INVITE would be repeated for half a minute.
+            time.sleep(3)
+            heard = {name: (len(peer.sent), sum(len(m.raw) for m in peer.seen), [m.start for m in peer.seen]) for name, peer in peers.items()}
+            loud = {name: what for name, what in heard.items() if what[1] > what[0] * (2 if name == "stun" else 1)}
+            assert not loud, loud
+            assert not b.seen, b.seen
+            assert not any(m.status < 400 for peer in peers.values() for m in peer.seen if m.status), heard
+        # Who is known is served as ever.
+        edge.link(a).send(a.request("MESSAGE", "sip:x@example.com"))
+        b.receive("MESSAGE").reply(200)
+        a.receive(200)
+
+
+def test_one_source_cannot_take_more_than_its_rate():
+    home = folder("edge-rate")
+    with Peer() as b, Peer(ip="127.4.4.4") as loud, Peer() as a:
+        edge = Proxy(home, everything_to(b))
+        edge.config.write_text(edge.config.read_text().replace("per_source = 1_000_000", "per_source = 20"))
+        with edge:
+            for _ in range(200):
+                edge.link(loud).send(loud.request("MESSAGE", "sip:x@example.com"))
+            edge.link(a).send(a.request("MESSAGE", "sip:quiet@example.com"))
+            got = b.receive(lambda m: m.uri == "sip:quiet@example.com", 1)
+            got.reply(200)
+            a.receive(200)
+            time.sleep(0.3)
+            passed = len({m.header("Call-ID") for m in b.seen}) - 1
+            assert 15 <= passed <= 40, passed
+            edge.well()
+
+
+def test_more_new_calls_than_allowed_are_told_to_come_later():
+    with between("edge-overload", lambda b: everything_to(b, "calls_per_second = 10\n")) as (edge, a, b):
+        for _ in range(40):
+            edge.link(a).send(a.request("INVITE", "sip:x@example.com"))
+        time.sleep(0.4)
+        shed = [m for m in a.seen if m.status == 503]
+        went = {m.header("Call-ID") for m in b.seen}
+        # A second may end in between.
+        assert 10 <= len(went) <= 20 and len({m.header("Call-ID") for m in shed}) == 40 - len(went), (len(went), len(shed))
+        assert all(int(m.header("Retry-After")) >= 1 for m in shed)
+        # What belongs to a call that is there, and what is none, passes.
+        edge.link(a).send(a.request("INVITE", f"sip:x@{b.host}", to_tag="t", call_id="a-re-invite"))
+        b.receive(lambda m: m.header("Call-ID") == "a-re-invite").reply(200, headers=(f"Contact: <{b.contact}>",))
+        edge.link(a).send(a.request("BYE", f"sip:x@{b.host}", to_tag="t", call_id="a-bye"))
+        b.receive("BYE").reply(200)
+        edge.link(a).send(a.request("MESSAGE", "sip:x@example.com"))
+        b.receive("MESSAGE").reply(200)
+
+
+def test_scanners_hear_nothing():
+    with between("edge-scanners", everything_to) as (edge, a, b):
+        for agent in ("friendly-scanner", "sipvicious 0.3", "SIPVICIOUS", "sipsak 0.9.7", "pplsip", "VaxSIPUserAgent/3.1"):
+            for method in ("OPTIONS", "INVITE", "REGISTER"):
+                edge.link(a).send(a.request(method, "sip:100@example.com", headers=[f"User-Agent: {agent}"]))
+        a.none(seconds=0.7)
+        assert not b.seen, b.seen
+        assert edge.metric('ferric_sip_rejected_total{reason="scanner"}') >= 18
+
+
+def test_connections_of_one_source_are_limited():
+    home = folder("edge-connections")
+    with Peer("tcp") as a, Peer() as b:
+        edge = Proxy(home, everything_to(b))
+        edge.config.write_text(edge.config.read_text().replace("[sip.limits]\n", "[sip.limits]\nmax_connections_per_source = 5\n"))
+        with edge:
+            links = [a.connect("127.0.0.1", edge.sip, source=("127.6.6.6", 0)) for _ in range(9)]
+            wait(lambda: sum(link.closed.is_set() for link in links) == 4, 3, "four of nine connections to be closed")
+            assert not any(link.closed.is_set() for link in links[:5])
+            other = a.connect("127.0.0.1", edge.sip, source=("127.6.6.7", 0))
+            for link in (links[0], other):
+                link.send(a.request("MESSAGE", "sip:x@example.com"))
+                b.receive("MESSAGE").reply(200)
+                a.receive(200)
+            links[0].close()
+            time.sleep(0.2)
+            again = a.connect("127.0.0.1", edge.sip, source=("127.6.6.6", 0))
+            again.send(a.request("MESSAGE", "sip:x@example.com"))
+            b.receive("MESSAGE").reply(200)
+            a.receive(200)
+            edge.well()
+
+
+def test_who_sends_too_slowly_is_cut_off():
+    with between("edge-slow", everything_to, caller="tcp") as (edge, a, b):
+        silent, trickling, busy = (a.connect("127.0.0.1", edge.sip) for _ in range(3))
+        began = time.monotonic()
+        raw = a.request("MESSAGE", "sip:x@example.com", body=b"x" * 500)
+        busy.send(a.request("MESSAGE", "sip:x@example.com"))
+        b.receive("MESSAGE").reply(200)
+        a.receive(200)
+        for at in range(0, 60):
+            if trickling.closed.is_set():
+                break
+            with contextlib.suppress(OSError):
+                trickling.send(raw[at : at + 1])
+            time.sleep(0.25)
+        wait(lambda: silent.closed.is_set() and trickling.closed.is_set(), 5, "the slow ones to be cut off")
+        assert 8 < time.monotonic() - began < 14
+        # One that spoke before may be silent.
+        busy.send(a.request("MESSAGE", "sip:x@example.com"))
+        b.receive("MESSAGE").reply(200)
+        a.receive(200)
+
+
+def test_noise_on_every_port_is_survived():
+    home = folder("edge-noise")
+    certs = certificates(home)
+    dice = random.Random(4)
+    with Peer() as b, Peer() as a, Proxy(home, everything_to(b), tls=certs) as edge:
+        sip = a.request("INVITE", "sip:x@example.com")
+        noise = [dice.randbytes(size) for size in (1, 3, 20, 400, 1400, 60_000)]
+        noise += [b"\r\n" * 500, b"\0" * 1000, sip[:40], b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", sip.replace(b"\r\n", b"\n"), b"A" * 65_000]
+        noise += [bytes(byte if dice.random() > 0.03 else dice.randrange(256) for byte in sip) for _ in range(60)]
+        noise += [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc" + dice.randbytes(500), b"\x16\x03\x01\xff\xff" + b"\0" * 100]
+        with Peer(ip="127.0.7.1") as u:
+            for data in noise:
+                edge.link(u).send(data)
+        for port in (edge.sip, edge.sips):
+            for data in noise:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 2) as connection:
+                    connection.sendall(data)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(certs["client_ca"])
+        context.load_cert_chain(certs["certificate"], certs["key"])
+        for data in noise:
+            with contextlib.suppress(OSError, ssl.SSLError), socket.create_connection(("127.0.0.1", edge.sips), 2) as connection:
+                with context.wrap_socket(connection, server_hostname="127.0.0.1") as secure:
+                    secure.sendall(data)
+        # Nobody without a certificate comes in.
+        bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        bare.load_verify_locations(certs["client_ca"])
+        with contextlib.suppress(OSError, ssl.SSLError), socket.create_connection(("127.0.0.1", edge.sips), 2) as connection:
+            with bare.wrap_socket(connection, server_hostname="127.0.0.1") as secure:
+                secure.settimeout(2)
+                secure.sendall(a.request("MESSAGE", "sip:bare@example.com"))
+                assert secure.recv(100) == b"", "a peer without a certificate was let in"
+        assert not [m for m in b.seen if m.uri == "sip:bare@example.com"]
+        edge.link(a).send(a.request("MESSAGE", "sip:x@example.com", call_id="the-last"))
+        b.receive(lambda m: m.header("Call-ID") == "the-last").reply(200)
+        a.receive(200)
+        assert edge.descriptors() < 100, edge.descriptors()
+        edge.well()
+
+
+# ---- sight ------------------------------------------------------------------------------------------------------------
+
+
+def hep_of(data):
+    """The chunks of a HEP3 packet, by type (vendor 0)."""
+    assert data[:4] == b"HEP3" and struct.unpack(">H", data[4:6])[0] == len(data), data[:20]
+    found, at = {}, 6
+    while at < len(data):
+        vendor, kind, length = struct.unpack(">HHH", data[at : at + 6])
+        assert vendor == 0 and length >= 6 and kind not in found
+        found[kind] = data[at + 6 : at + length]
+        at += length
+    assert at == len(data)
+    return found
+
+
+def capture_of(packets):
+    """A capture file of what HEP packets tell: addresses, ports, times, payload, for tshark. All as UDP."""
+    whole = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 101)
+    for number, chunks in enumerate(packets):
+        udp = chunks[7] + chunks[8] + struct.pack(">HH", 8 + len(chunks[15]), 0) + chunks[15]
+        packet = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(udp), number, 0, 64, 17, 0) + chunks[3] + chunks[4] + udp
+        whole += struct.pack("<IIII", *struct.unpack(">II", chunks[9] + chunks[10]), len(packet), len(packet)) + packet
+    return whole
+
+
+def test_homer_gets_every_message_as_it_was():
+    home = folder("edge-hep")
+    began = time.time()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as homer:
+        homer.bind(("127.0.0.1", 0))
+        homer.settimeout(1)
+        port = homer.getsockname()[1]
+        with Peer("tcp") as b, Peer() as a:
+            proxy = f'{everything_to(b)}[homer]\nhep = "127.0.0.1:{port}"\ncapture_id = 2001\n'
+            with Proxy(home, proxy) as edge:
+                sent = a.request("INVITE", "sip:x@example.com", call_id="hep-call")
+                edge.link(a).send(sent)
+                got = b.receive("INVITE")
+                for status in (180, 200):
+                    got.reply(status, tag="t", headers=(f"Contact: <{b.contact}>",))
+                    a.receive(status)
+                datagrams = []
+                with contextlib.suppress(TimeoutError):
+                    while True:
+                        datagrams.append(homer.recv(65536))
+                edge.well()
+                us = edge.sip
+    packets = [hep_of(data) for data in datagrams]
+    payloads = [packet[15] for packet in packets]
+    assert sent in payloads and got.raw in payloads and all(message.raw in payloads for message in a.seen)
+    for packet in packets:
+        assert (packet[1], packet[11], packet[12]) == (b"\x02", b"\x01", struct.pack(">I", 2001)), packet
+        assert began - 2 < struct.unpack(">I", packet[9])[0] < time.time() + 2
+    path = home / "hep.pcap"
+    path.write_bytes(capture_of(packets))
+    fields = ["udp.srcport", "udp.dstport", "sip.Method", "sip.Status-Code", "sip.Call-ID", "sip.CSeq.method"]
+    done = subprocess.run(["tshark", "-r", path, "-d", "udp.port==1-65535,sip", "-T", "fields", "-E", "separator=|", *(word for field in fields for word in ("-e", field))],
+                          capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|") for line in done.stdout.splitlines()]
+    assert len(rows) == len(packets) and all(row[4] == "hep-call" and row[5] == "INVITE" for row in rows), rows
+    seen = [(row[0], row[1], row[2] or row[3]) for row in rows]
+    caller, callee, edge_port = str(a.port), str(b.port), str(us)
+    for wanted in [(caller, edge_port, "INVITE"), (edge_port, caller, "100"), (edge_port, caller, "180"), (edge_port, caller, "200")]:
+        assert wanted in seen, (wanted, seen)
+    # Of a connection that the edge opened, its own port is none that anybody else knows.
+    assert [what for _, there, what in seen if there == callee] == ["INVITE"]
+    assert [what for here, _, what in seen if here == callee] == ["180", "200"]
+    assert [packet[2] for packet in packets if packet[15] == got.raw] == [b"\x06"]
+
+
+def test_every_request_is_one_line_of_the_log():
+    home = folder("edge-log")
+    with Peer() as dead, Peer() as b, Peer() as a:
+        proxy = group("pool", [(dead.host, 1, 1), (b.host, 2, 1)], heartbeat="false", more='timeout = "200ms"\n')
+        proxy += '[[proxy.route]]\nname = "numbers"\nmatch = { user_prefix = "+" }\nto = "pool"\n[[proxy.route]]\nreject = { code = 403 }\n'
+        with Proxy(home, proxy) as edge:
+            edge.link(a).send(a.request("INVITE", "sip:+15550100;x=y:secret@example.com", call_id="call-1"))
+            got = b.receive("INVITE", 3)
+            got.reply(200, tag="t", headers=(f"Contact: <{b.contact}>",))
+            a.receive(200)
+            edge.link(a).send(a.request("MESSAGE", "sip:x@example.com", headers=['Authorization: Digest username="u", response="hush"']))
+            a.receive(403)
+            edge.link(a).send(a.request("BYE", f"sip:x@{b.host}", to_tag="t", call_id="call-1"))
+            b.receive("BYE").reply(200)
+            a.receive(200)
+            [line] = edge.requests(1)
+            assert (line["st"], line["n"], line["el"], line["grp"], line["rule"], line["id"]) == (200, 2, b.host, "pool", "numbers", "call-1"), line
+            assert line["src"] == a.host and line["on"] == f"udp:127.0.0.1:{edge.sip}" and 150 < line["ms"] < 2000, line
+            [line] = edge.requests(1, "MESSAGE")
+            assert (line["st"], line["rule"], line["n"]) == (403, "route 2", 0), line
+            [line] = edge.requests(1, "BYE")
+            assert (line["st"], line["mid"]) == (200, True), line
+            text = (edge.data / "log" / "requests.jsonl").read_text()
+            assert "secret" not in text and "hush" not in text
+            assert (edge.data / "log" / "requests.jsonl").stat().st_mode & 0o077 == 0
             edge.well()
