@@ -113,12 +113,12 @@ pub(super) fn view(message: &Message, flow: &Flow, told: Told) -> RouteTestView 
         let why = why(decided_by, rule.as_deref(), &destination, siprec);
         (decided_by.as_str(), why, destination, rules, rule, rewritten)
     };
-    let destination = match destination {
-        // A node with the proxy's role alone answers OPTIONS and nothing else.
-        Destination::Recorder if !records && message.method() != Method::Options => {
-            Destination::Reject { status: 404, reason: Some("No Route".to_owned()), cause: "no-recorder" }
-        }
-        other => other,
+    // A node with the proxy's role alone answers OPTIONS and nothing else.
+    let is_lost = !records && matches!(destination, Destination::Recorder) && message.method() != Method::Options;
+    let destination = if is_lost {
+        Destination::Reject { status: 404, reason: Some("No Route".to_owned()), cause: "no-recorder" }
+    } else {
+        destination
     };
     let conditions = |rule: &ferric_proxy::routing::RuleTrace| {
         let view = |seen: &ferric_proxy::routing::ConditionTrace| ConditionView {
