@@ -927,8 +927,14 @@ def test_each_condition_of_a_rule_is_met_or_not():
     rules += '[[proxy.route]]\nreject = { code = 499, reason = "None of all" }\n'
     with Peer() as a, Peer(ip="127.8.3.4") as far, Peer("tcp") as stream, with_own_port(Proxy(folder("edge-rules"), rules)) as edge:
         def asked(uri="sip:x@example.com", method="MESSAGE", peer=a, **options):
-            edge.link(peer).send(peer.request(method, uri, **options))
-            return peer.receive(final)
+            raw = peer.request(method, uri, **options)
+            edge.link(peer).send(raw)
+            answer = peer.receive(final)
+            # Who asks which rule it would be hears the same.
+            test = {"message": raw.decode(), "source": peer.host, "listener": {"transport": peer.transport, "address": f"127.0.0.1:{edge.sip}"}}
+            told = edge.get("/api/v1/routes/test", method="POST", body=test)["rule"]
+            assert told == f"route {[*(code for _, code in conditions), '499'].index(str(answer.status)) + 1}", (told, answer)
+            return answer
 
         for wanted, options in [
             (460, dict(headers=["X-KIND:b"])), (499, dict(headers=["X-Kind: ab"])), (460, dict(headers=["X-Kind: c", "x-kind: a"])),
@@ -1286,3 +1292,28 @@ def test_every_request_is_one_line_of_the_log():
             assert "secret" not in text and "hush" not in text
             assert (edge.data / "log" / "requests.jsonl").stat().st_mode & 0o077 == 0
             edge.well()
+
+
+def test_the_last_calls_are_drawn_as_ladders():
+    with between("edge-ladders", lambda b: everything_to(b, "record_route = true\n"), callee="tcp") as (edge, a, b):
+        link = edge.link(a)
+        keys = b"v=0\r\na=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:hush\r\n"
+        link.send(a.request("INVITE", "sip:x@example.com", call_id="one/call", body=keys, headers=["Content-Type: application/sdp"]))
+        got = b.receive("INVITE")
+        assert got.body == keys
+        for status in (180, 200):
+            got.reply(status, "Fine", tag="t", headers=(f"Contact: <{b.contact}>",))
+        side = Side.caller(a, a.receive(200), link)
+        side.send("ACK", cseq=1)
+        b.receive("ACK")
+        side.send("BYE")
+        b.receive("BYE").reply(200)
+        a.receive(lambda m: m.key == "BYE")
+        [call] = edge.get("/api/v1/ladders?limit=5")
+        assert (call["call_id"], call["method"], call["to"]) == ("one/call", "INVITE", "sip:x@example.com"), call
+        steps = ["INVITE", "100", "INVITE", "180", "180", "200", "200", "ACK", "ACK", "BYE", "BYE", "200", "200"]
+        whole = edge.get("/api/v1/ladders/one%2Fcall")
+        assert [str(m["status"] or m["method"]) for m in whole["messages"]] == steps, whole
+        drawn = edge.get("/api/v1/ladders/one%2Fcall?format=text", raw=True)[1].decode()
+        assert re.findall(r"[-<] (INVITE|ACK|BYE|\d{3}) ", drawn) == steps, drawn
+        assert "hush" not in json.dumps(whole) + drawn

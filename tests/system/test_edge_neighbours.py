@@ -1,12 +1,14 @@
 """The edge among others: Kamailio before and behind it, phones at its registrar, sipp for many calls."""
 
 import contextlib
+import hashlib
+import re
 import shutil
 import time
 
 from lib.edge import Child, Edge, Sipp, all_well, free_port, group, route
 from lib.node import folder, wait
-from lib.peer import Peer, final
+from lib.peer import Message, Peer, Side, final, token
 
 CALLS = 200
 RATE = 70
@@ -183,3 +185,352 @@ def test_a_loop_with_kamailio_ends_at_once():
             # And the other way round: whoever calls Kamailio.
             a.to("127.0.0.1", kamailio.port).send(a.request("MESSAGE", "sip:x@example.com"))
             assert a.receive(final).status == 482
+
+
+# ---- phones -----------------------------------------------------------------------------------------------------------
+
+DOMAIN = "phones.example"
+USERS = """[[user]]
+name = "alice"
+password = "a long one"
+[[user]]
+name = "bob"
+password = "an even longer one"
+"""
+
+
+def registrar(home, users=USERS, more=""):
+    """The [proxy] section of a registrar; without users nobody is asked for a password."""
+    if users:
+        (home / "users.toml").write_text(users)
+        (home / "users.toml").chmod(0o600)
+        more += 'users = "users.toml"\n'
+    return f'record_route = true\n[proxy.registrar]\ndomains = ["{DOMAIN}"]\n{more}'
+
+
+def challenges(response, name="WWW-Authenticate"):
+    """The challenges of a response, as dictionaries, in their order."""
+    found = []
+    for value in response.all(name):
+        assert value.startswith("Digest "), value
+        found.append({key: quoted or bare for key, quoted, bare in re.findall(r'(\w+)=(?:"([^"]*)"|([^\s,"]+))', value[7:])})
+    return found
+
+
+def credentials(challenge, method, uri, user, password, nc=1, header="Authorization"):
+    """RFC 7616 3.4, qop=auth."""
+    algorithm = challenge.get("algorithm", "MD5")
+    digest = lambda text: {"MD5": hashlib.md5, "SHA-256": hashlib.sha256}[algorithm](text.encode()).hexdigest()
+    own = token()
+    secret = digest(f"{user}:{challenge['realm']}:{password}")
+    response = digest(f"{secret}:{challenge['nonce']}:{nc:08x}:{own}:auth:{digest(f'{method}:{uri}')}")
+    opaque = f', opaque="{challenge["opaque"]}"' if "opaque" in challenge else ""
+    return (f'{header}: Digest username="{user}", realm="{challenge["realm"]}", nonce="{challenge["nonce"]}", uri="{uri}", '
+            f'algorithm={algorithm}, qop=auth, nc={nc:08x}, cnonce="{own}", response="{response}"{opaque}')
+
+
+class Phone(Peer):
+    """A peer with a name that can register."""
+
+    def __init__(self, edge, user, transport="udp", password=None, contact=None, **options):
+        super().__init__(transport, **options)
+        self.edge, self.user, self.password = edge, user, password
+        self.aor, self.place = f"sip:{user}@{DOMAIN}", contact or f"sip:{user}@{self.host};transport={transport}"
+        self.call, self.cseq = token(64), 0
+
+    @property
+    def contact(self):
+        return self.place
+
+    @property
+    def link(self):
+        return self.to(self.edge.ip, self.edge.port(self.transport) if hasattr(self.edge, "port") else self.edge.sip)
+
+    def ask(self, headers=(), expires=600, contacts=None):
+        """One REGISTER and its answer."""
+        self.cseq += 1
+        listed = contacts if contacts is not None else [f"<{self.place}>"]
+        self.link.send(self.request("REGISTER", f"sip:{DOMAIN}", call_id=self.call, cseq=self.cseq, from_uri=self.aor, to_uri=self.aor, contact=False,
+                                    headers=[*(f"Contact: {one}" for one in listed), f"Expires: {expires}", *headers]))
+        return self.receive(lambda m: m.key == "REGISTER" and m.header("CSeq").startswith(f"{self.cseq} ") and m.status >= 200)
+
+    def register(self, expires=600, algorithm=None, contacts=None):
+        """Registers, with the password if asked for one; the last answer."""
+        answer = self.ask(expires=expires, contacts=contacts)
+        if answer.status == 401 and self.password:
+            offered = challenges(answer)
+            chosen = next(one for one in offered if algorithm in (None, one.get("algorithm", "MD5")))
+            answer = self.ask([credentials(chosen, "REGISTER", f"sip:{DOMAIN}", self.user, self.password)], expires, contacts)
+        return answer
+
+    def invite(self, to):
+        """Calls a user; answers the 407 if there is one. The INVITE that counts."""
+        uri = f"sip:{to}@{DOMAIN}"
+        make = lambda cseq, headers=(): self.request("INVITE", uri, call_id=call, cseq=cseq, tag=tag, from_uri=self.aor, headers=headers)
+        call, tag = token(64), token()
+        raw = make(1)
+        self.link.send(raw)
+        if self.password:
+            asked = self.receive(407)
+            self.link.send(self.request("ACK", uri, call_id=call, cseq=1, tag=tag, to_tag=asked.to_tag, branch=Message(raw).branch, from_uri=self.aor))
+            raw = make(2, [credentials(challenges(asked, "Proxy-Authenticate")[0], "INVITE", uri, self.user, self.password, header="Proxy-Authorization")])
+            self.link.send(raw)
+        return Message(raw)
+
+    def answers(self, invite, status=200, tag=None):
+        invite.reply(status, "OK", tag=tag or token(), headers=(f"Contact: <{self.place}>",))
+
+
+@contextlib.contextmanager
+def phones(name, *users, users_file="", more="", **options):
+    """An edge with a registrar, and a phone for each (user, transport)."""
+    home = folder(name)
+    with Edge(home, registrar(home, users_file, more), **options) as edge, contextlib.ExitStack() as stack:
+        yield edge, *(stack.enter_context(Phone(edge, user, transport)) for user, transport in users)
+        assert "panicked" not in edge.log.read_text(errors="replace"), edge.tail()
+
+
+def test_phones_register_with_md5_and_with_sha_256():
+    home = folder("edge-digest")
+    with Edge(home, registrar(home)) as edge, Phone(edge, "alice", password="a long one") as alice:
+        first = alice.ask()
+        assert first.status == 401 and [one["algorithm"] for one in challenges(first)] == ["SHA-256", "MD5"], first
+        assert all(one["qop"] == "auth" and one["realm"] == DOMAIN for one in challenges(first))
+        for algorithm in ("MD5", "SHA-256"):
+            answer = alice.register(algorithm=algorithm)
+            assert answer.status == 200 and f"<{alice.place}>" in answer.header("Contact"), answer
+            assert 590 <= int(re.search(r"expires=(\d+)", answer.header("Contact"))[1]) <= 600
+        # A nonce may be used again with the next count, and no count twice.
+        chosen = challenges(alice.ask())[0]
+        with_count = lambda nc: alice.ask([credentials(chosen, "REGISTER", f"sip:{DOMAIN}", "alice", alice.password, nc)])
+        assert [with_count(nc).status for nc in (1, 2, 3)] == [200, 200, 200]
+        again = with_count(2)
+        assert again.status == 401 and challenges(again)[0].get("stale", "").lower() == "true", again
+        # Not with a wrong password, not as somebody else, not without a name that is known.
+        wrong = lambda user, password: alice.ask([credentials(challenges(alice.ask())[0], "REGISTER", f"sip:{DOMAIN}", user, password)])
+        assert [wrong("alice", "wrong").status, wrong("bob", "an even longer one").status, wrong("mallory", "x").status] == [401, 403, 401]
+        assert alice.register(expires=0).status == 200 and not alice.register(contacts=[]).all("Contact")
+
+
+def test_many_phones_register_with_sipp():
+    home = folder("edge-register")
+    hashed = lambda user: hashlib.md5(f"{user}:{DOMAIN}:secret".encode()).hexdigest()
+    users = "".join(f'[[user]]\nname = "u{number}"\ndomain = "{DOMAIN}"\nha1_md5 = "{hashed(f"u{number}")}"\n' for number in range(100))
+    with Edge(home, registrar(home, users)) as edge:
+        for transport, name in (("u1", "udp"), ("t1", "tcp")):
+            lines = "".join(f"u{number};[authentication username=u{number} password=secret]\n" for number in range(100))
+            (home / f"users-{name}.csv").write_text(f"SEQUENTIAL\n{lines}")
+            with Sipp(home, name, "edge-register", target=f"127.0.0.1:{edge.sip}", rate=100, transport=transport, users=home / f"users-{name}.csv", domain=DOMAIN) as load:
+                wait(lambda: load.counts()["calls"] >= CALLS, 20, "enough registrations", edge)
+                counts = load.finish()
+                assert counts["failed"] == 0 and counts["ok"] == counts["calls"] >= CALLS, (counts, load.errors())
+        assert edge.metric("ferric_registrations") >= 100
+
+
+def test_a_call_between_two_phones_one_behind_its_own_connection():
+    home = folder("edge-phones")
+    with Edge(home, registrar(home)) as edge, \
+            Phone(edge, "alice", password="a long one") as alice, \
+            Phone(edge, "bob", "tcp", "an even longer one", contact="sip:bob@192.0.2.55:5062;transport=tcp", listen=False) as bob:
+        assert (alice.register().status, bob.register().status) == (200, 200)
+        own = bob.link
+        for caller, callee in ((alice, bob), (bob, alice)):
+            sent = caller.invite(callee.user)
+            got = callee.receive("INVITE")
+            assert got.uri == callee.place and (callee is alice or got.link is own), got
+            got.reply(180, tag="t")
+            callee.answers(got, tag="t")
+            caller.receive(180)
+            ok = caller.receive(200)
+            assert ok.header("Call-ID") == sent.header("Call-ID")
+            here, there = Side.caller(caller, ok, caller.link), Side.callee(callee, got, "t", callee.link)
+            here.send("ACK", cseq=int(sent.header("CSeq").split()[0]))
+            callee.receive("ACK")
+            # Within the dialog the connection is the only way to bob, too.
+            for side, other in ((there, caller), (here, callee)):
+                side.send("INFO")
+                info = other.receive("INFO")
+                assert info.link is own or other is alice
+                info.reply(200)
+                side.peer.receive(lambda m: m.key == "INFO" and m.status == 200)
+            here.send("BYE")
+            callee.receive("BYE").reply(200)
+            caller.receive(lambda m: m.key == "BYE" and m.status == 200)
+
+
+def test_who_is_gone_is_gone():
+    with phones("edge-gone-phones", ("alice", "udp"), ("bob", "tcp"), ("caller", "udp")) as (edge, alice, bob, caller):
+        bob.place = "sip:bob@192.0.2.55:5062;transport=tcp"
+
+        def calls(user):
+            sent = caller.invite(user)
+            answer = caller.receive(lambda m: m.header("Call-ID") == sent.header("Call-ID") and m.status >= 180)
+            return answer.status
+
+        assert (calls("alice"), calls("nobody")) == (480, 404) or (calls("alice"), calls("nobody")) == (480, 480)
+        assert (alice.register().status, bob.register().status) == (200, 200)
+        for phone in (alice, bob):
+            sent = caller.invite(phone.user)
+            phone.receive("INVITE").reply(486, tag="t")
+            caller.receive(486)
+        alice.register(expires=0)
+        assert calls("alice") == 480
+        # Its connection was the only way.
+        bob.link.close()
+        time.sleep(0.3)
+        assert calls("bob") == 480
+        # A time that ends.
+        assert alice.register(expires=1).status == 423
+        edge.rewrite(registrar(edge.home, "", 'min_expires = "1s"\n'))
+        wait(lambda: alice.register(expires=1).status == 200, 5, "the shortest time to be taken over", edge)
+        time.sleep(1.6)
+        assert calls("alice") == 480
+
+
+def test_registrations_outlive_the_node():
+    with phones("edge-restart", ("alice", "udp"), ("bob", "udp"), ("carol", "tcp"), ("caller", "udp")) as (edge, alice, bob, carol, caller):
+        for phone in (alice, bob, carol):
+            assert phone.register().status == 200
+        bob.register(expires=0)
+        # It is on disk within a second.
+        time.sleep(1.5)
+        edge.kill()
+        for link in carol.links + caller.links:
+            link.close()
+        edge.start()
+        caller.invite("alice")
+        got = alice.receive("INVITE", 3)
+        got.reply(486, tag="t")
+        caller.receive(486)
+        caller.invite("bob")
+        assert caller.receive(final).status == 480
+        # Her contact can be reached without the old connection.
+        caller.invite("carol")
+        carol.receive("INVITE", 3).reply(486, tag="t")
+        caller.receive(486)
+        left = int(re.search(r"expires=(\d+)", alice.register(contacts=[]).header("Contact"))[1])
+        assert 500 < left < 600, left
+
+
+# ---- several contacts -------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def forked(name, qs, more="", transport="udp"):
+    """A user with several phones, of the q values given, and a caller whose INVITE is under way."""
+    with phones(name, *[("team", transport)] * len(qs), ("caller", "udp"), more=more) as (edge, *all_of, caller):
+        for phone, q in zip(all_of, qs):
+            assert phone.register(contacts=[f"<{phone.place}>;q={q}"]).status == 200
+        yield edge, all_of, caller
+
+
+def begins(caller):
+    sent = caller.invite("team")
+    caller.receive(100)
+    return sent
+
+
+def acks(caller, sent, refused):
+    caller.link.send(caller.request("ACK", sent.uri, branch=sent.branch, call_id=sent.header("Call-ID"), tag="x", to_tag=refused.to_tag, from_uri=caller.aor))
+
+
+def test_the_first_who_answers_has_the_call():
+    with forked("edge-fork", (1, 1, 1)) as (edge, team, caller):
+        sent = begins(caller)
+        got = [phone.receive("INVITE") for phone in team]
+        assert len({one.branch for one in got}) == 3 and len({one.header("Call-ID") for one in got}) == 1
+        assert [one.uri for one in got] == [phone.place for phone in team]
+        for number, one in enumerate(got):
+            one.reply(180, tag=f"t{number}")
+        assert {caller.receive(180).to_tag for _ in range(3)} == {"t0", "t1", "t2"}
+        got[0].reply(486, tag="t0")
+        team[0].receive("ACK")
+        caller.none(486, 0.3)
+        team[1].answers(got[1], tag="t1")
+        assert caller.receive(final).to_tag == "t1"
+        cancel = team[2].receive("CANCEL")
+        assert cancel.branch == got[2].branch
+        cancel.reply(200)
+        got[2].reply(487, tag="t2")
+        team[2].receive("ACK")
+        team[1].none("CANCEL", 0.3)
+        caller.none(final, 0.3)
+        # Two at the same moment: both answers pass, the caller chooses (13.2.2.4).
+        sent = begins(caller)
+        got = [phone.receive("INVITE") for phone in team]
+        for number in (0, 1):
+            team[number].answers(got[number], tag=f"s{number}")
+        assert {caller.receive(final).to_tag for _ in range(2)} == {"s0", "s1"}
+        assert sent.header("Call-ID") == got[0].header("Call-ID")
+
+
+def test_a_no_of_everybody_ends_the_search():
+    """A 6xx (16.7 step 5): the others are cancelled, nobody else is asked."""
+    with forked("edge-fork-6xx", (1, 1, 0.5)) as (edge, team, caller):
+        begins(caller)
+        got = [phone.receive("INVITE") for phone in team[:2]]
+        got[1].reply(180, tag="t1")
+        caller.receive(180)
+        got[0].reply(603, tag="t0")
+        team[0].receive("ACK")
+        team[1].receive("CANCEL").reply(200)
+        got[1].reply(487, tag="t1")
+        team[1].receive("ACK")
+        assert caller.receive(final).status == 603
+        team[2].none("INVITE", 0.4)
+
+
+def test_the_best_of_all_refusals_is_told():
+    for number, (statuses, told) in enumerate([((404, 486, 503), (404, 486)), ((302, 404, 500), (302,)), ((408, 480, 503), (480,)), ((503, 500, 504), (500, 504)), ((401, 486, 407), (401, 407))]):
+        with forked(f"edge-fork-best-{number}", (1, 1, 1)) as (edge, team, caller):
+            begins(caller)
+            for phone, status in zip(team, statuses):
+                headers = {401: ('WWW-Authenticate: Digest realm="one", nonce="n"',), 407: ('Proxy-Authenticate: Digest realm="two", nonce="n"',),
+                           302: ("Contact: <sip:x@192.0.2.7>",)}.get(status, ())
+                phone.receive("INVITE").reply(status, tag="t", headers=headers)
+                phone.receive("ACK")
+            answer = caller.receive(final)
+            assert answer.status in told, (statuses, answer)
+            if 401 in statuses:
+                # The caller needs every challenge (16.7 step 7).
+                assert [len(answer.all(name)) for name in ("WWW-Authenticate", "Proxy-Authenticate")] == [1, 1], answer
+
+
+def test_a_cancel_reaches_every_phone():
+    with forked("edge-fork-cancel", (1, 1, 0.3)) as (edge, team, caller):
+        sent = begins(caller)
+        got = [phone.receive("INVITE") for phone in team[:2]]
+        for one in got:
+            one.reply(180, tag="t")
+            caller.receive(180)
+        caller.link.send(sent.raw.split(b"\r\nContact:")[0].replace(b"INVITE", b"CANCEL") + b"\r\nContent-Length: 0\r\n\r\n")
+        assert caller.receive(lambda m: m.key == "CANCEL").status == 200
+        for phone, one in zip(team, got):
+            phone.receive("CANCEL").reply(200)
+            one.reply(487, tag="t")
+            phone.receive("ACK")
+        assert caller.receive(lambda m: m.status >= 200 and m.key == "INVITE").status == 487
+        team[2].none("INVITE", 0.4)
+
+
+def test_lower_q_values_wait_for_higher_ones():
+    with forked("edge-fork-q", (0.2, 1, 0.7), 'fork = "sequential"\n') as (edge, team, caller):
+        begins(caller)
+        for place in (1, 2, 0):
+            got = team[place].receive("INVITE")
+            for other in range(3):
+                team[other].none("INVITE", 0.1)
+            got.reply(486 if place else 200, tag="t", headers=(f"Contact: <{team[place].place}>",))
+        assert caller.receive(final).status == 200
+
+
+def test_a_phone_that_is_silent_does_not_hold_up_the_others():
+    with forked("edge-fork-silent", (1, 1)) as (edge, team, caller):
+        begins(caller)
+        silent, quick = (phone.receive("INVITE") for phone in team)
+        team[1].answers(quick)
+        assert caller.receive(final).status == 200
+        # Nothing was heard of it, so nothing can be cancelled, until something is.
+        team[0].none("CANCEL", 0.3)
+        silent.reply(180, tag="late")
+        team[0].receive("CANCEL")
