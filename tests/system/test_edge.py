@@ -13,9 +13,9 @@ import time
 
 from lib.certificates import certificates
 from lib.dns import Dns
-from lib.edge import Edge, group
-from lib.node import ROOT, folder, free_port, wait
-from lib.peer import Message, Peer, Side, final, route_host, token
+from lib.edge import group
+from lib.node import ROOT, folder, wait
+from lib.peer import Message, Peer, Proxy, Side, final, quiet_port, route_host, token
 
 TRANSPORTS = ("udp", "tcp", "tls")
 
@@ -31,37 +31,6 @@ def uri_of(peer):
 
 def listen(transport, address):
     return f'[[sip.listen]]\ntransport = "{transport}"\naddress = "{address}"\n'
-
-
-class Proxy(Edge):
-    """An edge with more in its [sip] section: listeners, limits, trust."""
-
-    def __init__(self, home, proxy, *, listeners="", sip="", **options):
-        super().__init__(home, proxy, **options)
-        for path, attribute in ((self.config, None), (None, "base")):
-            text = path.read_text() if path else self.base
-            text = text.replace("[sip.limits]\n", f"{listeners}[sip.limits]\n", 1).replace("[recording]\n", f"{sip}[recording]\n", 1)
-            if path:
-                path.write_text(text)
-            else:
-                self.base = text
-
-    def port(self, transport):
-        return self.sips if transport == "tls" else self.sip
-
-    def link(self, peer):
-        """The way of a peer to this edge over its own transport."""
-        return peer.to(self.ip, self.port(peer.transport))
-
-    def well(self):
-        assert "panicked" not in self.log.read_text(errors="replace"), self.tail()
-        assert self.process.poll() is None, self.tail()
-
-
-def plain(name, proxy, **options):
-    """A test's folder and edge with a UDP caller."""
-    home = folder(name)
-    return home, Proxy(home, proxy, **options)
 
 
 @contextlib.contextmanager
@@ -188,10 +157,8 @@ def test_calls_between_ipv4_and_ipv6_go_through_both_ways():
         peers = {(transport, ip): [stack.enter_context(Peer(transport, ip)) for _ in range(2)]
                  for transport in ("udp", "tcp") for ip in ("127.0.0.1", "::1")}
         routes = "".join(to(f"to-{transport}-{len(ip)}", uri_of(pair[1])) for (transport, ip), pair in peers.items())
-        edge = Proxy(home, f"record_route = true\n{routes}")
-        listeners = listen("udp", f"[::1]:{edge.sip}") + listen("tcp", f"[::1]:{edge.sip}")
-        edge.config.write_text(edge.config.read_text().replace("[sip.limits]\n", f"{listeners}[sip.limits]\n"))
-        stack.enter_context(edge)
+        listeners = listen("udp", "[::1]:@SIP@") + listen("tcp", "[::1]:@SIP@")
+        edge = stack.enter_context(Proxy(home, f"record_route = true\n{routes}", listeners=listeners))
         for (transport, ip), (caller, _) in peers.items():
             for (other, there), (_, callee) in peers.items():
                 if ip != there or "::" in ip:
@@ -235,7 +202,7 @@ def test_an_answer_that_can_go_nowhere_costs_nothing_else():
     with between("edge-nowhere", everything_to, caller="tcp") as (edge, a, b):
         link = edge.link(a)
         # Nobody listens at the port that Via names.
-        link.send(a.request("MESSAGE", "sip:x@example.com", host=f"127.0.0.1:{free_port()}"))
+        link.send(a.request("MESSAGE", "sip:x@example.com", host=f"127.0.0.1:{quiet_port()}"))
         got = b.receive("MESSAGE")
         link.close(abort=True)
         time.sleep(0.2)
@@ -243,6 +210,33 @@ def test_an_answer_that_can_go_nowhere_costs_nothing_else():
         edge.link(a).send(a.request("MESSAGE", "sip:x@example.com"))
         b.receive("MESSAGE").reply(200)
         a.receive(200)
+
+
+def test_answers_go_where_via_and_the_source_say():
+    """RFC 3261 18.2.2 and RFC 3581: with `rport` to the port it came from, else to that of Via; always to the source's address."""
+    with between("edge-rport", everything_to) as (edge, a, b), Peer() as other:
+        for via, receiver in ((f"127.0.0.1:{other.port};branch=z9hG4bK{token()};rport", a), (f"127.0.0.1:{other.port};branch=z9hG4bK{token()}", other),
+                              (f"192.0.2.1:{other.port};branch=z9hG4bK{token()}", other), (f"host.invalid:1;branch=z9hG4bK{token()};rport", a),
+                              (f"127.0.0.1:{other.port};rport;received=192.0.2.9;branch=z9hG4bK{token()}", a)):
+            raw = a.request("MESSAGE", "sip:x@example.com")
+            edge.link(a).send(re.sub(rb"Via: SIP/2.0/UDP [^\r]*", b"Via: SIP/2.0/UDP " + via.encode(), raw))
+            b.receive("MESSAGE").reply(200)
+            ok = receiver.receive(200)
+            assert ok.link.remote[1] == edge.sip
+            if ";rport" in via:
+                assert f"rport={a.port}" in ok.header("Via") and "received=127.0.0.1" in ok.header("Via"), ok
+
+
+def test_an_element_with_a_certificate_of_somebody_else_gets_nothing():
+    home = folder("edge-foreign")
+    (home / "other").mkdir()
+    certs, foreign = certificates(home), certificates(home / "other")
+    with Peer("tls", certificates=foreign) as b, Peer() as a, Proxy(home, everything_to(b), tls=certs) as edge:
+        began = time.monotonic()
+        edge.link(a).send(a.request("MESSAGE", "sip:x@example.com"))
+        assert a.receive(final).status in (500, 503) and time.monotonic() - began < 3
+        assert not b.seen
+        edge.well()
 
 
 def test_a_connection_that_breaks_before_the_answer_ends_the_request_at_once():
@@ -895,7 +889,7 @@ def test_uris_of_all_kinds():
             arrives(secure, "sips:x@secure.example")
             for uri, statuses in (
                 ("tel:+49301234", (416, 404)), ("mailto:x@y", (416,)), ("urn:service:sos", (416,)), ("nonsense", (400, 416)),
-                (f"sip:direct@{b.host};transport=sctp", (500, 503, 400, 404)), (f"sip:direct@127.0.0.1:{free_port()}", (500, 503)),
+                (f"sip:direct@{b.host};transport=sctp", (500, 503, 400, 404)), (f"sip:direct@127.0.0.1:{quiet_port()}", (500, 503)),
                 (f"sips:direct@127.0.0.1:{b.port};transport=udp", (400, 416, 500)),
             ):
                 send(uri)
@@ -906,12 +900,6 @@ def test_uris_of_all_kinds():
 
 
 # ---- rules ------------------------------------------------------------------------------------------------------------
-
-
-def with_own_port(edge):
-    """The address of the edge, where a rule names it."""
-    edge.config.write_text(edge.config.read_text().replace("@SIP@", str(edge.sip)))
-    return edge
 
 
 def test_each_condition_of_a_rule_is_met_or_not():
@@ -925,7 +913,7 @@ def test_each_condition_of_a_rule_is_met_or_not():
     ]
     rules = "".join(f"[[proxy.route]]\nmatch = {{ {match} }}\nreject = {{ code = {code} }}\n" for match, code in conditions)
     rules += '[[proxy.route]]\nreject = { code = 499, reason = "None of all" }\n'
-    with Peer() as a, Peer(ip="127.8.3.4") as far, Peer("tcp") as stream, with_own_port(Proxy(folder("edge-rules"), rules)) as edge:
+    with Peer() as a, Peer(ip="127.8.3.4") as far, Peer("tcp") as stream, Proxy(folder("edge-rules"), rules) as edge:
         def asked(uri="sip:x@example.com", method="MESSAGE", peer=a, **options):
             raw = peer.request(method, uri, **options)
             edge.link(peer).send(raw)
@@ -1112,9 +1100,7 @@ def test_scanners_hear_nothing():
 def test_connections_of_one_source_are_limited():
     home = folder("edge-connections")
     with Peer("tcp") as a, Peer() as b:
-        edge = Proxy(home, everything_to(b))
-        edge.config.write_text(edge.config.read_text().replace("[sip.limits]\n", "[sip.limits]\nmax_connections_per_source = 5\n"))
-        with edge:
+        with Proxy(home, everything_to(b), limits="max_connections_per_source = 5\n") as edge:
             links = [a.connect("127.0.0.1", edge.sip, source=("127.6.6.6", 0)) for _ in range(9)]
             wait(lambda: sum(link.closed.is_set() for link in links) == 4, 3, "four of nine connections to be closed")
             assert not any(link.closed.is_set() for link in links[:5])

@@ -6,9 +6,9 @@ import re
 import shutil
 import time
 
-from lib.edge import Child, Edge, Sipp, all_well, free_port, group, route
+from lib.edge import Child, Sipp, all_well, group, route
 from lib.node import folder, wait
-from lib.peer import Message, Peer, Side, final, token
+from lib.peer import Message, Peer, Proxy, Side, final, quiet_port, token
 
 CALLS = 200
 RATE = 70
@@ -78,7 +78,7 @@ class Kamailio:
     """Kamailio on a port of its own, relaying to `next_hop` (a URI)."""
 
     def __init__(self, home, next_hop, port=None):
-        self.home, self.port = home, port or free_port()
+        self.home, self.port = home, port or quiet_port()
         self.config = home / "kamailio.cfg"
         self.config.write_text(KAMAILIO.replace("@next@", next_hop))
 
@@ -123,11 +123,11 @@ def kamailio_before_us(transport):
             continue
         home = folder(name)
         # sipp answers, and sends, to whom the INVITE came from. Without us in the dialog that must be Kamailio.
-        port = free_port()
+        port = quiet_port()
         then = "" if stays else f'<action><setdest host="127.0.0.1" port="{port}" protocol="udp"/></action>'
         with Sipp(home, "callee", "edge-callee", then=then) as callee:
             proxy = f"record_route = {str(stays).lower()}\n" + group("pool", [(callee.address, 1, 1)]) + route("pool")
-            with Edge(home, proxy) as edge, Kamailio(home, f"sip:127.0.0.1:{edge.sip};transport={hop}", port) as kamailio:
+            with Proxy(home, proxy) as edge, Kamailio(home, f"sip:127.0.0.1:{edge.sip};transport={hop}", port) as kamailio:
                 many_calls(home, edge, f"127.0.0.1:{kamailio.port}")
                 assert len(edge.requests(CALLS)) >= CALLS
                 # What comes within the dialog comes by us only if we said so.
@@ -151,7 +151,7 @@ def kamailio_behind_us(transport):
         with Sipp(home, "callee", "edge-callee", then="") as callee, Kamailio(home, f"sip:{callee.ip}:{callee.port}") as kamailio:
             address = f"127.0.0.1:{kamailio.port}" + (";transport=tcp" if hop == "tcp" else "")
             proxy = f"record_route = {str(stays).lower()}\n" + group("pool", [(address, 1, 1)]) + route("pool")
-            with Edge(home, proxy) as edge:
+            with Proxy(home, proxy) as edge:
                 # It answers the probes by itself.
                 wait(lambda: edge.metric("ferric_group_element_up") == 1, 5, "the element is up", edge)
                 many_calls(home, edge, f"127.0.0.1:{edge.sip}")
@@ -170,7 +170,7 @@ def test_200_calls_that_go_to_kamailio_by_tcp():
 def test_a_loop_with_kamailio_ends_at_once():
     """It sends back what we send it: RFC 3261 16.3 step 4, long before the hops are used up."""
     home = folder("edge-kamailio-loop")
-    edge = Edge(home, "")
+    edge = Proxy(home, "")
     with Kamailio(home, f"sip:127.0.0.1:{edge.sip}") as kamailio:
         edge.config.write_text(edge.config.read_text() + f'[[proxy.route]]\nto = "sip:127.0.0.1:{kamailio.port}"\n')
         with edge, Peer() as a:
@@ -244,7 +244,7 @@ class Phone(Peer):
 
     @property
     def link(self):
-        return self.to(self.edge.ip, self.edge.port(self.transport) if hasattr(self.edge, "port") else self.edge.sip)
+        return self.edge.link(self)
 
     def ask(self, headers=(), expires=600, contacts=None):
         """One REGISTER and its answer."""
@@ -285,14 +285,14 @@ class Phone(Peer):
 def phones(name, *users, users_file="", more="", **options):
     """An edge with a registrar, and a phone for each (user, transport)."""
     home = folder(name)
-    with Edge(home, registrar(home, users_file, more), **options) as edge, contextlib.ExitStack() as stack:
+    with Proxy(home, registrar(home, users_file, more), **options) as edge, contextlib.ExitStack() as stack:
         yield edge, *(stack.enter_context(Phone(edge, user, transport)) for user, transport in users)
         assert "panicked" not in edge.log.read_text(errors="replace"), edge.tail()
 
 
 def test_phones_register_with_md5_and_with_sha_256():
     home = folder("edge-digest")
-    with Edge(home, registrar(home)) as edge, Phone(edge, "alice", password="a long one") as alice:
+    with Proxy(home, registrar(home)) as edge, Phone(edge, "alice", password="a long one") as alice:
         first = alice.ask()
         assert first.status == 401 and [one["algorithm"] for one in challenges(first)] == ["SHA-256", "MD5"], first
         assert all(one["qop"] == "auth" and one["realm"] == DOMAIN for one in challenges(first))
@@ -316,7 +316,7 @@ def test_many_phones_register_with_sipp():
     home = folder("edge-register")
     hashed = lambda user: hashlib.md5(f"{user}:{DOMAIN}:secret".encode()).hexdigest()
     users = "".join(f'[[user]]\nname = "u{number}"\ndomain = "{DOMAIN}"\nha1_md5 = "{hashed(f"u{number}")}"\n' for number in range(100))
-    with Edge(home, registrar(home, users)) as edge:
+    with Proxy(home, registrar(home, users)) as edge:
         for transport, name in (("u1", "udp"), ("t1", "tcp")):
             lines = "".join(f"u{number};[authentication username=u{number} password=secret]\n" for number in range(100))
             (home / f"users-{name}.csv").write_text(f"SEQUENTIAL\n{lines}")
@@ -329,7 +329,7 @@ def test_many_phones_register_with_sipp():
 
 def test_a_call_between_two_phones_one_behind_its_own_connection():
     home = folder("edge-phones")
-    with Edge(home, registrar(home)) as edge, \
+    with Proxy(home, registrar(home)) as edge, \
             Phone(edge, "alice", password="a long one") as alice, \
             Phone(edge, "bob", "tcp", "an even longer one", contact="sip:bob@192.0.2.55:5062;transport=tcp", listen=False) as bob:
         assert (alice.register().status, bob.register().status) == (200, 200)
@@ -534,3 +534,17 @@ def test_a_phone_that_is_silent_does_not_hold_up_the_others():
         team[0].none("CANCEL", 0.3)
         silent.reply(180, tag="late")
         team[0].receive("CANCEL")
+
+
+def test_users_who_forward_to_each_other_end_in_a_loop_that_is_found():
+    """RFC 5393: two contacts each, and without loop detection a call would become 2^70 of them."""
+    with phones("edge-fork-loop", ("alice", "udp"), ("bob", "udp"), ("caller", "udp")) as (edge, alice, bob, caller):
+        for phone, other in ((alice, "bob"), (bob, "alice")):
+            contacts = [f"<sip:{other}@{DOMAIN}:{edge.sip};maddr=127.0.0.1;x={number}>" for number in (1, 2)]
+            assert phone.register(contacts=contacts).status == 200
+        began = time.monotonic()
+        caller.invite("alice")
+        answer = caller.receive(final, 10)
+        assert 400 <= answer.status < 500 and time.monotonic() - began < 5, answer
+        time.sleep(0.5)
+        assert len(edge.requests()) < 40, len(edge.requests())

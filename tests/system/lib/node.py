@@ -41,7 +41,9 @@ _next_ports = [20000 + (os.getpid() * 97) % 8000]
 
 
 def rtp_range(pairs=400):
-    """A range of RTP ports that no other node of this run uses."""
+    """A range of RTP ports that no other node of this moment uses; after some fifty nodes they come again."""
+    if _next_ports[0] + 2 * pairs > 60_000:
+        _next_ports[0] = 20_000
     first = _next_ports[0]
     _next_ports[0] += 2 * pairs + 2
     return f"{first}-{first + 2 * pairs}"

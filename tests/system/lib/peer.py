@@ -13,6 +13,8 @@ import ssl
 import threading
 import time
 
+from .edge import Edge
+
 SHORT = {b"v": b"via", b"f": b"from", b"t": b"to", b"i": b"call-id", b"m": b"contact", b"l": b"content-length", b"c": b"content-type", b"k": b"supported"}
 COPIED = (b"via", b"from", b"to", b"call-id", b"cseq", b"record-route")
 
@@ -391,3 +393,40 @@ def route_host(value):
     transport = re.search(r"transport=(\w+)", found[4])
     transport = transport[1].lower() if transport else ("tls" if found[1] == "sips" else "udp")
     return found[2].strip("[]"), int(found[3] or (5061 if transport == "tls" else 5060)), transport
+
+
+def quiet_port():
+    """A port free for UDP and TCP, of those that the kernel gives to nobody by itself: not even a connection has it a moment later."""
+    while True:
+        port = random.randrange(10_000, 19_000)
+        with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram, contextlib.suppress(OSError):
+            stream.bind(("127.0.0.1", port))
+            datagram.bind(("127.0.0.1", port))
+            return port
+
+
+class Proxy(Edge):
+    """An edge with more in its [sip] section (limits as `limits`, trust as `sip`), on ports that stay free."""
+
+    def __init__(self, home, proxy, *, listeners="", limits="", sip="", **options):
+        super().__init__(home, proxy, **options)
+        whole = self.config.read_text()
+        for name in ("sip", "sips", "http"):
+            port = quiet_port()
+            whole = whole.replace(f':{getattr(self, name)}"', f':{port}"')
+            setattr(self, name, port)
+        whole = whole.replace("[sip.limits]\n", f"{listeners}[sip.limits]\n{limits}", 1).replace("[recording]\n", f"{sip}[recording]\n", 1)
+        whole = whole.replace("@SIP@", str(self.sip))
+        self.config.write_text(whole)
+        self.base = whole.split("[proxy]\n")[0]
+
+    def port(self, transport):
+        return self.sips if transport == "tls" else self.sip
+
+    def link(self, peer):
+        """The way of a peer to this edge over its own transport."""
+        return peer.to(self.ip, self.port(peer.transport))
+
+    def well(self):
+        assert "panicked" not in self.log.read_text(errors="replace"), self.tail()
+        assert self.process.poll() is None, self.tail()
