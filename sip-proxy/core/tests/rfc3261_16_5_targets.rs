@@ -50,6 +50,16 @@ fn a_transport_that_is_not_spoken_is_said_so() {
 }
 
 #[test]
+fn sips_never_goes_by_udp() {
+    for uri in ["sips:x@192.168.2.1;transport=udp", "sips:x@example.org;transport=UDP"] {
+        let mut bench = Bench::new(by_uri());
+        bench.put(CALLER, request("OPTIONS", uri, ""));
+        assert_eq!(bench.statuses(), [500], "{uri}");
+        assert!(bench.asked.is_empty());
+    }
+}
+
+#[test]
 fn an_ipv6_caller_is_answered_over_ipv6() {
     let mut bench = Bench::new(by_uri());
     let text = "INVITE sip:x@[fd00::9] SIP/2.0\nVia: SIP/2.0/UDP [fd00::10]:5060;branch=z9hG4bKsix;rport\nMax-Forwards: 70\n\
