@@ -87,21 +87,25 @@ impl Shared {
         if !self.allows(flow.remote.ip(), !is_response, at) {
             return None;
         }
+        let length = bytes.len();
         let kind = match Message::parse(bytes) {
             Ok(message) => InboundKind::Message(message),
-            Err(error) => self.malformed(&flow, &error),
+            Err(error) => self.malformed(&flow, &error, length),
         };
         Some(Inbound { flow, at, kind })
     }
 
-    /// Answers a request that cannot be parsed.
-    fn malformed(self: &Arc<Shared>, flow: &Flow, error: &ParseError) -> InboundKind {
+    /// Answers a request that cannot be parsed; over UDP never with more bytes than it had, as its source may be forged.
+    fn malformed(self: &Arc<Shared>, flow: &Flow, error: &ParseError, length: usize) -> InboundKind {
         let (mut answered, mut invite) = (None, None);
         if let Some(mut answer) = error.answer() {
             invite = invite_of(&answer);
             answer.set_to_tag("malformed");
-            answered = answer.status();
-            self.send(flow, answer.to_bytes());
+            let bytes = answer.to_bytes();
+            if flow.transport != Transport::Udp || bytes.len() <= length {
+                answered = answer.status();
+                self.send(flow, bytes);
+            }
         }
         InboundKind::Malformed { error: error.to_string(), answered, invite }
     }

@@ -197,3 +197,20 @@ async fn a_driver_that_is_behind_loses_nothing_that_the_kernel_holds() {
         assert_eq!(next_message(&mut inbound).await.1.call_id().unwrap(), format!("d{n}"));
     }
 }
+
+#[tokio::test]
+async fn an_answer_to_a_malformed_request_is_never_longer_than_the_request() {
+    let (_sockets, mut inbound, local) = start(Transport::Udp, "127.0.0.1:0", generous()).await;
+    let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let rest = "Via: SIP/2.0/UDP 127.0.0.1;branch=z9hG4bKm\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:x@y>\r\nCall-ID: 1\r\nCSeq: 1 OPTIONS\r\n";
+    let short = format!("OPTIONS a b c SIP/2.0\r\n{rest}\r\n");
+    let long = format!("OPTIONS a b c SIP/2.0\r\n{rest}User-Agent: a device that says a lot of itself and of its maker's other products\r\n\r\n");
+    for (text, wanted) in [(short, None), (long.clone(), Some(400))] {
+        peer.send_to(text.as_bytes(), local).await.unwrap();
+        let InboundKind::Malformed { answered, .. } = next(&mut inbound).await.kind else { panic!("taken: {text}") };
+        assert_eq!(answered, wanted, "{text}");
+    }
+    let mut answer = [0; 2048];
+    let (length, _) = timeout(PATIENCE, peer.recv_from(&mut answer)).await.unwrap().unwrap();
+    assert!(length <= long.len(), "{length}");
+}

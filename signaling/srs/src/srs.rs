@@ -308,7 +308,7 @@ impl Srs {
         self.drain_layer(now);
     }
 
-    /// Strangers get an answer without state, and no help beyond it.
+    /// Strangers get an answer without state, and no help beyond it; over UDP none that is longer than what came.
     fn refuse_stranger(&mut self, message: &Message, flow: Flow) {
         self.outputs.push_back(SrsOutput::Event(SrsEvent::Untrusted { source: flow.remote.ip() }));
         if message.method() == Method::Ack {
@@ -316,7 +316,12 @@ impl Srs {
         }
         let mut response = Message::response(message, 403, None);
         response.set_to_tag("stranger");
-        self.outputs.push_back(SrsOutput::Transmit { flow, bytes: response.to_bytes() });
+        let bytes = response.to_bytes();
+        // Who forges a source must not hit it harder through us than by themselves.
+        if flow.transport == Transport::Udp && bytes.len() > message.wire_length() {
+            return;
+        }
+        self.outputs.push_back(SrsOutput::Transmit { flow, bytes });
     }
 
     fn drain_layer(&mut self, now: Instant) {

@@ -7,6 +7,7 @@ mod rig;
 
 use std::time::Duration;
 
+use ferric_sip::flow::Transport;
 use ferric_sip::sdp::{Direction, Sdp};
 use ferric_srs::SrsEvent;
 use ferric_srs::port::{CaptureEvent, Command, RefuseReason, ReleaseCause};
@@ -378,6 +379,18 @@ fn strangers_get_403_and_leave_no_state() {
     assert_eq!((rig.srs.sessions(), rig.srs.transactions()), (0, 0));
     let strangers = rig.events.iter().filter(|event| matches!(event, SrsEvent::Untrusted { .. })).count();
     assert_eq!(strangers, 3);
+}
+
+#[test]
+fn an_answer_to_a_stranger_is_never_longer_than_the_request() {
+    let short = "OPTIONS sip:a SIP/2.0\r\nv:SIP/2.0/UDP a\r\nf:<sip:a>\r\nt:<sip:a>\r\ni:2\r\nCSeq:2 OPTIONS\r\n\r\n";
+    for (transport, answers) in [(Transport::Udp, 0), (Transport::Tcp, 1)] {
+        let mut rig = Rig::new();
+        rig.flow.remote = "203.0.113.66:5060".parse().unwrap();
+        rig.flow.transport = transport;
+        rig.raw(short);
+        assert_eq!(rig.sent.len(), answers, "{transport}");
+    }
 }
 
 #[test]
