@@ -416,6 +416,26 @@ def messages_pass_as_they_are(name, transport):
                 untouched(raw, a.receive(status).raw, response=True)
 
 
+def test_messages_pass_byte_for_byte_between_record_routes_of_others():
+    with between("edge-bytes-routes", lambda b: everything_to(b, "udp_mtu = 0\nrecord_route = true\n"), caller="tcp") as (edge, a, b):
+        lines = ["RECORD-ROUTE:<sip:p2@192.0.2.2;lr;x=y> ,  <sip:p1@192.0.2.1;lr>", "X-Between: here", "Record-Route: \"a, b\" <sip:p0@192.0.2.0>"]
+        for method, recorded in (("INVITE", 2), ("SUBSCRIBE", 2), ("REFER", 2), ("MESSAGE", 0), ("PUBLISH", 0)):
+            sent = a.request(method, "sip:x@example.com", headers=lines)
+            edge.link(a).send(sent)
+            got = b.receive(method)
+            ours = [line for line in got.lines if f":{edge.sip}".encode() in line and line.startswith(b"Record-Route")]
+            assert len(ours) == recorded, got
+            place = got.lines.index(ours[0]) if ours else 0
+            # Ours are before all others (16.6 step 4).
+            assert all(b"Record-Route" not in line and b"RECORD-ROUTE" not in line for line in got.lines[:place])
+            raw = got.raw
+            for line in ours:
+                raw = raw.replace(line + b"\r\n", b"", 1)
+            untouched(sent, raw)
+            got.reply(486, tag="t")
+            a.receive(486)
+
+
 def test_messages_pass_byte_for_byte_over_udp():
     messages_pass_as_they_are("edge-bytes-udp", "udp")
 
