@@ -17,7 +17,7 @@ enum Kind {
 /// Name, kind, unit, meaning.
 type Row = (&'static str, Kind, Unit, &'static str);
 
-const TABLE: [Row; 28] = [
+const TABLE: [Row; 30] = [
     ("ferric_calls_active", Kind::Gauge, Unit::Count, "Recording sessions at the moment"),
     ("ferric_calls_total", Kind::Counter, Unit::Count, "Recording sessions by result: recorded, refused, cancelled"),
     ("ferric_recordings_total", Kind::Counter, Unit::Count, "Finished recordings by state: complete, recovered, partial"),
@@ -36,10 +36,12 @@ const TABLE: [Row; 28] = [
     ("ferric_proxy_open", Kind::Gauge, Unit::Count, "Requests that the proxy has under way"),
     ("ferric_group_element_up", Kind::Gauge, Unit::Count, "1 while an element of a server group takes calls; NaN once it is no longer configured"),
     ("ferric_group_calls_total", Kind::Counter, Unit::Count, "Requests to an element by result: answered, refused, failed_over"),
+    ("ferric_dns_silent", Kind::Gauge, Unit::Count, "1 while no name server answers; names known before are used on"),
+    ("ferric_dns_waiting", Kind::Gauge, Unit::Count, "Requests that wait for a name never known before"),
     ("ferric_registrations", Kind::Gauge, Unit::Count, "Contacts registered"),
     ("ferric_request_log_lost_total", Kind::Counter, Unit::Count, "Finished requests that the log could not take"),
     ("ferric_failovers_total", Kind::Counter, Unit::Count, "Work that moved to another place, by kind: element"),
-    ("ferric_sip_dropped_total", Kind::Counter, Unit::Count, "Messages dropped by a limit, by reason: rate, queue, send_queue, connections, handshake"),
+    ("ferric_sip_dropped_total", Kind::Counter, Unit::Count, "Messages dropped by a limit, and connections, by reason: rate, send_queue, connections, handshake, slow"),
     ("ferric_sip_connections", Kind::Gauge, Unit::Count, "SIP stream connections"),
     ("ferric_shard_lag_seconds", Kind::Gauge, Unit::Seconds, "How late the busiest shard visits its calls"),
     ("ferric_rtp_ports_free", Kind::Gauge, Unit::Count, "RTP port pairs not in use"),
@@ -159,6 +161,11 @@ pub fn element(group: &str, element: &str, up: bool, results: [(&'static str, u6
         let [a, b] = labels.clone();
         counter!("ferric_group_calls_total", &[a, b, ("result", result.to_owned())]).absolute(count);
     }
+}
+
+/// Messages that a limit dropped, as a running total.
+pub fn dropped(reason: &'static str, count: u64) {
+    counter!("ferric_sip_dropped_total", "reason" => reason).absolute(count);
 }
 
 /// Work that moved to another place.

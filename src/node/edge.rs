@@ -8,24 +8,30 @@
 //!
 //! With nothing configured (no route, no group, no registrar) the node is a recorder and nothing else: all is local.
 
+use std::any::Any;
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use ferric_proxy::group::{DownCause, ElementState, GroupEvent, GroupShares, GroupView};
-use ferric_proxy::{Explanation, Handled, Listener, Proxy, ProxyConfig, ProxyOutput, RequestDone};
+use ferric_proxy::group::{DownCause, ElementState, GroupEvent, GroupShares, GroupView, Hop};
+use ferric_proxy::routing::Action;
+use ferric_proxy::{Explanation, Handled, Listener, LocateTarget, Proxy, ProxyConfig, ProxyOutput, RequestDone, Ticket};
+use ferric_registrar::{RegistrarConfig, Users};
 use ferric_sip::flow::{Flow, Transport};
 use ferric_sip::message::Message;
 use ferric_sip::transaction::{Timers, TransactionLimits};
 use ferric_sip::trust::TrustTable;
+use ferric_sip::uri::Uri;
 use ferric_sip_io::SipSockets;
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 
-use super::directory::{Directory, DnsEvent};
+use super::directory::{Directory, DnsEvent, Found};
+use super::registrar::{self, NodeRegistrar};
 use super::sight::Sight;
-use crate::config::{self, Config};
+use crate::config::{self, Complaints, Config};
 use crate::metrics;
 
 /// What the edge tells besides bytes.
@@ -46,27 +52,65 @@ pub(super) enum EdgeEvent {
 pub(super) struct Edge {
     proxy: Proxy,
     directory: Directory,
+    /// Where registrations are kept.
+    folder: PathBuf,
     is_idle: bool,
     /// Elements that metrics know of.
     known: HashSet<(String, String)>,
 }
 
 impl Edge {
-    pub(super) fn new(proxy: ProxyConfig, directory: Directory, now: Instant) -> Edge {
-        let is_idle = is_idle(&proxy);
+    /// `folder` is where registrations are kept.
+    pub(super) fn new(epoch: Epoch, directory: Directory, folder: PathBuf, now: Instant) -> Edge {
+        let is_idle = is_idle(&epoch.proxy);
         let limits = TransactionLimits::default();
-        let proxy = Proxy::new(proxy, Timers::default(), limits, now, unix_s(), rand::random());
-        let mut edge = Edge { proxy, directory, is_idle, known: HashSet::new() };
+        let proxy = Proxy::new(epoch.proxy, Timers::default(), limits, now, unix_s(), rand::random());
+        let mut edge = Edge { proxy, directory, folder, is_idle, known: HashSet::new() };
+        edge.apply_registrar(now, epoch.registrar);
+        edge.directory.keep_warm(now, &fixed_targets(edge.proxy.config()));
         edge.directory.watch(now, edge.proxy.groups());
         edge
     }
 
     /// Takes over another configuration.
-    pub(super) fn apply(&mut self, now: Instant, config: ProxyConfig) {
-        self.is_idle = is_idle(&config);
-        self.proxy.apply(now, config);
+    pub(super) fn apply(&mut self, now: Instant, epoch: Epoch) {
+        self.is_idle = is_idle(&epoch.proxy);
+        self.proxy.apply(now, epoch.proxy);
+        self.apply_registrar(now, epoch.registrar);
+        self.directory.keep_warm(now, &fixed_targets(self.proxy.config()));
         self.directory.watch(now, self.proxy.groups());
         self.directory.update(now, self.proxy.groups());
+    }
+
+    /// Takes the registrar over, begins one, or ends it.
+    fn apply_registrar(&mut self, now: Instant, wanted: Option<(RegistrarConfig, Option<Users>)>) {
+        let Some((settings, users)) = wanted else {
+            self.proxy.set_location(None);
+            return;
+        };
+        if let Some(registrar) = self.registrar() {
+            registrar.apply(settings, users);
+            return;
+        }
+        match NodeRegistrar::open(settings, users, &self.folder, now) {
+            Ok((registrar, restored)) => {
+                tracing::info!(restored, "the registrar is ready");
+                self.proxy.set_location(Some(Box::new(registrar)));
+            }
+            Err(error) => tracing::error!(folder = %self.folder.display(), %error, "there is no registrar: its folder cannot be used"),
+        }
+    }
+
+    fn registrar(&mut self) -> Option<&mut NodeRegistrar> {
+        let location: &mut dyn Any = self.proxy.location()?;
+        location.downcast_mut()
+    }
+
+    /// Hosts that TLS peers must prove to be.
+    fn name_peers(&mut self, sockets: &SipSockets) {
+        for hop in self.proxy.groups().hops().filter(|hop| hop.transport == Transport::Tls) {
+            name_peer(sockets, &hop);
+        }
     }
 
     /// The proxy itself.
@@ -149,7 +193,7 @@ impl Edge {
                     }
                     ProxyOutput::Locate { ticket, target } => {
                         if let Some(found) = self.directory.locate(now, ticket, &target) {
-                            self.proxy.handle_located(now, ticket, found);
+                            self.located(now, ticket, found, sockets);
                         }
                     }
                     ProxyOutput::Done(done) => {
@@ -173,12 +217,25 @@ impl Edge {
                 }
             }
             let Some((ticket, found)) = self.directory.poll_found() else { break };
-            self.proxy.handle_located(now, ticket, found);
+            self.located(now, ticket, found, sockets);
         }
     }
 
-    /// Brings the numbers of the groups into the metrics.
-    pub(super) fn export(&mut self, now: Instant) {
+    fn located(&mut self, now: Instant, ticket: Ticket, found: Found, sockets: &SipSockets) {
+        for hop in found.iter().flatten().filter(|hop| hop.transport == Transport::Tls) {
+            name_peer(sockets, hop);
+        }
+        self.proxy.handle_located(now, ticket, found);
+    }
+
+    /// Once a second: the numbers of groups and registrar into the metrics, the names of TLS peers to the sockets.
+    #[allow(clippy::cast_precision_loss)]
+    pub(super) fn export(&mut self, now: Instant, sockets: &SipSockets) {
+        self.name_peers(sockets);
+        let dns = self.directory.stats();
+        metrics::set("ferric_dns_silent", f64::from(u8::from(dns.is_silent)));
+        metrics::set("ferric_dns_waiting", dns.waiting as f64);
+        metrics::set("ferric_registrations", self.registrar().map_or(0, |registrar| registrar.len()) as f64);
         let mut seen = HashSet::new();
         for group in self.proxy.groups().view(now) {
             let name = group.config.name.to_string();
@@ -195,7 +252,6 @@ impl Edge {
             metrics::element_gone(group, element);
         }
         self.known = seen;
-        #[allow(clippy::cast_precision_loss)]
         metrics::set("ferric_proxy_open", self.proxy.open() as f64);
     }
 
@@ -205,9 +261,34 @@ impl Edge {
     }
 }
 
+/// An address that was given as such is proved as such.
+fn name_peer(sockets: &SipSockets, hop: &Hop) {
+    if hop.host.trim_matches(['[', ']']).parse::<IpAddr>().is_err() {
+        sockets.set_server_name(hop.address, Arc::clone(&hop.host));
+    }
+}
+
 /// A challenge is no refusal: the call comes again with a password.
 fn is_unrecorded(done: &RequestDone) -> bool {
     done.is_recording && done.method == "INVITE" && done.status >= 300 && !matches!(done.status, 401 | 407)
+}
+
+/// Names that rules lead to, which are known before the first call asks.
+fn fixed_targets(config: &ProxyConfig) -> Vec<LocateTarget> {
+    let uris = config.routes.rules().iter().filter_map(|rule| match &rule.action {
+        Action::Uri(uri) => Uri::parse(uri).ok(),
+        Action::Group(_) | Action::RequestUri | Action::Registrar | Action::Srs | Action::Reject { .. } | Action::Redirect(_) => None,
+    });
+    let target = |uri: Uri| {
+        let transport = match uri.params.get("transport").map(str::to_ascii_lowercase).as_deref() {
+            Some("udp") => Some(Transport::Udp),
+            Some("tcp") => Some(Transport::Tcp),
+            Some("tls") => Some(Transport::Tls),
+            Some(_) | None => None,
+        };
+        LocateTarget { secure: uri.scheme == "sips", port: uri.port, transport, host: uri.host }
+    };
+    uris.map(target).filter(|target| target.host.trim_matches(['[', ']']).parse::<IpAddr>().is_err()).collect()
 }
 
 fn say(event: &GroupEvent) {
@@ -254,8 +335,32 @@ pub(super) fn advertised(config: &Config, bound: &[(Transport, SocketAddr)]) -> 
     known_as.collect()
 }
 
+/// One configuration of the edge, swapped in as a whole.
+#[derive(Debug)]
+pub(super) struct Epoch {
+    pub(super) proxy: ProxyConfig,
+    /// Settings and users of the registrar, if there is one.
+    pub(super) registrar: Option<(RegistrarConfig, Option<Users>)>,
+}
+
+/// The edge's part of a configuration.
+///
+/// # Errors
+/// What is wrong with the file of users.
+pub(super) fn epoch(config: &Config, bound: &[(Transport, SocketAddr)]) -> Result<Epoch, Complaints> {
+    let wanted = config.proxy.as_ref().map(|proxy| &proxy.registrar).filter(|registrar| !registrar.domains.is_empty());
+    let registrar = match wanted {
+        None => None,
+        Some(registrar) => {
+            let load = |file: &PathBuf| config::users::load(file, &registrar.domains, &mut Vec::new());
+            Some((registrar::settings(registrar), registrar.users.as_ref().map(load).transpose()?))
+        }
+    };
+    Ok(Epoch { proxy: proxy_config(config, bound), registrar })
+}
+
 /// The proxy's part of a configuration.
-pub(super) fn proxy_config(config: &Config, bound: &[(Transport, SocketAddr)]) -> ProxyConfig {
+fn proxy_config(config: &Config, bound: &[(Transport, SocketAddr)]) -> ProxyConfig {
     let names = advertised(config, bound);
     let listeners = bound.iter().enumerate().map(|(at, (transport, address))| Listener {
         transport: *transport,

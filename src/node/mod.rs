@@ -14,7 +14,6 @@ mod directory;
 mod edge;
 mod keys;
 mod proxy_backend;
-#[allow(dead_code)]
 mod registrar;
 mod request_log;
 mod route_test;
@@ -35,7 +34,7 @@ use ferric_media::keys::Recipient;
 use ferric_sip::dialog::SessionTimerConfig;
 use ferric_sip::flow::Transport;
 use ferric_sip::transaction::{Timers, TransactionLimits};
-use ferric_sip_io::{IoLimits, ListenerConfig, SipSockets, client_config, server_config};
+use ferric_sip_io::{IoLimits, ListenerConfig, SipSockets, client_config, server_config, system_client_config};
 use ferric_srs::offer::MediaPolicy;
 use ferric_srs::port::{CaptureEvent, RecordingId};
 use ferric_srs::{Srs, SrsConfig};
@@ -108,6 +107,7 @@ pub struct Node {
     uploader: JoinHandle<()>,
     sip_thread: SipThread,
     steering: Arc<Steering>,
+    request_log: Option<request_log::RequestLog>,
 }
 
 /// The thread of SIP: sockets, timers, proxy and SRS in one place.
@@ -230,7 +230,7 @@ impl Node {
         let (asks, ask_receiver) = mpsc::unbounded_channel();
         let signalling = Arc::new(SignallingStats::default());
         let srs = Srs::new(srs_config(&config, &sip), Instant::now(), SystemTime::now());
-        let proxy_config = edge::proxy_config(&config, &sip);
+        let epoch = edge::epoch(&config, &sip)?;
         let request_log = open_request_log(&config);
         let looks_on = sight::Sight::new(config.homer.as_ref(), request_log.clone());
         let ladders = looks_on.ladders();
@@ -241,7 +241,8 @@ impl Node {
             let start = async move { directory::Directory::start(&servers, transports, ipv6, last_good, Instant::now()) };
             sip_thread.handle.spawn(start).await.context("the SIP thread is gone")??
         };
-        let edge = edge::Edge::new(proxy_config, directory, Instant::now());
+        let registrations = config.node.data_dir.join("registrar");
+        let edge = edge::Edge::new(epoch, directory, registrations, Instant::now());
         let task = Signalling::new(srs, edge, looks_on, sockets.clone(), Arc::clone(&worker), books.clone(), Arc::clone(&signalling), ledger.clone(), events.clone(), config.records());
         let mut tasks = Vec::new();
         tasks.push(sip_thread.handle.spawn(task.run(inbound, ask_receiver)));
@@ -260,7 +261,7 @@ impl Node {
             max_call,
             state: Arc::new(watch::State::default()),
             steering: Arc::clone(&steering),
-            request_log,
+            request_log: request_log.clone(),
         };
         let backend = NodeBackend {
             worker: Arc::clone(&worker),
@@ -292,7 +293,7 @@ impl Node {
             node_key: identity.node_public_file,
             recovered: recovery.finished.len(),
         };
-        Ok(Node { addresses, worker, finisher, sync, uploads, asks, signalling, books, ledger, stop, tasks, book_task, uploader, sip_thread, steering })
+        Ok(Node { addresses, worker, finisher, sync, uploads, asks, signalling, books, ledger, stop, tasks, book_task, uploader, sip_thread, steering, request_log })
     }
 
     /// Where it listens and keeps things.
@@ -349,9 +350,12 @@ impl Node {
         }
         // The worker's threads and our tasks are gone, and with them the other handles to the finisher.
         drop(self.worker);
-        drop(self.sip_thread);
-        let (finisher, sync) = (self.finisher, self.sync);
+        let (finisher, sync, sip_thread, request_log) = (self.finisher, self.sync, self.sip_thread, self.request_log);
         let _ = tokio::task::spawn_blocking(move || {
+            drop(sip_thread);
+            if let Some(log) = request_log {
+                log.close();
+            }
             drop(finisher);
             drop(sync);
         })
@@ -416,6 +420,13 @@ async fn bind_sip(config: &Config) -> anyhow::Result<(SipSockets, mpsc::Receiver
         server_tls = Some(server_config(&tls.certificate, &tls.private_key, tls.client_ca.as_deref())?);
         if let Some(ca) = &tls.client_ca {
             client_tls = Some(client_config(ca, Some((&tls.certificate, &tls.private_key)))?);
+        }
+    }
+    if client_tls.is_none() && config.proxy.is_some() {
+        let identity = config.sip.tls.as_ref().map(|tls| (tls.certificate.as_path(), tls.private_key.as_path()));
+        match system_client_config(identity) {
+            Ok(found) => client_tls = Some(found),
+            Err(error) => tracing::debug!(%error, "peers cannot be reached by TLS: set [sip.tls] client_ca"),
         }
     }
     let listener = |listener: &SipListener| ListenerConfig {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ferric_assurance::Ledger;
 use ferric_proxy::group::{GroupEvent, GroupShares, GroupView};
-use ferric_proxy::{Handled, ProxyConfig};
+use ferric_proxy::Handled;
 use ferric_sip::flow::Flow;
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
@@ -33,7 +33,7 @@ use uuid::Uuid;
 
 use super::bridge;
 use super::catalogue::Bookkeeper;
-use super::edge::{Edge, EdgeEvent};
+use super::edge::{Edge, EdgeEvent, Epoch};
 use super::route_test::Told;
 use super::sight::Sight;
 use crate::console::Event;
@@ -44,7 +44,7 @@ const CLOCK: Duration = Duration::from_secs(10);
 /// Gauges and counters of signalling are brought up to date this often.
 const EXPORT: Duration = Duration::from_secs(1);
 /// Messages taken from the sockets before timers and others get their turn.
-const BATCH: usize = 64;
+const BATCH: usize = 256;
 
 /// What others ask of signalling.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ pub(super) enum Ask {
     /// End all calls.
     StopAll,
     /// Another configuration of the proxy.
-    Apply(Box<ProxyConfig>, oneshot::Sender<()>),
+    Apply(Box<Epoch>, oneshot::Sender<()>),
     /// What do the server groups look like?
     Groups(oneshot::Sender<Vec<GroupView>>),
     /// How would the server groups share out calls that begin now?
@@ -199,7 +199,18 @@ impl Signalling {
     /// Numbers for others, once a second.
     fn export(&mut self) {
         self.stats.transactions.store(self.srs.transactions() + self.edge.proxy().transactions(), Ordering::Relaxed);
-        self.edge.export(Instant::now());
+        self.edge.export(Instant::now(), &self.sockets);
+        let stats = self.sockets.stats();
+        let dropped = [
+            ("rate", &stats.rate_limited),
+            ("send_queue", &stats.send_full),
+            ("connections", &stats.connections_refused),
+            ("handshake", &stats.handshakes_failed),
+            ("slow", &stats.connections_slow),
+        ];
+        for (reason, count) in dropped {
+            metrics::dropped(reason, count.load(Ordering::Relaxed));
+        }
         metrics::total("ferric_request_log_lost_total", self.sight.lost_lines());
     }
 
@@ -266,9 +277,9 @@ impl Signalling {
                 // The task is ended from outside a moment later.
                 self.edge.save();
             }
-            Ask::Apply(config, done) => {
-                self.srs.set_trust(config.trust.clone());
-                self.edge.apply(now, *config);
+            Ask::Apply(epoch, done) => {
+                self.srs.set_trust(epoch.proxy.trust.clone());
+                self.edge.apply(now, *epoch);
                 let _ = done.send(());
             }
             Ask::Groups(tell) => {

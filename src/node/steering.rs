@@ -254,13 +254,14 @@ impl Steering {
             warnings: config.warnings.clone(),
             ..ConfigChange::default()
         };
+        let in_force = changes::in_force(&self.started, &state.applied, &config);
+        let unusable = |complaints: Complaints| BackendError::Unavailable(format!("nothing changes: {complaints}"));
+        let epoch = edge::epoch(&in_force, &self.bound).map_err(unusable)?;
         if change.changed {
             change.changes = note.into_iter().chain(words(&state.config, &config, false)).collect();
             self.keep(state, &text, by, &change)?;
         }
-        let in_force = changes::in_force(&self.started, &state.applied, &config);
-        let proxy = edge::proxy_config(&in_force, &self.bound);
-        self.ask_now(|done| Ask::Apply(Box::new(proxy), done))?;
+        self.ask_now(|done| Ask::Apply(Box::new(epoch), done))?;
         self.has_groups.store(has_groups(&in_force), Ordering::Relaxed);
         // An element that was gone for a while is new to the proxy.
         for (group, element, drained) in entries(&state.drained) {

@@ -579,6 +579,14 @@ impl Groups {
         })
     }
 
+    /// Where the elements are, all addresses of each.
+    pub fn hops(&self) -> impl Iterator<Item = Hop> {
+        self.groups.iter().flat_map(|group| &group.elements).flat_map(|element| {
+            let config = &element.config;
+            element.addresses.iter().map(|address| Hop { address: *address, transport: config.transport, host: config.host.as_str().into() })
+        })
+    }
+
     /// Groups whose elements come from DNS.
     pub fn dns_groups(&self) -> impl Iterator<Item = (&str, Transport)> {
         self.groups.iter().filter_map(|group| Some((&*group.config.name, group.config.dns?)))
