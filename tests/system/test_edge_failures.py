@@ -1,10 +1,13 @@
-"""Elements die, fall silent, refuse and come back under load: no call fails. FERRIC_LONG=1 for the long form."""
+"""Elements die, fall silent, refuse and come back under load, DNS fails, the configuration changes: no call fails.
+
+sipp counts: the callers' own figures are what is judged. 200 new calls a second, 500 with FERRIC_LONG=1, which makes
+everything longer (ten minutes for `minutes_of_load`); FERRIC_RATE sets another rate.
+"""
+
 
 import contextlib
 import os
 import random
-import signal
-import subprocess
 import time
 
 from urllib.parse import quote
