@@ -4,12 +4,10 @@ sipp counts: the callers' own figures are what is judged. 200 new calls a second
 everything longer (ten minutes for `minutes_of_load`); FERRIC_RATE sets another rate.
 """
 
-
 import contextlib
 import os
 import random
 import time
-
 from urllib.parse import quote
 
 from lib.dns import Dns
