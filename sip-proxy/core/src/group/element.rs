@@ -193,17 +193,31 @@ impl Element {
         let past = now.saturating_duration_since(from);
         if past >= LOAD_MEMORY {
             let [_, newer] = self.recent;
-            self.recent = if past >= 2 * LOAD_MEMORY { [0, 0] } else { [newer, 0] };
-            self.recent_from = Some(now);
+            let is_old = past >= 2 * LOAD_MEMORY;
+            self.recent = if is_old { [0, 0] } else { [newer, 0] };
+            self.recent_from = Some(if is_old { now } else { from + LOAD_MEMORY });
         }
         let [_, newer] = &mut self.recent;
         *newer += 1;
     }
 
     /// What it carries, for `least-loaded`; `sees_ends` when calls are counted to their end.
-    pub(super) fn load(&self, sees_ends: bool) -> u64 {
-        let calls = if sees_ends { self.calls } else { self.recent.iter().sum() };
-        u64::from(calls) + u64::from(self.open)
+    pub(super) fn load(&self, now: Instant, sees_ends: bool) -> u64 {
+        let calls = if sees_ends { u64::from(self.calls) } else { self.recent_calls(now) };
+        calls + u64::from(self.open)
+    }
+
+    /// Calls that began of late. They fade with time, also while nothing is sent to it: what it once had must not keep
+    /// calls away from it.
+    fn recent_calls(&self, now: Instant) -> u64 {
+        let Some(from) = self.recent_from else { return 0 };
+        let [older, newer] = self.recent.map(u128::from);
+        let (past, window) = (now.saturating_duration_since(from).as_millis(), LOAD_MEMORY.as_millis());
+        let faded = match past {
+            _ if past < window => newer + older * (window - past) / window,
+            _ => newer * (2 * window).saturating_sub(past) / window,
+        };
+        u64::try_from(faded).unwrap_or(u64::MAX)
     }
 
     /// Its weight in thousandths while it comes back slowly; `None` when it has its full share.

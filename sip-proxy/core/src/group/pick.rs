@@ -50,10 +50,15 @@ pub(super) fn pick<R: Rng + ?Sized>(
 
 /// Weights; in thousandths while one of them comes back slowly.
 pub(super) fn weights(now: Instant, group: &GroupConfig, elements: &[Element], places: &[usize]) -> SmallVec<[u64; 8]> {
+    weights_in(false, now, group, elements, places)
+}
+
+/// As [`weights`]; always in thousandths if `fine`.
+fn weights_in(fine: bool, now: Instant, group: &GroupConfig, elements: &[Element], places: &[usize]) -> SmallVec<[u64; 8]> {
     let of = |place: &usize| elements.get(*place);
     let slow: SmallVec<[Option<u64>; 8]> =
         places.iter().map(|place| of(place).and_then(|element| element.slow_weight(now, group.slow_start))).collect();
-    let any = slow.iter().any(Option::is_some);
+    let any = fine || slow.iter().any(Option::is_some);
     let full = |place: &usize| of(place).map_or(0, |element| u64::from(element.config.weight)) * if any { 1_000 } else { 1 };
     places.iter().zip(&slow).map(|(place, slow)| slow.unwrap_or_else(|| full(place))).collect()
 }
@@ -81,7 +86,8 @@ fn by_weight<R: Rng + ?Sized>(now: Instant, group: &GroupConfig, elements: &[Ele
 
 /// Smooth weighted round robin: each gains its weight, the richest pays the sum.
 fn in_turn(now: Instant, group: &GroupConfig, elements: &mut [Element], places: &[usize]) -> Option<usize> {
-    let weights = weights(now, group, elements, places);
+    // What an element is owed lasts from pick to pick, so its unit must not change with the slow start of another.
+    let weights = weights_in(true, now, group, elements, places);
     let all_zero = weights.iter().all(|weight| *weight == 0);
     let mut sum = 0;
     let mut best: Option<(i64, usize)> = None;
@@ -125,7 +131,7 @@ fn least_loaded<R: Rng + ?Sized>(
 ) -> Option<usize> {
     let weights = weights(now, group, elements, places);
     let load = |(place, weight): (&usize, &u64)| {
-        elements.get(*place).map_or(f64::MAX, |element| (element.load(sees_ends) as f64 + 1.0) / (*weight).max(1) as f64)
+        elements.get(*place).map_or(f64::MAX, |element| (element.load(now, sees_ends) as f64 + 1.0) / (*weight).max(1) as f64)
     };
     let least = places.iter().zip(&weights).map(load).min_by(f64::total_cmp)?;
     let near = |pair: &(&usize, &u64)| load(*pair) <= least * (1.0 + 1e-9);
