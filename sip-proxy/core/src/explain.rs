@@ -14,7 +14,6 @@ use rand::rngs::SmallRng;
 
 use crate::group::{GroupShares, Hop};
 use crate::location::Contact;
-use crate::preprocess::preprocess;
 use crate::proxy::Proxy;
 use crate::routing::{Action, Incoming, RuleTrace};
 use crate::target::{Decision, LocateTarget, Next, Router, Target};
@@ -102,7 +101,7 @@ pub struct Explanation {
 impl Proxy {
     /// Tells which way a request would take that comes over `flow`.
     pub fn explain(&mut self, now: Instant, request: &Message, flow: &Flow) -> Explanation {
-        let before = preprocess(request, &self.identity);
+        let before = self.preprocessed(request);
         let mut told = Explanation {
             decided_by: DecidedBy::Stranger,
             rule: None,

@@ -8,12 +8,16 @@ use ferric_sip::header::NameAddr;
 use ferric_sip::message::Message;
 use ferric_sip::uri::Uri;
 
+use crate::branch::Branches;
+use crate::config::ProxyConfig;
 use crate::context::{Attempt, ContextId};
 use crate::failover::{Client, Due};
+use crate::flow_token;
 use crate::group::{ElementId, GroupConfig, Hop};
 use crate::identity::TWIN;
 use crate::preprocess::uri_of;
 use crate::proxy::Proxy;
+use crate::target::Target;
 use crate::validate::HOPS;
 
 /// What a Via of ours adds to a request, at most.
@@ -56,11 +60,20 @@ pub(crate) fn suit_strict_router(request: &mut Message) {
     request.set_request_uri(&uri);
 }
 
+/// One side of a dialog, as a Record-Route names it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Side<'a> {
+    pub(crate) host: &'a str,
+    pub(crate) transport: Transport,
+    /// The flow to a peer whose contact leads nowhere.
+    pub(crate) token: Option<String>,
+}
+
 /// Our Record-Route; two when the sides differ, each with its own address (RFC 5658).
-pub(crate) fn record_route(request: &mut Message, came: (&str, Transport), leaves: (&str, Transport)) {
+pub(crate) fn record_route(request: &mut Message, came: Side<'_>, leaves: Side<'_>) {
     // A request to a SIPS URI keeps to it where the side is TLS (16.6 step 4).
     let sips = request.request_uri().is_some_and(|uri| uri.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("sips:")));
-    let uri = |(host, transport): (&str, Transport), twin: bool| {
+    let uri = |Side { host, transport, token }: &Side<'_>, twin: bool| {
         let (scheme, transport) = match transport {
             Transport::Udp => ("sip", ""),
             Transport::Tcp => ("sip", ";transport=tcp"),
@@ -68,14 +81,33 @@ pub(crate) fn record_route(request: &mut Message, came: (&str, Transport), leave
             Transport::Tls => ("sip", ";transport=tls"),
         };
         let twin = if twin { format!(";{TWIN}") } else { String::new() };
-        format!("<{scheme}:{host}{transport};lr{twin}>")
+        let token = token.as_ref().map_or_else(String::new, |token| format!("{token}@"));
+        format!("<{scheme}:{token}{host}{transport};lr{twin}>")
     };
-    if came == leaves {
-        request.insert_header("Record-Route", &uri(came, false));
+    if came == leaves && came.token.is_none() {
+        request.insert_header("Record-Route", &uri(&came, false));
     } else {
-        request.insert_header("Record-Route", &uri(came, true));
-        request.insert_header("Record-Route", &uri(leaves, true));
+        request.insert_header("Record-Route", &uri(&came, true));
+        request.insert_header("Record-Route", &uri(&leaves, true));
     }
+}
+
+/// A phone of our domains that calls directly, from behind a NAT.
+fn caller_token(config: &ProxyConfig, branches: &Branches, request: &Message, flow: &Flow) -> Option<String> {
+    let from = request.from().ok().and_then(|from| Uri::parse(&from.uri).ok())?;
+    let is_user = config.domains.iter().any(|domain| domain.eq_ignore_ascii_case(&from.host));
+    if !is_user || request.values("Via").len() != 1 || request.header("Record-Route").is_some() {
+        return None;
+    }
+    let contact = request.values("Contact").into_iter().next().map(|contact| uri_of(&contact))?;
+    flow_token::is_hidden(&contact, flow).then(|| flow_token::seal(branches, flow))
+}
+
+/// A phone that is called along its flow.
+fn callee_token(branches: &Branches, target: &Target, way: &Way) -> Option<String> {
+    let Way::Flow(flow) = way else { return None };
+    let contact = target.uri.as_deref()?;
+    flow_token::is_hidden(contact, flow).then(|| flow_token::seal(branches, flow))
 }
 
 impl Proxy {
@@ -107,7 +139,9 @@ impl Proxy {
         let (local, sent_by) = self.identity.outgoing(transport, remote, Some(&context.flow), context.leaves_by);
         if context.records_route {
             let (_, came) = self.identity.outgoing(context.flow.transport, context.flow.remote, Some(&context.flow), None);
-            record_route(&mut copy, (came, context.flow.transport), (sent_by, transport));
+            let (to_caller, to_callee) = (caller_token(&self.config, &self.branches, &context.request, &context.flow), callee_token(&self.branches, &branch.target, &way));
+            let came = Side { host: came, transport: context.flow.transport, token: to_caller };
+            record_route(&mut copy, came, Side { host: sent_by, transport, token: to_callee });
         }
         let flow = match &way {
             Way::Hop { .. } => Flow { transport, local, remote, connection: 0 },

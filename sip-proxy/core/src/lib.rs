@@ -17,6 +17,7 @@ mod context;
 mod done;
 mod explain;
 mod failover;
+mod flow_token;
 mod forward;
 pub mod group;
 mod identity;

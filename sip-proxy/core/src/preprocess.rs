@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 
+use ferric_sip::flow::Flow;
 use ferric_sip::header::NameAddr;
 use ferric_sip::message::Message;
 use ferric_sip::uri::Uri;
@@ -25,6 +26,10 @@ pub(crate) struct Preprocessed {
     pub(crate) next_route: Option<String>,
     /// The listener that a twin Record-Route named for the other side.
     pub(crate) leaves_by: Option<SocketAddr>,
+    /// What stands before its host: maybe a flow.
+    pub(crate) token: Option<String>,
+    /// The flow to the other side, which takes the place of the target.
+    pub(crate) along: Option<Flow>,
 }
 
 /// Looks at the Route values of a request.
@@ -54,6 +59,7 @@ pub(crate) fn preprocess(request: &Message, identity: &Identity) -> Preprocessed
         }
         if found.own_routes == 1 {
             found.leaves_by = identity.listener_of(&uri);
+            found.token = uri.user.as_deref().map(str::to_owned);
         }
         found.own_routes += 1;
         if found.own_routes == 2 || !uri.params.has(TWIN) {

@@ -24,11 +24,12 @@ use crate::config::{Fork, ProxyConfig};
 use crate::context::{Context, ContextId};
 use crate::done::RequestDone;
 use crate::failover::{Client, Due, Failed, Silence};
+use crate::flow_token;
 use crate::forward::count_hop;
 use crate::group::{GroupEvent, Groups};
 use crate::identity::Identity;
 use crate::location::{Contact, Location};
-use crate::preprocess::preprocess;
+use crate::preprocess::{Preprocessed, preprocess};
 use crate::rescue::Trouble;
 use crate::stateless::Lookup;
 use crate::target::{Decided, Decision, LocateTarget, Next, Router, Target, Ticket, as_request_uri, headers_of, next_of};
@@ -329,7 +330,7 @@ impl Proxy {
     /// Steps 1 to 3: what becomes of a request.
     fn decide(&mut self, now: Instant, request: &Message, flow: &Flow) -> Decided {
         let source = flow.remote.ip();
-        let before = preprocess(request, &self.identity);
+        let before = self.preprocessed(request);
         let call = self.call_hash(request);
         let router = Router { config: &self.config, identity: &self.identity, groups: &self.groups, call };
         let (decision, rule, is_initial) = router.decide(request, flow, &before);
@@ -355,6 +356,16 @@ impl Proxy {
         Decided { decision, rule, before, is_initial, source }
     }
 
+    /// What its Route says, and the flow that a Record-Route of ours remembers.
+    pub(crate) fn preprocessed(&self, request: &Message) -> Preprocessed {
+        let mut before = preprocess(request, &self.identity);
+        before.along = before.token.as_deref().and_then(|token| flow_token::open(&self.branches, token)).map(|(transport, remote, connection)| {
+            let (local, _) = self.identity.outgoing(transport, remote, None, before.leaves_by);
+            Flow { transport, local, remote, connection }
+        });
+        before
+    }
+
     /// Requests that begin something may need a password; `None` lets it pass.
     fn permit(&mut self, now: Instant, request: &Message, flow: &Flow, is_initial: bool) -> Option<Decision> {
         let from_us = request.from().ok().and_then(|from| Uri::parse(&from.uri).ok());
@@ -376,10 +387,11 @@ impl Proxy {
         let Some(contacts) = location.lookup(now, aor) else { return refuse(Trouble::NoUser) };
         let mut sets: Vec<(u16, Vec<Target>)> = Vec::new();
         for Contact { uri, q, path, flow } in contacts {
-            let first = path.first().cloned().unwrap_or_else(|| uri.clone());
+            // A contact is a URI by itself: what follows a semicolon is its own. A Path value is in brackets.
+            let first = path.first().map_or_else(|| uri.clone(), |value| crate::preprocess::uri_of(value));
             let next = match flow {
                 Some(flow) => Ok(Next::Flow(flow)),
-                None => Uri::parse(&crate::preprocess::uri_of(&first)).map_err(|_| Trouble::BadUri).and_then(|uri| next_of(&uri)),
+                None => Uri::parse(&first).map_err(|_| Trouble::BadUri).and_then(|uri| next_of(&uri)),
             };
             let Ok(next) = next else { continue };
             let target = Target { uri: Some(as_request_uri(uri)), routes: path, next };

@@ -3,7 +3,7 @@
 //! | request | goes |
 //! | --- | --- |
 //! | within a dialog, to our address or to a group's name, of a call that a group has | to the element that has it |
-//! | within a dialog | along its Route, else to its Request-URI |
+//! | within a dialog | along its Route, else along the flow that our Record-Route remembers, else to its Request-URI |
 //! | along a Route that does not end here | along it |
 //! | any other that begins something | as the rules say |
 //! | without a rule: asks for a recording | to this node's recorder |
@@ -125,6 +125,9 @@ impl Router<'_> {
         if let Some(route) = &before.next_route {
             let forward = self.by_route(route, request);
             return fixed(forward);
+        }
+        if in_dialog && let Some(flow) = before.along {
+            return fixed(Decision::Forward(vec![vec![Target { uri: None, routes: vec![], next: Next::Flow(flow) }]]));
         }
         if in_dialog {
             return fixed(self.in_dialog(&uri, request));

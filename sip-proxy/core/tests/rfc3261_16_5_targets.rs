@@ -189,3 +189,17 @@ fn a_rule_to_a_uri_changes_the_next_hop_only() {
     let sent = bench.to("192.168.2.1:5060");
     assert_eq!((sent.transport, sent.line().as_str()), (Transport::Tcp, "INVITE sip:x@example.org"));
 }
+
+#[test]
+fn a_contact_without_a_connection_is_reached_over_the_transport_that_it_names() {
+    for (uri, to, transport) in [
+        ("sip:bob@192.168.3.1:5070;transport=tcp", "192.168.3.1:5070", Transport::Tcp),
+        ("sip:bob@192.168.3.1;transport=tls", "192.168.3.1:5061", Transport::Tls),
+        ("sip:bob@10.9.9.9;maddr=192.168.3.1", "192.168.3.1:5060", Transport::Udp),
+    ] {
+        let mut bench = bob_at(vec![contact(uri, 1_000)]);
+        bench.put(CALLER, request("INVITE", "sip:bob@example.com", ""));
+        let sent = bench.to(to);
+        assert_eq!((sent.transport, sent.line()), (transport, format!("INVITE {uri}")));
+    }
+}
