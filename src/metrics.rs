@@ -17,7 +17,7 @@ enum Kind {
 /// Name, kind, unit, meaning.
 type Row = (&'static str, Kind, Unit, &'static str);
 
-const TABLE: [Row; 30] = [
+const TABLE: [Row; 31] = [
     ("ferric_calls_active", Kind::Gauge, Unit::Count, "Recording sessions at the moment"),
     ("ferric_calls_total", Kind::Counter, Unit::Count, "Recording sessions by result: recorded, refused, cancelled"),
     ("ferric_recordings_total", Kind::Counter, Unit::Count, "Finished recordings by state: complete, recovered, partial"),
@@ -38,6 +38,7 @@ const TABLE: [Row; 30] = [
     ("ferric_group_calls_total", Kind::Counter, Unit::Count, "Requests to an element by result: answered, refused, failed_over"),
     ("ferric_dns_silent", Kind::Gauge, Unit::Count, "1 while no name server answers; names known before are used on"),
     ("ferric_dns_waiting", Kind::Gauge, Unit::Count, "Requests that wait for a name never known before"),
+    ("ferric_registrar_total", Kind::Counter, Unit::Count, "REGISTERs and bindings by what became of them: accepted, refused, challenged, stale, wrong_password, throttled, expired, flow_lost"),
     ("ferric_registrations", Kind::Gauge, Unit::Count, "Contacts registered"),
     ("ferric_request_log_lost_total", Kind::Counter, Unit::Count, "Finished requests that the log could not take"),
     ("ferric_failovers_total", Kind::Counter, Unit::Count, "Work that moved to another place, by kind: element"),
@@ -166,6 +167,13 @@ pub fn element(group: &str, element: &str, up: bool, results: [(&'static str, u6
 /// Messages that a limit dropped, as a running total.
 pub fn dropped(reason: &'static str, count: u64) {
     counter!("ferric_sip_dropped_total", "reason" => reason).absolute(count);
+}
+
+/// What became of REGISTERs and bindings, as running totals.
+pub fn registrar(results: [(&'static str, u64); 8]) {
+    for (result, count) in results {
+        counter!("ferric_registrar_total", "result" => result).absolute(count);
+    }
 }
 
 /// Work that moved to another place.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ferric_proxy::Fork;
 use ferric_proxy::group::{ElementConfig, GroupConfig, Heartbeat, Policy};
+use ferric_registrar::Algorithm;
 use ferric_proxy::routing::{Action, Condition, Rewrite, RouteTable, Rule};
 use ferric_sip::flow::Transport;
 use ferric_sip::uri::{Uri, split_host_port};
@@ -61,6 +62,8 @@ pub struct Registrar {
     pub max_bindings: usize,
     /// All contacts of one q at once, or one by one.
     pub fork: Fork,
+    /// The only digest algorithm offered; none = SHA-256 and MD5, as far as every user can answer them.
+    pub algorithm: Option<Algorithm>,
 }
 
 impl Default for Proxy {
@@ -78,6 +81,7 @@ impl Default for Proxy {
                 max_contacts: 10,
                 max_bindings: 1_000_000,
                 fork: Fork::Parallel,
+                algorithm: None,
             },
             udp_mtu: 1_300,
             calls_per_second: None,
@@ -432,6 +436,15 @@ fn registrar(mut section: Section<'_, '_>, folder: &Path, warnings: &mut Vec<Str
         _ => None,
     });
     registrar.fork = fork.unwrap_or_default();
+    let mut algorithms: Vec<Algorithm> = Vec::new();
+    for (text, span) in section.texts("algorithms", errors).unwrap_or_default() {
+        match Algorithm::of(Some(&text)) {
+            Some(algorithm) if !algorithms.contains(&algorithm) => algorithms.push(algorithm),
+            Some(_) => errors.complain(&span, format!("proxy.registrar.algorithms names {text} twice")),
+            None => errors.complain(&span, "proxy.registrar.algorithms holds \"SHA-256\", \"MD5\" or both"),
+        }
+    }
+    registrar.algorithm = algorithms.first().copied().filter(|_| algorithms.len() == 1);
     section.finish(errors);
     registrar
 }

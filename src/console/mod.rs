@@ -24,7 +24,7 @@ pub use problem::Problem;
 pub use proxy_backend::{Object, ProxyBackend};
 pub use proxy_views::{
     ConditionView, ConfigChange, ConfigCheck, ConfigDiff, ConfigView, ContactView, DestinationView, ElementCounters, ElementStatus, ListenerRef,
-    PickView, Rollback, RouteTest, RouteTestView, RuleView, ServerGroupView, ShareView, TextError, VersionView, Versioned,
+    PickView, Rollback, RegistrationView, RegistrationsPage, RouteTest, RouteTestView, RuleView, ServerGroupView, ShareView, TextError, VersionView, Versioned,
 };
 
 use std::sync::Arc;

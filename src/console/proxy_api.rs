@@ -1,4 +1,4 @@
-//! Server groups, routes and ladders.
+//! Server groups, routes, registrations and ladders.
 
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
@@ -12,13 +12,15 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::proxy_backend::Object;
-use super::proxy_views::{ConfigChange, ElementStatus, RouteTest, RouteTestView, ServerGroupView, TextError};
+use super::proxy_views::{ConfigChange, ElementStatus, RegistrationsPage, RouteTest, RouteTestView, ServerGroupView, TextError};
 use super::{Console, Problem};
 
 /// Largest body with a group or with routes.
 const MAX_BODY: usize = 1 << 20;
 /// Most calls in a list.
 const MOST_LADDERS: usize = 1_000;
+/// Most contacts in a page.
+const MOST_REGISTRATIONS: usize = 1_000;
 
 pub(super) type Answered<T> = Result<Json<T>, Problem>;
 pub(super) type Body = Result<Bytes, BytesRejection>;
@@ -31,6 +33,7 @@ pub(super) fn router() -> Router<Console> {
         .route("/server-groups/{name}/elements/{address}/enable", post(enable))
         .route("/routes", get(routes).put(put_routes))
         .route("/routes/test", post(test_route))
+        .route("/registrations", get(registrations))
         .route("/ladders", get(ladders))
         .route("/ladders/{call_id}", get(ladder))
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -158,6 +161,29 @@ pub(super) async fn test_route(State(console): State<Console>, headers: HeaderMa
         _ => return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send application/json, or the message as text/plain or application/sip")),
     };
     Ok(Json(console.backend.test_route(test).await?))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RegistrationsQuery {
+    aor: Option<String>,
+    limit: Option<usize>,
+    cursor: Option<u32>,
+}
+
+#[utoipa::path(get, path = "/api/v1/registrations", params(("aor" = Option<String>, Query, description = "user@domain"), ("limit" = Option<usize>, Query,), ("cursor" = Option<u32>, Query,)),
+    responses((status = 200, body = RegistrationsPage), (status = 400)))]
+pub(super) async fn registrations(State(console): State<Console>, query: Result<Query<RegistrationsQuery>, QueryRejection>) -> Answered<RegistrationsPage> {
+    let Query(query) = query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let limit = query.limit.unwrap_or(100);
+    if !(1..=MOST_REGISTRATIONS).contains(&limit) {
+        return Err(Problem::new(StatusCode::BAD_REQUEST, format!("limit is from 1 to {MOST_REGISTRATIONS}")));
+    }
+    let aor = query.aor.map(|aor| {
+        let plain = aor.strip_prefix("sip:").or_else(|| aor.strip_prefix("sips:")).unwrap_or(&aor);
+        plain.rsplit_once('@').map_or_else(|| plain.to_owned(), |(user, domain)| format!("{user}@{}", domain.to_ascii_lowercase()))
+    });
+    Ok(Json(console.backend.registrations(aor, limit, query.cursor).await?))
 }
 
 #[derive(Debug, Deserialize)]

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::backend::Answer;
 use super::proxy_views::{
-    ConfigChange, ConfigCheck, ConfigDiff, ConfigView, ElementStatus, RouteTest, RouteTestView, ServerGroupView, VersionView, Versioned,
+    ConfigChange, ConfigCheck, ConfigDiff, ConfigView, ElementStatus, RegistrationsPage, RouteTest, RouteTestView, ServerGroupView, VersionView, Versioned,
 };
 
 /// A JSON object.
@@ -41,6 +41,8 @@ pub trait ProxyBackend: Send + Sync + 'static {
     fn config_diff(&self, from: Option<u64>, to: Option<u64>) -> Answer<'_, ConfigDiff>;
     /// Back to a version.
     fn rollback(&self, version: u64, wanted: Option<u64>) -> Answer<'_, ConfigChange>;
+    /// Who is registered: one user, or all, in pages.
+    fn registrations(&self, aor: Option<String>, limit: usize, cursor: Option<u32>) -> Answer<'_, RegistrationsPage>;
     /// The last calls, the newest first.
     fn ladders(&self, limit: usize) -> Answer<'_, Value>;
     /// One call, as JSON and as a drawing.

@@ -309,3 +309,31 @@ pub struct RouteTestView {
     /// Where it goes.
     pub destination: DestinationView,
 }
+
+/// A contact that is registered.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct RegistrationView {
+    /// `user@domain`.
+    pub aor: String,
+    /// The URI as registered.
+    pub contact: String,
+    /// RFC 3339.
+    pub expires_at: String,
+    /// Preference, if given.
+    pub q: Option<f64>,
+    /// The Path that requests take (RFC 3327).
+    pub path: Vec<String>,
+    /// Where requests go instead of where the URI points: transport and address.
+    pub flow: Option<String>,
+    /// `+sip.instance`.
+    pub instance: Option<String>,
+}
+
+/// A page of registrations.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct RegistrationsPage {
+    /// In no order.
+    pub registrations: Vec<RegistrationView>,
+    /// For the next page; absent on the last.
+    pub next_cursor: Option<u32>,
+}

@@ -202,6 +202,19 @@ impl ProxyBackend for Fake {
         assert_eq!(version, 3);
         change(wanted, false)
     }
+    fn registrations(&self, aor: Option<String>, limit: usize, cursor: Option<u32>) -> Answer<'_, RegistrationsPage> {
+        let contact = format!("{limit} {cursor:?}");
+        let one = RegistrationView {
+            aor: aor.unwrap_or_default(),
+            contact,
+            expires_at: String::new(),
+            q: None,
+            path: vec![],
+            flow: None,
+            instance: None,
+        };
+        found(ID, RegistrationsPage { registrations: vec![one], next_cursor: Some(3) })
+    }
     fn ladders(&self, limit: usize) -> Answer<'_, Value> {
         found(ID, serde_json::json!([{ "call_id": "a/b", "limit": limit }]))
     }
@@ -376,6 +389,15 @@ async fn the_configuration_its_versions_and_their_difference_are_shown() {
     assert_eq!(ask("PUT", "/api/v1/config", &[TOKEN], &"x".repeat(2 << 20)).await.0, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(json("POST", "/api/v1/config/rollback", "{\"version\": \"3\"}").await.0, 400);
     assert_eq!(ask("GET", "/api/v1/config", &[], "").await.0, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn registrations_come_in_pages_or_of_one_user() {
+    let (status, page) = json("GET", "/api/v1/registrations?aor=sip:Bob%40Example.COM&limit=7&cursor=2", "").await;
+    assert_eq!((status, page["registrations"][0]["aor"].as_str()), (200, Some("Bob@example.com")));
+    assert_eq!((page["registrations"][0]["contact"].as_str(), page["next_cursor"].as_u64()), (Some("7 Some(2)"), Some(3)));
+    assert_eq!(json("GET", "/api/v1/registrations?limit=0", "").await.0, 400);
+    assert_eq!(json("GET", "/api/v1/registrations?who=bob", "").await.0, 400);
 }
 
 #[tokio::test]

@@ -18,11 +18,11 @@ use std::time::{Instant, SystemTime};
 use ferric_proxy::group::{DownCause, ElementState, GroupEvent, GroupShares, GroupView, Hop};
 use ferric_proxy::routing::Action;
 use ferric_proxy::{Explanation, Handled, Listener, LocateTarget, Proxy, ProxyConfig, ProxyOutput, RequestDone, Ticket};
-use ferric_registrar::{RegistrarConfig, Users};
+use ferric_registrar::{RegistrarConfig, Saved, Users};
 use ferric_sip::flow::{Flow, Transport};
 use ferric_sip::message::Message;
 use ferric_sip::transaction::{Timers, TransactionLimits};
-use ferric_sip::trust::TrustTable;
+use ferric_sip::trust::{Network, TrustTable};
 use ferric_sip::uri::Uri;
 use ferric_sip_io::SipSockets;
 use rand::SeedableRng as _;
@@ -104,6 +104,11 @@ impl Edge {
     fn registrar(&mut self) -> Option<&mut NodeRegistrar> {
         let location: &mut dyn Any = self.proxy.location()?;
         location.downcast_mut()
+    }
+
+    /// Bindings of one user, or of all from a place on.
+    pub(super) fn registrations(&mut self, now: Instant, aor: Option<&str>, from: u32, most: usize) -> (Vec<Saved>, Option<u32>) {
+        self.registrar().map(|registrar| registrar.list(now, aor, from, most)).unwrap_or_default()
     }
 
     /// Hosts that TLS peers must prove to be.
@@ -235,6 +240,18 @@ impl Edge {
         let dns = self.directory.stats();
         metrics::set("ferric_dns_silent", f64::from(u8::from(dns.is_silent)));
         metrics::set("ferric_dns_waiting", dns.waiting as f64);
+        if let Some(counters) = self.registrar().map(|registrar| registrar.counters()) {
+            metrics::registrar([
+                ("accepted", counters.accepted),
+                ("refused", counters.refused),
+                ("challenged", counters.challenged),
+                ("stale", counters.stale),
+                ("wrong_password", counters.wrong_password),
+                ("throttled", counters.throttled),
+                ("expired", counters.expired),
+                ("flow_lost", counters.flow_lost),
+            ]);
+        }
         metrics::set("ferric_registrations", self.registrar().map_or(0, |registrar| registrar.len()) as f64);
         let mut seen = HashSet::new();
         for group in self.proxy.groups().view(now) {
@@ -353,7 +370,9 @@ pub(super) fn epoch(config: &Config, bound: &[(Transport, SocketAddr)]) -> Resul
         None => None,
         Some(registrar) => {
             let load = |file: &PathBuf| config::users::load(file, &registrar.domains, &mut Vec::new());
-            Some((registrar::settings(registrar), registrar.users.as_ref().map(load).transpose()?))
+            let mut users = registrar.users.as_ref().map(load).transpose()?;
+            users.iter_mut().for_each(|users| users.offer_only(registrar.algorithm));
+            Some((registrar::settings(registrar), users))
         }
     };
     Ok(Epoch { proxy: proxy_config(config, bound), registrar })
@@ -368,7 +387,10 @@ fn proxy_config(config: &Config, bound: &[(Transport, SocketAddr)]) -> ProxyConf
         advertise: names.get(&at).cloned(),
     });
     let mut proxy = ProxyConfig::new(listeners.collect(), trust_table(config), ferric_srs::asks_for_recording);
-    proxy.own_hosts = if bound.iter().any(|(_, address)| address.ip().is_unspecified()) { interfaces() } else { Vec::new() };
+    proxy.networks = interfaces();
+    if bound.iter().any(|(_, address)| address.ip().is_unspecified()) {
+        proxy.own_hosts = proxy.networks.iter().map(|(address, _)| *address).collect();
+    }
     if let Some(config::Proxy { record_route, groups, routes, registrar, udp_mtu, calls_per_second, max_open, timeout, .. }) = &config.proxy {
         proxy.record_route = *record_route;
         proxy.groups = groups.clone();
@@ -384,17 +406,27 @@ fn proxy_config(config: &Config, bound: &[(Transport, SocketAddr)]) -> ProxyConf
     proxy
 }
 
-/// Addresses of this machine.
-fn interfaces() -> Vec<IpAddr> {
+/// Addresses of this machine, each with its network.
+fn interfaces() -> Vec<(IpAddr, Network)> {
     let Ok(found) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
     let ip = |address: nix::sys::socket::SockaddrStorage| {
         let four = address.as_sockaddr_in().map(|four| IpAddr::V4(four.ip()));
         four.or_else(|| address.as_sockaddr_in6().map(|six| IpAddr::V6(six.ip())))
     };
-    let mut addresses: Vec<IpAddr> = found.filter_map(|interface| interface.address.and_then(ip)).collect();
-    addresses.sort();
-    addresses.dedup();
-    addresses
+    let ones = |mask: IpAddr| match mask {
+        IpAddr::V4(mask) => mask.to_bits().leading_ones(),
+        IpAddr::V6(mask) => mask.to_bits().leading_ones(),
+    };
+    let network = |interface: nix::ifaddrs::InterfaceAddress| {
+        let address = interface.address.and_then(ip)?;
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = interface.netmask.and_then(ip).map_or(longest, ones);
+        Some((address, format!("{address}/{prefix}").parse().ok()?))
+    };
+    let mut networks: Vec<(IpAddr, Network)> = found.filter_map(network).collect();
+    networks.sort_by_key(|(address, _)| *address);
+    networks.dedup_by_key(|(address, _)| *address);
+    networks
 }
 
 #[cfg(test)]
@@ -404,6 +436,8 @@ mod tests {
 
     #[test]
     fn this_machine_has_at_least_its_loopback() {
-        assert!(interfaces().contains(&IpAddr::from([127, 0, 0, 1])));
+        let found = interfaces();
+        let (_, network) = found.iter().find(|(address, _)| address.is_loopback()).unwrap();
+        assert!(network.contains(IpAddr::from([127, 1, 2, 3])) || network.contains(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])));
     }
 }

@@ -4,7 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use ferric_media::timestamp::Timestamp;
 use ferric_proxy::group::{ElementState, GroupShares, Share};
+use ferric_registrar::Saved;
 use serde_json::Value;
+use tokio::sync::oneshot;
 
 use super::backend::NodeBackend;
 use super::route_test;
@@ -15,7 +17,7 @@ use crate::config::edit::{self, EditError};
 use crate::config::unified;
 use crate::config::versions::{Version, Versions};
 use crate::console::{
-    Answer, BackendError, ConfigChange, ConfigCheck, ConfigDiff, ConfigView, ElementCounters, ElementStatus, Object, ProxyBackend, RouteTest,
+    Answer, BackendError, ConfigChange, ConfigCheck, ConfigDiff, ConfigView, ElementCounters, ElementStatus, Object, ProxyBackend, RegistrationView, RegistrationsPage, RouteTest,
     RouteTestView, ServerGroupView, VersionView, Versioned,
 };
 
@@ -27,6 +29,19 @@ impl From<EditError> for BackendError {
             EditError::Json(_) => BackendError::Invalid(text),
             EditError::Text(_) | EditError::Shape(_) | EditError::InUse { .. } => BackendError::Conflict { text, diff: None },
         }
+    }
+}
+
+fn registration(saved: Saved) -> RegistrationView {
+    let until = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(saved.expires)).unwrap_or(SystemTime::UNIX_EPOCH);
+    RegistrationView {
+        aor: saved.aor,
+        contact: saved.uri,
+        expires_at: Timestamp::from(until).to_string(),
+        q: saved.q.map(|q| f64::from(q) / 1_000.0),
+        path: saved.path,
+        flow: saved.flow.map(|flow| format!("{} {}", flow.transport.to_ascii_lowercase(), flow.remote)),
+        instance: saved.instance,
     }
 }
 
@@ -216,6 +231,15 @@ impl ProxyBackend for NodeBackend {
         Box::pin(self.steering.run(move |steering| {
             steering.change(wanted, note, |state| Ok((version(state, number)?.1, false)))
         }))
+    }
+
+    fn registrations(&self, aor: Option<String>, limit: usize, cursor: Option<u32>) -> Answer<'_, RegistrationsPage> {
+        Box::pin(async move {
+            let (tell, told) = oneshot::channel();
+            let _ = self.asks.send(Ask::Registrations { aor, from: cursor.unwrap_or(0), most: limit, tell });
+            let (found, next_cursor) = told.await.map_err(|_| BackendError::Unavailable("signalling does not answer".into()))?;
+            Ok(RegistrationsPage { registrations: found.into_iter().map(registration).collect(), next_cursor })
+        })
     }
 
     fn ladders(&self, limit: usize) -> Answer<'_, Value> {

@@ -99,6 +99,14 @@ impl NodeRegistrar {
         self.journal.take(&mut self.core);
     }
 
+    /// Bindings of one user, or of all from a place on and the place to go on from.
+    pub(super) fn list(&self, now: Instant, aor: Option<&str>, from: u32, most: usize) -> (Vec<Saved>, Option<u32>) {
+        match aor {
+            Some(aor) => (self.core.bindings(now, unix_s(), aor), None),
+            None => self.core.export(now, unix_s(), from, most),
+        }
+    }
+
     /// Bindings.
     pub(super) fn len(&self) -> usize {
         self.core.len()

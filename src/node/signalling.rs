@@ -19,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use ferric_assurance::Ledger;
 use ferric_proxy::group::{GroupEvent, GroupShares, GroupView};
 use ferric_proxy::Handled;
+use ferric_registrar::Saved;
 use ferric_sip::flow::Flow;
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
@@ -63,6 +64,13 @@ pub(super) enum Ask {
     Apply(Box<Epoch>, oneshot::Sender<()>),
     /// What do the server groups look like?
     Groups(oneshot::Sender<Vec<GroupView>>),
+    /// Who is registered: one user, or all from a place on, at most so many; and the place to go on from.
+    Registrations {
+        aor: Option<String>,
+        from: u32,
+        most: usize,
+        tell: oneshot::Sender<(Vec<Saved>, Option<u32>)>,
+    },
     /// How would the server groups share out calls that begin now?
     Shares(oneshot::Sender<Vec<GroupShares>>),
     /// Which way would a message take?
@@ -284,6 +292,9 @@ impl Signalling {
             }
             Ask::Groups(tell) => {
                 let _ = tell.send(self.edge.groups(now));
+            }
+            Ask::Registrations { aor, from, most, tell } => {
+                let _ = tell.send(self.edge.registrations(now, aor.as_deref(), from, most));
             }
             Ask::Shares(tell) => {
                 let _ = tell.send(self.edge.shares(now));

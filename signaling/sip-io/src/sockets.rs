@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use ferric_sip::flow::{Flow, Transport};
-use ferric_sip::message::{Message, ParseError};
+use ferric_sip::message::Message;
+use ferric_sip::method::Method;
 use rustls::{ClientConfig, ServerConfig};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -87,18 +88,24 @@ impl Shared {
         if !self.allows(flow.remote.ip(), !is_response, at) {
             return None;
         }
-        let length = bytes.len();
+        let (length, most) = (bytes.len(), self.limits.max_message);
         let kind = match Message::parse(bytes) {
+            // Streams are cut off long before; a datagram is here as a whole.
+            Ok(message) if length > most => {
+                let error = format!("the message has {length} bytes, {most} are accepted");
+                let is_answered = message.is_request() && message.method() != Method::Ack && message.header("Via").is_some();
+                self.malformed(&flow, is_answered.then(|| Message::response(&message, 513, Some(&error))), error, length)
+            }
             Ok(message) => InboundKind::Message(message),
-            Err(error) => self.malformed(&flow, &error, length),
+            Err(error) => self.malformed(&flow, error.answer(), error.to_string(), length),
         };
         Some(Inbound { flow, at, kind })
     }
 
-    /// Answers a request that cannot be parsed; over UDP never with more bytes than it had, as its source may be forged.
-    fn malformed(self: &Arc<Shared>, flow: &Flow, error: &ParseError, length: usize) -> InboundKind {
+    /// Answers a request that cannot be taken; over UDP never with more bytes than it had, as its source may be forged.
+    fn malformed(self: &Arc<Shared>, flow: &Flow, answer: Option<Message>, error: String, length: usize) -> InboundKind {
         let (mut answered, mut invite) = (None, None);
-        if let Some(mut answer) = error.answer() {
+        if let Some(mut answer) = answer {
             invite = invite_of(&answer);
             answer.set_to_tag("malformed");
             let bytes = answer.to_bytes();
@@ -107,7 +114,7 @@ impl Shared {
                 self.send(flow, bytes);
             }
         }
-        InboundKind::Malformed { error: error.to_string(), answered, invite }
+        InboundKind::Malformed { error, answered, invite }
     }
 
     pub(crate) fn send(self: &Arc<Shared>, flow: &Flow, bytes: Bytes) {

@@ -214,3 +214,20 @@ async fn an_answer_to_a_malformed_request_is_never_longer_than_the_request() {
     let (length, _) = timeout(PATIENCE, peer.recv_from(&mut answer)).await.unwrap().unwrap();
     assert!(length <= long.len(), "{length}");
 }
+
+#[tokio::test]
+async fn a_datagram_over_the_limit_is_refused() {
+    let limits = IoLimits { max_message: 1_024, ..generous() };
+    let (_sockets, mut inbound, local) = start(Transport::Udp, "127.0.0.1:0", limits).await;
+    let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let rest = "Via: SIP/2.0/UDP 127.0.0.1;branch=z9hG4bKm\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:x@y>\r\nCall-ID: 1\r\n";
+    for (method, wanted) in [("MESSAGE", Some(513)), ("ACK", None)] {
+        let text = format!("{method} sip:x@y SIP/2.0\r\n{rest}CSeq: 1 {method}\r\nContent-Length: 1000\r\n\r\n{}", "b".repeat(1_000));
+        peer.send_to(text.as_bytes(), local).await.unwrap();
+        let InboundKind::Malformed { answered, .. } = next(&mut inbound).await.kind else { panic!("taken: {method}") };
+        assert_eq!(answered, wanted);
+    }
+    let mut answer = [0; 2048];
+    let (length, _) = timeout(PATIENCE, peer.recv_from(&mut answer)).await.unwrap().unwrap();
+    assert!(answer[..length].starts_with(b"SIP/2.0 513 "));
+}

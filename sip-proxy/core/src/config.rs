@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ferric_sip::flow::Transport;
 use ferric_sip::message::Message;
-use ferric_sip::trust::TrustTable;
+use ferric_sip::trust::{Network, TrustTable};
 
 use crate::group::GroupConfig;
 use crate::routing::RouteTable;
@@ -45,6 +45,8 @@ pub struct ProxyConfig {
     pub listeners: Vec<Listener>,
     /// Addresses of this machine, where a listener takes whatever comes to any of them.
     pub own_hosts: Vec<IpAddr>,
+    /// Networks that this machine is in, by its address there: who is in one of them is asked from that address.
+    pub networks: Vec<(IpAddr, Network)>,
     /// Stay in the way of dialogs.
     pub record_route: bool,
     /// The rules.
@@ -79,6 +81,7 @@ impl ProxyConfig {
         ProxyConfig {
             listeners,
             own_hosts: Vec::new(),
+            networks: Vec::new(),
             record_route: false,
             routes: RouteTable::default(),
             groups: Vec::new(),

@@ -1,8 +1,9 @@
 //! Which URIs are ours.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ferric_sip::flow::{Flow, Transport};
+use ferric_sip::trust::Network;
 use ferric_sip::uri::{Uri, split_host_port};
 
 use crate::config::{Listener, ProxyConfig};
@@ -17,6 +18,8 @@ pub(crate) struct Identity {
     /// Host in lower case, port; of listeners and what they advertise.
     own: Vec<(String, u16)>,
     sent_by: Vec<String>,
+    /// Networks that this machine is in, by its address there.
+    networks: Vec<(IpAddr, Network)>,
     /// Domains that this node serves.
     domains: Vec<String>,
 }
@@ -37,7 +40,7 @@ impl Identity {
             }
         }
         let sent_by = config.listeners.iter().map(Listener::sent_by).collect();
-        Identity { listeners: config.listeners.clone(), own, sent_by, domains: config.domains.clone() }
+        Identity { listeners: config.listeners.clone(), own, sent_by, networks: config.networks.clone(), domains: config.domains.clone() }
     }
 
     /// The host and port of a URI are this node's.
@@ -68,7 +71,8 @@ impl Identity {
         self.own.iter().any(|(have, at)| *at == port && have.eq_ignore_ascii_case(host))
     }
 
-    /// The listener from which a request goes out: the one it came to if it fits, else the first that does.
+    /// The listener from which a request goes out: the one in the network of the next hop, the one it came to, any that can
+    /// reach it at all.
     pub(crate) fn outgoing(&self, transport: Transport, remote: SocketAddr, came: Option<&Flow>, hint: Option<SocketAddr>) -> (SocketAddr, &str) {
         let fits = |listener: &Listener| {
             listener.transport == transport && listener.address.is_ipv4() == remote.is_ipv4()
@@ -82,14 +86,26 @@ impl Identity {
                 self.listeners.iter().position(|have| fits(have) && have.address.port() == flow.local.port())
             })
         };
+        let came = came.filter(|flow| flow.transport == transport).and_then(came_to);
+        let is_beside = |place: &usize| self.listeners.get(*place).is_some_and(|have| self.is_beside(have, remote.ip()));
+        // From a loopback address nothing leaves this machine.
+        let reaches = |have: &Listener| !have.address.ip().is_loopback() || remote.ip().is_loopback();
         let place = hint
             .and_then(at)
-            .or_else(|| came.filter(|flow| flow.transport == transport).and_then(came_to))
+            .or_else(|| came.filter(is_beside))
+            .or_else(|| self.listeners.iter().position(|have| fits(have) && self.is_beside(have, remote.ip())))
+            .or_else(|| came.filter(|place| self.listeners.get(*place).is_some_and(reaches)))
+            .or_else(|| self.listeners.iter().position(|have| fits(have) && reaches(have)))
             .or_else(|| self.listeners.iter().position(fits))
             .or_else(|| self.listeners.iter().position(|have| have.address.is_ipv4() == remote.is_ipv4()))
             .unwrap_or(0);
         let address = self.listeners.get(place).map_or(remote, |listener| listener.address);
         (address, self.sent_by.get(place).map_or("", String::as_str))
+    }
+
+    /// The listener's address lies in a network with another one.
+    fn is_beside(&self, listener: &Listener, other: IpAddr) -> bool {
+        self.networks.iter().any(|(own, network)| *own == listener.address.ip() && network.contains(other))
     }
 
     /// The listener that an own URI names.
@@ -155,5 +171,30 @@ mod tests {
         assert_eq!((local.to_string().as_str(), sent_by), ("10.0.0.5:5060", "sip1.example.com:5070"));
         let (local, _) = identity.outgoing(Transport::Udp, "[2001:db8::9]:5060".parse().unwrap(), None, None);
         assert_eq!(local.to_string(), "[2001:db8::5]:5060");
+    }
+
+    #[test]
+    fn a_request_leaves_by_the_listener_in_the_network_of_the_next_hop() {
+        let listener = |address: &str| Listener { transport: Transport::Udp, address: address.parse().unwrap(), advertise: None };
+        let listeners = ["127.0.0.1:5060", "203.0.113.5:5060", "10.0.0.5:5060"].map(listener).to_vec();
+        let mut config = ProxyConfig::new(listeners, TrustTable::default(), |_| false);
+        config.networks = [("127.0.0.1", "127.0.0.0/8"), ("203.0.113.5", "203.0.113.0/24"), ("10.0.0.5", "10.0.0.0/16")]
+            .map(|(own, network)| (own.parse().unwrap(), network.parse().unwrap()))
+            .to_vec();
+        let identity = Identity::new(&config);
+        let came = |local: &str| Flow { transport: Transport::Udp, local: local.parse().unwrap(), remote: "10.0.0.9:5060".parse().unwrap(), connection: 0 };
+        let from = |remote: &str, came: Option<Flow>| identity.outgoing(Transport::Udp, remote.parse().unwrap(), came.as_ref(), None).0.to_string();
+        for (remote, came_to, leaves) in [
+            ("10.0.3.4:5060", None, "10.0.0.5:5060"),
+            ("10.0.3.4:5060", Some("203.0.113.5:5060"), "10.0.0.5:5060"),
+            ("203.0.113.77:5060", Some("10.0.0.5:5060"), "203.0.113.5:5060"),
+            ("127.0.0.1:5070", Some("10.0.0.5:5060"), "127.0.0.1:5060"),
+            // Behind a router: the way that it came, but never from the loopback.
+            ("198.51.100.1:5060", Some("10.0.0.5:5060"), "10.0.0.5:5060"),
+            ("198.51.100.1:5060", Some("127.0.0.1:5060"), "203.0.113.5:5060"),
+            ("198.51.100.1:5060", None, "203.0.113.5:5060"),
+        ] {
+            assert_eq!(from(remote, came_to.map(came)), leaves, "{remote} {came_to:?}");
+        }
     }
 }

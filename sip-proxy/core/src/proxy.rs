@@ -279,7 +279,8 @@ impl Proxy {
             return Handled::Taken;
         }
         // The recorder refuses strangers itself, and knows what it has begun.
-        if self.config.trust.tenant_of(flow.remote.ip()).is_none() || is_local(&message) {
+        let is_stranger = self.config.trust.tenant_of(flow.remote.ip()).is_none() && !self.groups.has_element_at(flow.remote.ip());
+        if is_stranger || is_local(&message) {
             return Handled::Local(message);
         }
         let decided = self.decide(now, &message, &flow);

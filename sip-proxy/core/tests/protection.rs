@@ -22,6 +22,14 @@ fn strangers_get_nothing_of_the_proxy() {
     assert_eq!(bench.proxy.transactions(), 0);
 }
 
+/// A recorder ends a call: nobody lists recorders among the SBCs.
+#[test]
+fn an_element_of_a_group_is_no_stranger() {
+    let mut bench = Bench::new(grouped(vec![element(STRANGER, 1, 1)]));
+    assert!(bench.put("203.0.113.7:40000", request_as("z9hG4bKown", "BYE", "sip:caller@192.168.1.10:5060", "")));
+    assert!(!bench.put("203.0.113.8:5060", request_as("z9hG4bKother", "BYE", "sip:caller@192.168.1.10:5060", "")));
+}
+
 #[test]
 fn responses_out_of_nowhere_are_no_way_through() {
     let mut bench = Bench::new(by_uri());

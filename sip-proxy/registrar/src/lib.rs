@@ -35,6 +35,7 @@ mod users;
 pub use binding::{Saved, SavedFlow, SavedKey};
 pub use changes::Change;
 pub use config::RegistrarConfig;
+pub use digest::Algorithm;
 pub use equal::same_uri;
 pub use registrar::{Counters, Registrar};
 pub use users::{Secret, Users};

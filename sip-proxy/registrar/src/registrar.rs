@@ -127,6 +127,12 @@ impl Registrar {
         (found, None)
     }
 
+    /// The bindings of one user, `user@domain`.
+    pub fn bindings(&self, now: Instant, unix_s: u64, aor: &str) -> Vec<Saved> {
+        let alive = self.table.get(aor).iter().filter(|binding| binding.expires > now);
+        alive.map(|binding| binding.save(aor, now, unix_s)).collect()
+    }
+
     /// Takes a binding back; false when it is over, of nobody that may register, over a limit, or could be reached only
     /// along a connection that is gone.
     pub fn restore(&mut self, now: Instant, unix_s: u64, saved: Saved) -> bool {

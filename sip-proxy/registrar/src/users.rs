@@ -54,6 +54,8 @@ pub struct Users {
     /// By `name@realm`.
     secrets: HashMap<Box<str>, Secret>,
     realms: HashMap<String, Realm>,
+    /// The only algorithm that is offered, by whose wish however.
+    only: Option<Algorithm>,
 }
 
 impl fmt::Debug for Users {
@@ -75,6 +77,11 @@ impl Users {
         realm.without_sha256 |= secret.sha256.is_none();
         self.secrets.insert(key, secret);
         true
+    }
+
+    /// Offers nothing but this algorithm: there are phones that look at the first challenge only.
+    pub fn offer_only(&mut self, algorithm: Option<Algorithm>) {
+        self.only = algorithm;
     }
 
     /// Users, counted once for each domain.
@@ -99,6 +106,11 @@ impl Users {
     /// Algorithms of a challenge, the best first. It is made before anybody knows for whom, so one that some user cannot
     /// answer is left out, unless nothing would be left.
     pub(crate) fn offers(&self, realm: &str) -> &'static [Algorithm] {
+        match self.only {
+            Some(Algorithm::Md5) => return &[Algorithm::Md5],
+            Some(Algorithm::Sha256) => return &[Algorithm::Sha256],
+            None => {}
+        }
         let Realm { without_md5, without_sha256 } = self.realms.get(realm).copied().unwrap_or_default();
         match (without_sha256, without_md5) {
             (true, false) => &[Algorithm::Md5],
@@ -123,6 +135,8 @@ mod tests {
         assert_eq!(users.offers("a"), [Algorithm::Md5]);
         users.add("carol", "a", Secret::of_hashes(None, Some([1; 32])));
         assert_eq!(users.offers("a"), [Algorithm::Sha256, Algorithm::Md5]);
+        users.offer_only(Some(Algorithm::Md5));
+        assert_eq!(users.offers("a"), [Algorithm::Md5]);
         assert!(users.knows("alice@a") && !users.knows("alice@b"));
     }
 

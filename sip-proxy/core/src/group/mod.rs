@@ -20,7 +20,7 @@ pub use share::{GroupShares, Share};
 pub use view::{ElementState, ElementView, GroupView};
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -577,6 +577,12 @@ impl Groups {
             let ids = group.ids.iter().zip(&group.elements);
             ids.filter_map(move |(id, element)| named((id, element)).map(|id| (id, &element.config)))
         })
+    }
+
+    /// An element lives at that address.
+    pub fn has_element_at(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.groups.iter().flat_map(|group| &group.elements).any(|element| element.addresses.iter().any(|have| have.ip().to_canonical() == address))
     }
 
     /// Where the elements are, all addresses of each.

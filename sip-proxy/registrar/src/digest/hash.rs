@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 /// A hash that we offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Algorithm {
+pub enum Algorithm {
     /// RFC 8760.
     Sha256,
     /// RFC 2617; what most phones know.
@@ -16,7 +16,7 @@ pub(crate) enum Algorithm {
 
 impl Algorithm {
     /// The algorithm of that name; MD5 without one (RFC 7616 3.3).
-    pub(crate) fn of(name: Option<&str>) -> Option<Algorithm> {
+    pub fn of(name: Option<&str>) -> Option<Algorithm> {
         match name {
             None => Some(Algorithm::Md5),
             Some(name) if name.eq_ignore_ascii_case("MD5") => Some(Algorithm::Md5),

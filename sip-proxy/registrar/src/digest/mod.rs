@@ -32,7 +32,8 @@ use crate::equal::same_uri;
 use crate::users::{Secret, Users};
 
 pub(crate) use credentials::Credentials;
-pub(crate) use hash::{Algorithm, digest_bytes, equal};
+pub use hash::Algorithm;
+pub(crate) use hash::{digest_bytes, equal};
 
 use nonce::Nonces;
 use replay::Replay;
