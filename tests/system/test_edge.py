@@ -471,6 +471,19 @@ def test_a_message_of_the_largest_size_passes_and_a_larger_one_is_refused():
         b.none(seconds=0.3)
 
 
+def test_the_limit_of_a_message_holds_for_every_transport():
+    with between("edge-limit", everything_to, limits='max_message = "2 KiB"\n') as (edge, a, b), Peer("tcp") as t:
+        for peer in (a, t):
+            edge.link(peer).send(peer.request("MESSAGE", "sip:x@example.com", body=b"s" * 1000))
+            got = b.receive("MESSAGE")
+            assert got.body == b"s" * 1000
+            got.reply(200)
+            peer.receive(200)
+            edge.link(peer).send(peer.request("MESSAGE", "sip:x@example.com", body=b"l" * 2000))
+            assert peer.receive(final).status == 513, peer.transport
+        b.none(seconds=0.3)
+
+
 # ---- RFC 4475 and RFC 5118 --------------------------------------------------------------------------------------------
 
 # What a proxy owes each message. mpart01 and the BYE of 5118 4.5 lead where nobody is. "go": it goes on; "drop": no answer, nothing goes on; numbers: that answer; several: either will do.
