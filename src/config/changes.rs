@@ -55,6 +55,7 @@ pub fn waiting(started: &Config, new: &Config) -> Vec<String> {
         ("sip.listen", differ(&a.listeners, &b.listeners)),
         ("sip.tls", differ(&a.tls, &b.tls)),
         ("sip.limits", limits(a) != limits(b)),
+        ("sip.trust.requests_per_second", differ(&a.rates, &b.rates)),
         ("sip.sdes_without_tls", a.sdes_without_tls != b.sdes_without_tls),
         ("sip.trust, which names a tenant that is new", !knows_tenants(started, new)),
         ("proxy.dns", before.dns != after.dns),

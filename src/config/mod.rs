@@ -91,6 +91,8 @@ pub struct Sip {
     pub max_connections_per_source: usize,
     /// Who may send, and for which tenant; empty = loopback and private ranges for the first tenant.
     pub trust: Vec<(Network, String)>,
+    /// Networks with a rate of requests of their own, a second and address.
+    pub rates: Vec<(Network, u32)>,
     /// SRTP keys in session descriptions are taken over UDP and TCP too, where anybody on the way can read them.
     pub sdes_without_tls: bool,
 }
@@ -231,6 +233,7 @@ impl Config {
                 max_connections: 8_192,
                 max_connections_per_source: 1_024,
                 trust: Vec::new(),
+                rates: Vec::new(),
                 sdes_without_tls: false,
             },
             recording: Recording { max_call: Duration::from_secs(12 * 3600), rtp_timeout: Duration::from_secs(60) },

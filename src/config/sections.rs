@@ -185,7 +185,9 @@ fn sip(mut section: Section<'_, '_>, folder: &Path, config: &mut Config, errors:
             }
             None => config.tenants.first().map_or_else(String::new, |tenant| tenant.name.clone()),
         };
+        let rate = trust.number("requests_per_second", 1, 1_000_000, errors).and_then(|rate| u32::try_from(rate).ok());
         if let Some(network) = network {
+            config.sip.rates.extend(rate.map(|rate| (network, rate)));
             config.sip.trust.push((network, tenant));
         }
         trust.finish(errors);

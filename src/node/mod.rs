@@ -437,6 +437,7 @@ async fn bind_sip(config: &Config) -> anyhow::Result<(SipSockets, mpsc::Receiver
     let limits = IoLimits {
         max_message: config.sip.max_message,
         messages_per_second: config.sip.requests_per_second_per_source,
+        rates: config.sip.rates.clone(),
         max_connections: config.sip.max_connections,
         max_connections_per_source: config.sip.max_connections_per_source,
         ..IoLimits::default()

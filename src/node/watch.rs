@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use ferric_assurance::Ledger;
 use ferric_proxy::group::{ElementState, GroupView};
@@ -26,6 +26,8 @@ use crate::metrics;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// An upload backlog older than this is worth an alarm.
 const OLD_BACKLOG: Duration = Duration::from_secs(600);
+/// An alarm about something that happened stands for this long.
+const RECENT: Duration = Duration::from_secs(300);
 /// A store that does not answer a probe is asked again after this.
 const PROBE_AGAIN: Duration = Duration::from_secs(60);
 
@@ -35,6 +37,8 @@ pub(super) struct State {
     alarms: Mutex<Vec<Alarm>>,
     not_ready: Mutex<Vec<String>>,
     watched: AtomicBool,
+    /// Messages over the rate of their source so far, and when there were more.
+    rate_limited: Mutex<(u64, Option<Instant>)>,
 }
 
 #[derive(Clone)]
@@ -149,6 +153,12 @@ impl Watcher {
             let text = format!("the ledger of recording assurance has {waiting} lines that the disk refuses, and {faults} faults");
             alarms.push(Alarm { name: "assurance-ledger", text, advice: "Check the disk that holds the data folder; `ferric assurance` names faults." });
         }
+        if self.is_rate_limited() {
+            let limited = self.sockets.stats().rate_limited.load(Ordering::Relaxed);
+            let text = format!("{limited} SIP messages were dropped since the start: their sources sent more requests a second than they may");
+            let advice = "If that is one of your SBCs, give its [[sip.trust]] a requests_per_second, or raise [sip.limits] requests_per_second_per_source.";
+            alarms.push(Alarm { name: "sip-rate", text, advice });
+        }
         let unopened = self.signalling.unopened();
         if let Some((id, in_clear)) = unopened.first() {
             let what = if *in_clear { "media comes in clear where SRTP was agreed" } else { "SRTP comes that none of the agreed keys opens" };
@@ -192,6 +202,16 @@ impl Watcher {
             let text = format!("{lost} finished requests since the start are missing in the request log");
             alarms.push(Alarm { name: "request-log-lost", text, advice: "The disk of the request log is too slow, or full." });
         }
+    }
+
+    /// Messages were dropped of late because their source sent too many.
+    fn is_rate_limited(&self) -> bool {
+        let count = self.sockets.stats().rate_limited.load(Ordering::Relaxed);
+        let mut known = self.state.rate_limited.lock().unwrap_or_else(PoisonError::into_inner);
+        if count > known.0 {
+            *known = (count, Some(Instant::now()));
+        }
+        known.1.is_some_and(|at| at.elapsed() < RECENT)
     }
 
     pub(super) fn alarms(&self) -> Vec<Alarm> {

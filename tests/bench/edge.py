@@ -129,7 +129,8 @@ class Ferric(Server):
         return [FERRIC, "run", "--config", config]
 
 
-USERS_LINE = 'users = "users.toml"\n'
+# sipp answers the first challenge only.
+USERS_LINE = 'users = "users.toml"\nalgorithms = ["MD5"]\n'
 USER = '[[user]]\nname = "{name}"\npassword = "secret"\n'
 
 
