@@ -1,4 +1,5 @@
 //! RFC 5626 5.3: what follows in a dialog finds a phone whose contact leads nowhere, along the flow that it was called on.
+#![allow(clippy::indexing_slicing)]
 
 mod rig;
 
