@@ -17,7 +17,7 @@ enum Kind {
 /// Name, kind, unit, meaning.
 type Row = (&'static str, Kind, Unit, &'static str);
 
-const TABLE: [Row; 31] = [
+const TABLE: [Row; 32] = [
     ("ferric_calls_active", Kind::Gauge, Unit::Count, "Recording sessions at the moment"),
     ("ferric_calls_total", Kind::Counter, Unit::Count, "Recording sessions by result: recorded, refused, cancelled"),
     ("ferric_recordings_total", Kind::Counter, Unit::Count, "Finished recordings by state: complete, recovered, partial"),
@@ -41,6 +41,7 @@ const TABLE: [Row; 31] = [
     ("ferric_registrar_total", Kind::Counter, Unit::Count, "REGISTERs and bindings by what became of them: accepted, refused, challenged, stale, wrong_password, throttled, expired, flow_lost"),
     ("ferric_registrations", Kind::Gauge, Unit::Count, "Contacts registered"),
     ("ferric_request_log_lost_total", Kind::Counter, Unit::Count, "Finished requests that the log could not take"),
+    ("ferric_hep_lost_total", Kind::Counter, Unit::Count, "Copies of signalling that did not get to Homer"),
     ("ferric_failovers_total", Kind::Counter, Unit::Count, "Work that moved to another place, by kind: element"),
     ("ferric_sip_dropped_total", Kind::Counter, Unit::Count, "Messages dropped by a limit, and connections, by reason: rate, send_queue, connections, handshake, slow"),
     ("ferric_sip_connections", Kind::Gauge, Unit::Count, "SIP stream connections"),

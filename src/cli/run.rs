@@ -72,5 +72,6 @@ fn announce(node: &Node) {
     if addresses.recovered > 0 {
         say!("{} recordings that had been cut off were finished as recovered", addresses.recovered);
     }
-    say!("ready: point your SBC's SIPREC at this node; Ctrl-C drains and stops");
+    let what = if addresses.records { "point your SBC's SIPREC at this node" } else { "this node forwards and does not record" };
+    say!("ready: {what}; Ctrl-C drains and stops");
 }

@@ -272,7 +272,12 @@ impl<'a, 'i> Section<'a, 'i> {
             let near = self.asked.iter().min_by_key(|known| distance(known, key.get_ref()));
             let hint = match near.filter(|known| distance(known, key.get_ref()) <= 3) {
                 Some(known) => format!("did you mean {known}?"),
-                None => format!("known here: {}", self.asked.join(", ")),
+                None => {
+                    let mut known = self.asked.clone();
+                    known.sort_unstable();
+                    known.dedup();
+                    format!("known here: {}", known.join(", "))
+                }
             };
             errors.complain(&key.span(), format!("{name} is not a setting; {hint}"));
         }

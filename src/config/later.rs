@@ -1,6 +1,6 @@
 //! Sections of the contract that this version checks and does not act on yet:
-//! `[proxy]`, `[cluster]`, `[homer]`. A mistake in them shows now and not on the
-//! day they begin to matter; that they have no effect is said as a warning.
+//! `[cluster]`. A mistake in it shows now and not on the day it begins to matter;
+//! that it has no effect is said as a warning.
 
 use std::net::IpAddr;
 use std::path::Path;

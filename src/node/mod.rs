@@ -88,6 +88,8 @@ pub struct Addresses {
     pub node_key: PathBuf,
     /// Recordings that a crash had cut off and that were finished now.
     pub recovered: usize,
+    /// It records; one that does not forwards only.
+    pub records: bool,
 }
 
 /// A running node.
@@ -292,6 +294,7 @@ impl Node {
             token_file: identity.token_file,
             node_key: identity.node_public_file,
             recovered: recovery.finished.len(),
+            records: config.records(),
         };
         Ok(Node { addresses, worker, finisher, sync, uploads, asks, signalling, books, ledger, stop, tasks, book_task, uploader, sip_thread, steering, request_log })
     }
@@ -306,9 +309,10 @@ impl Node {
         self.uploads.stats().waiting
     }
 
-    /// Calls at the moment.
+    /// Calls at the moment: recording sessions, and what passes through to others.
     pub fn calls(&self) -> usize {
-        self.signalling.sessions.load(std::sync::atomic::Ordering::Relaxed)
+        let of = |count: &std::sync::atomic::AtomicUsize| count.load(std::sync::atomic::Ordering::Relaxed);
+        of(&self.signalling.sessions) + of(&self.signalling.passing)
     }
 
     /// Reads the configuration file again (SIGHUP); what comes of it is said in the log and shown by the API.

@@ -93,6 +93,11 @@ impl Sight {
         });
     }
 
+    /// Copies for Homer that are lost.
+    pub(super) fn lost_copies(&self) -> u64 {
+        self.hep.as_ref().map_or(0, |hep| hep.stats().dropped + hep.stats().failed)
+    }
+
     /// Lines of the request log that are lost.
     pub(super) fn lost_lines(&self) -> u64 {
         self.log.as_ref().map_or(0, RequestLog::dropped)

@@ -93,6 +93,8 @@ pub(super) enum Ask {
 pub(super) struct SignallingStats {
     pub(super) sessions: AtomicUsize,
     pub(super) transactions: AtomicUsize,
+    /// Requests and calls that pass through and are not over.
+    pub(super) passing: AtomicUsize,
     /// Recordings whose SRTP cannot be opened at the moment; true: it looks like media in clear.
     undecryptable: Mutex<BTreeMap<Uuid, bool>>,
 }
@@ -200,6 +202,7 @@ impl Signalling {
                 self.drain();
             }
             self.stats.sessions.store(self.srs.sessions(), Ordering::Relaxed);
+            self.stats.passing.store(self.edge.proxy().unfinished(), Ordering::Relaxed);
         }
         self.edge.save();
     }
@@ -220,6 +223,7 @@ impl Signalling {
             metrics::dropped(reason, count.load(Ordering::Relaxed));
         }
         metrics::total("ferric_request_log_lost_total", self.sight.lost_lines());
+        metrics::total("ferric_hep_lost_total", self.sight.lost_copies());
     }
 
     fn poll_timeout(&mut self) -> Option<Instant> {

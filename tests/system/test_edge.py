@@ -4,6 +4,7 @@ import contextlib
 import json
 import random
 import re
+import signal
 import socket
 import ssl
 import struct
@@ -1335,3 +1336,26 @@ def test_the_last_calls_are_drawn_as_ladders():
         drawn = edge.get("/api/v1/ladders/one%2Fcall?format=text", raw=True)[1].decode()
         assert re.findall(r"[-<] (INVITE|ACK|BYE|\d{3}) ", drawn) == steps, drawn
         assert "hush" not in json.dumps(whole) + drawn
+
+
+def test_what_passes_through_is_waited_for_when_the_node_goes():
+    """SIGTERM: a ringing call is answered, no new one is taken, and then the node is gone."""
+    home = folder("edge-goes")
+    with Peer() as a, Peer() as b:
+        edge = Proxy(home, everything_to(b))
+        with edge:
+            raw = a.request("INVITE", "sip:x@example.com")
+            edge.link(a).send(raw)
+            ringing = b.receive("INVITE")
+            ringing.reply(180, "Ringing", tag="b")
+            a.receive(180)
+            edge.process.send_signal(signal.SIGTERM)
+            wait(lambda: "draining" in edge.log.read_text(), 10, "the node drains", edge)
+            edge.link(a).send(a.request("INVITE", "sip:y@example.com"))
+            refused = a.receive(503)
+            assert refused.header("Retry-After"), refused
+            time.sleep(1)
+            assert edge.process.poll() is None, "a call rings still"
+            ringing.reply(200, "OK", tag="b")
+            a.receive(200)
+            assert edge.process.wait(15) == 0

@@ -110,7 +110,7 @@ impl Proxy {
             rewritten: None,
             destination: Destination::Recorder,
         };
-        if self.config.trust.tenant_of(flow.remote.ip()).is_none() {
+        if self.is_stranger(flow) {
             told.destination = Destination::Reject { status: 403, reason: None, cause: "untrusted" };
             return told;
         }

@@ -192,6 +192,11 @@ impl Proxy {
         &self.config
     }
 
+    /// What a node that goes down should wait for: requests under way, and calls whose end passes here.
+    pub fn unfinished(&self) -> usize {
+        self.contexts.len() + if self.config.record_route { self.groups.dialogs() } else { 0 }
+    }
+
     /// Requests under way.
     pub fn open(&self) -> usize {
         self.contexts.len()
@@ -279,8 +284,7 @@ impl Proxy {
             return Handled::Taken;
         }
         // The recorder refuses strangers itself, and knows what it has begun.
-        let is_stranger = self.config.trust.tenant_of(flow.remote.ip()).is_none() && !self.groups.has_element_at(flow.remote.ip());
-        if is_stranger || is_local(&message) {
+        if self.is_stranger(&flow) || is_local(&message) {
             return Handled::Local(message);
         }
         let decided = self.decide(now, &message, &flow);
@@ -320,6 +324,12 @@ impl Proxy {
         let mut response = reject.response(request);
         response.set_to_tag("malformed");
         self.outputs.push_back(ProxyOutput::Transmit { flow, bytes: response.to_bytes() });
+    }
+
+    /// Nobody that we trust, and none of the elements that we send to.
+    pub(crate) fn is_stranger(&self, flow: &Flow) -> bool {
+        let address = flow.remote.ip();
+        self.config.trust.tenant_of(address).is_none() && !self.groups.has_element_at(address)
     }
 
     fn is_scanner(&self, message: &Message) -> bool {
