@@ -60,11 +60,11 @@ pub(super) struct Edge {
 }
 
 impl Edge {
-    /// `folder` is where registrations are kept.
-    pub(super) fn new(epoch: Epoch, directory: Directory, folder: PathBuf, now: Instant) -> Edge {
+    /// `folder` is where registrations are kept; `secret` outlives the process.
+    pub(super) fn new(epoch: Epoch, directory: Directory, folder: PathBuf, secret: u64, now: Instant) -> Edge {
         let is_idle = is_idle(&epoch.proxy);
         let limits = TransactionLimits::default();
-        let proxy = Proxy::new(epoch.proxy, Timers::default(), limits, now, unix_s(), rand::random());
+        let proxy = Proxy::new(epoch.proxy, Timers::default(), limits, now, unix_s(), rand::random()).with_secret(secret);
         let mut edge = Edge { proxy, directory, folder, is_idle, known: HashSet::new() };
         edge.apply_registrar(now, epoch.registrar);
         edge.directory.keep_warm(now, &fixed_targets(edge.proxy.config()));

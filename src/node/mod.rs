@@ -244,7 +244,7 @@ impl Node {
             sip_thread.handle.spawn(start).await.context("the SIP thread is gone")??
         };
         let registrations = config.node.data_dir.join("registrar");
-        let edge = edge::Edge::new(epoch, directory, registrations, Instant::now());
+        let edge = edge::Edge::new(epoch, directory, registrations, identity.proxy_secret, Instant::now());
         let task = Signalling::new(srs, edge, looks_on, sockets.clone(), Arc::clone(&worker), books.clone(), Arc::clone(&signalling), ledger.clone(), events.clone(), config.records());
         let mut tasks = Vec::new();
         tasks.push(sip_thread.handle.spawn(task.run(inbound, ask_receiver)));

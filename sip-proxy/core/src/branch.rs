@@ -2,10 +2,13 @@
 //!
 //! ```text
 //! z9hG4bKf- uuuuuuuuuuuuuuuu llllllllllllllll cccccccc
-//!           unique           of the fields    keyed check of both,
-//!                            that decide      so that only our own branches
+//!           unique: life,    of the fields    keyed check of both,
+//!           number           that decide      so that only our own branches
 //!                            the way          are followed back
 //! ```
+//!
+//! The secret may outlive the process: then the answer to a request that was forwarded before a restart still finds its
+//! way. The first half of the unique number tells the lives apart.
 
 use std::hash::{DefaultHasher, Hasher};
 
@@ -16,6 +19,8 @@ use crate::routing::{Condition, RouteTable};
 
 /// Begins every branch of ours; no other element of this program uses it.
 pub(crate) const COOKIE: &str = "z9hG4bKf-";
+/// The part of the unique number that stays while the process lives.
+const LIFE: u64 = 0xffff_ffff_0000_0000;
 const LENGTH: usize = COOKIE.len() + 16 + 16 + 8;
 
 /// What the rules look at beside the fields that every request has.
@@ -58,7 +63,23 @@ pub(crate) struct Branches {
 
 impl Branches {
     pub(crate) fn new(secret: u64, first: u64) -> Branches {
-        Branches { secret, next: first }
+        Branches { secret, next: first & LIFE }
+    }
+
+    /// The same life under another secret.
+    pub(crate) fn under(self, secret: u64) -> Branches {
+        Branches { secret, ..self }
+    }
+
+    /// Tells this life of the process from others.
+    pub(crate) fn life(&self) -> u64 {
+        self.next & LIFE
+    }
+
+    /// A branch of ours that was made before the last restart.
+    pub(crate) fn is_of_another_life(&self, branch: &str) -> bool {
+        let unique = branch.strip_prefix(COOKIE).and_then(|rest| u64::from_str_radix(rest.get(..16)?, 16).ok());
+        self.read(branch).is_some() && unique.is_some_and(|unique| unique & LIFE != self.life())
     }
 
     fn hash(&self, salt: u64) -> DefaultHasher {
@@ -114,7 +135,7 @@ impl Branches {
 
     /// A branch for a request that goes that way.
     pub(crate) fn make(&mut self, way: u64) -> String {
-        self.next = self.next.wrapping_add(1);
+        self.next = self.life() | (self.next.wrapping_add(1) & !LIFE);
         self.text(self.next, way)
     }
 
@@ -146,5 +167,17 @@ mod tests {
         assert_eq!(Branches::new(8, 1).read(&branch), None);
         assert_eq!(ours.read(&branch.replace("z9hG4bKf-0", "z9hG4bKf-1")), None);
         assert_eq!(ours.stateless("z9hG4bKx", 1), ours.stateless("z9hG4bKx", 1));
+    }
+
+    #[test]
+    fn a_branch_tells_its_life() {
+        let mut before = Branches::new(1, 7 << 32);
+        let mut now = Branches::new(3, 8 << 32).under(1);
+        let (old, new) = (before.make(5), now.make(5));
+        assert!(now.is_of_another_life(&old) && !now.is_of_another_life(&new));
+        assert!(!now.is_of_another_life("z9hG4bKelse") && !Branches::new(9, 8 << 32).is_of_another_life(&old));
+        now.next |= !LIFE;
+        now.make(5);
+        assert_eq!(now.life(), 8 << 32, "so many requests change nothing");
     }
 }

@@ -10,7 +10,8 @@
 //!    transport
 //! ```
 //!
-//! The check keeps others from naming flows. It ends with this process, as connections do; then the contact is all there is.
+//! The check keeps others from naming flows. That of a connection ends with this process, as the connection does; then the
+//! contact is all there is. That of a datagram flow lasts as long as the proxy's secret.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -34,15 +35,20 @@ pub(crate) fn seal(branches: &Branches, flow: &Flow) -> String {
         IpAddr::V6(v6) => format!("{:032x}", v6.to_bits()),
     };
     let text = format!("{transport:02x}{:04x}{:016x}{address}", flow.remote.port(), flow.connection);
-    let check = branches.keyed(&text);
+    let check = check(branches, &text);
     format!("f{text}{check:016x}")
+}
+
+/// Connections are numbered anew by each process.
+fn check(branches: &Branches, text: &str) -> u64 {
+    if text.starts_with("00") { branches.keyed(text) } else { branches.keyed(&format!("{text} {:x}", branches.life())) }
 }
 
 /// The flow that a user part stands for, without its local end.
 pub(crate) fn open(branches: &Branches, user: &str) -> Option<(Transport, SocketAddr, u64)> {
     let text = user.strip_prefix('f')?;
     let (text, check) = text.split_at_checked(text.len().checked_sub(CHECK)?)?;
-    if u64::from_str_radix(check, 16).ok()? != branches.keyed(text) {
+    if u64::from_str_radix(check, 16).ok()? != self::check(branches, text) {
         return None;
     }
     let transport = match text.get(..2)? {

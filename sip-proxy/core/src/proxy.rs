@@ -154,6 +154,13 @@ impl Proxy {
         proxy
     }
 
+    /// The same under a secret that outlives the process: answers to requests that were forwarded before a restart, and
+    /// Record-Routes made before it, are known as ours.
+    pub fn with_secret(mut self, secret: u64) -> Proxy {
+        self.branches = self.branches.under(secret);
+        self
+    }
+
     /// Takes over another configuration. Requests under way go on as they were decided; whoever they ask next is of the new one.
     pub fn apply(&mut self, now: Instant, config: ProxyConfig) {
         self.identity = Identity::new(&config);

@@ -113,9 +113,14 @@ impl Proxy {
         self.outputs.push_back(ProxyOutput::Transmit { flow, bytes: message.to_bytes() });
     }
 
-    /// The response to a CANCEL that went on without state; there is no other request whose response could be meant.
+    /// The response to a CANCEL that went on without state, and the final one to an INVITE that was forwarded before this
+    /// process began: its caller heard our 100 and does not ask again. All others are dropped (RFC 6026 7.2).
     pub(crate) fn respond_stateless(&mut self, response: Message) {
-        if response.method() == Method::Cancel {
+        let survives = || {
+            let is_final = response.method() == Method::Invite && response.status().is_some_and(|status| status >= 200);
+            is_final && response.top_via().is_ok_and(|via| via.branch().is_some_and(|branch| self.branches.is_of_another_life(branch)))
+        };
+        if response.method() == Method::Cancel || survives() {
             self.pass_on(response);
         }
     }

@@ -2,7 +2,9 @@
 
 mod rig;
 
+use ferric_proxy::Proxy;
 use ferric_sip::flow::Transport;
+use ferric_sip::transaction::{Timers, TransactionLimits};
 use rig::{Bench, CALLER, by_uri, config, element, grouped, request, request_as};
 
 const PEER: &str = "192.168.2.1:5060";
@@ -111,4 +113,31 @@ fn an_ack_to_a_name_waits_for_dns_and_not_for_ever() {
     }
     bench.put(CALLER, ack("z9hG4bKlast", "sip:x@slow.example.org", ""));
     assert_eq!(bench.asked.len(), 1, "there is room again");
+}
+
+/// The caller heard our 100 and asks no more; the callee repeats its 200. Whoever forwards it need not be who forwarded the
+/// INVITE, as long as the branch proves that it was us.
+#[test]
+fn the_answer_to_an_invite_of_the_life_before_finds_its_way() {
+    let life = |seed, secret| {
+        let mut bench = Bench::new(by_uri());
+        let limits = TransactionLimits { transactions: 100 };
+        bench.proxy = Proxy::new(by_uri(), Timers::default(), limits, bench.now, 1_800_000_000, seed).with_secret(secret);
+        bench
+    };
+    let mut before = life(1, 99);
+    before.put(CALLER, request("INVITE", "sip:x@192.168.2.1", ""));
+    let invite = before.to(PEER);
+    for (status, arrives) in [(180, false), (200, true), (486, true)] {
+        let mut after = life(2, 99);
+        after.put(PEER, rig::response_to(&invite, status));
+        assert_eq!(after.sent.len(), usize::from(arrives), "{status}");
+        if let Some(sent) = after.sent.pop_front() {
+            assert_eq!((sent.to, sent.message.status()), (rig::address(CALLER), Some(status)));
+            assert_eq!(sent.message.values("Via").len(), 1);
+        }
+    }
+    let mut stranger = life(2, 98);
+    stranger.put(PEER, rig::response_to(&invite, 200));
+    assert!(stranger.sent.is_empty(), "not our branch");
 }
