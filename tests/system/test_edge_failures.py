@@ -293,9 +293,8 @@ def test_groups_of_dns_outlive_its_servers():
 
 
 def test_a_killed_edge_is_covered_by_retransmissions():
-    """Callers repeat what was not answered, and so an outage costs no more than the calls that had heard a 100 and waited for
-    more: their callers rely on an edge that has forgotten them, and a response that no request of ours fits goes nowhere
-    (RFC 6026 7.3)."""
+    """Callers repeat what was not answered. Calls that had heard our 100 wait for an edge that has forgotten them: their 200 is
+    repeated by the element, and the branch in it proves to the edge that it was the one who asked."""
     home = folder("edge-itself")
     with contextlib.ExitStack() as stack:
         elements = three_elements(home, stack, silent_ms=40)
@@ -310,11 +309,8 @@ def test_a_killed_edge_is_covered_by_retransmissions():
             edge.start()
             print(f"edge-itself: away for {time.monotonic() - at:.1f} s at most")
             time.sleep(4)
-        # A request that came just before is repeated after 0.5, 1.5 and 3.5 s.
-        under_way = 2 * (RATE * 0.040 * 1.5 + 6)
-        counts = all_well(load, edge, worst_ms=4000 + 1000 * SLACK, least=RATE * 6, may_fail=under_way)
-        passed = load.passed()
-        assert passed["200_Timeout"] + passed["100_Timeout"] + passed["180_Timeout"] == counts["failed"], passed
+        # A request that came just before is repeated after 0.5, 1.5 and 3.5 s, and so are the answers.
+        all_well(load, edge, worst_ms=4000 + 1000 * SLACK, least=RATE * 6)
 
 
 def test_recordings_go_through_the_edge_and_one_recorder_dies():
