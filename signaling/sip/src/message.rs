@@ -27,7 +27,7 @@ use bytes::Bytes;
 
 use line::{Field, Line, Text, text_of};
 
-use crate::header::{CSeq, ContentType, HeaderError, NameAddr, Via, first_value, split_outside_quotes};
+use crate::header::{CSeq, ContentType, HeaderError, NameAddr, Via, ViaParts, first_value, split_outside_quotes};
 use crate::method::Method;
 
 /// Largest message accepted, in bytes (the size of a UDP datagram).
@@ -199,9 +199,23 @@ impl Message {
     /// The branch of the first Via value, without reading the rest of it.
     pub fn top_branch(&self) -> Option<Cow<'_, str>> {
         match self.header("Via")? {
-            Cow::Borrowed(line) => Via::branch_of(first_value(line)).map(Cow::Borrowed),
-            Cow::Owned(line) => Via::branch_of(first_value(&line)).map(|branch| Cow::Owned(branch.to_owned())),
+            Cow::Borrowed(line) => ViaParts::branch_of(first_value(line)).map(Cow::Borrowed),
+            Cow::Owned(line) => ViaParts::branch_of(first_value(&line)).map(|branch| Cow::Owned(branch.to_owned())),
         }
+    }
+
+    /// The parts of the first Via value, without copies of them.
+    pub(crate) fn with_top_via<T>(&self, look: impl FnOnce(ViaParts<'_>) -> T) -> Result<T, HeaderError> {
+        let line = self.header("Via").ok_or(HeaderError::Missing("Via"))?;
+        ViaParts::of(first_value(&line).trim()).map(look)
+    }
+
+    /// Whether [`Message::top_via`] would find one, for less.
+    ///
+    /// # Errors
+    /// When it is missing or malformed.
+    pub fn check_top_via(&self) -> Result<(), HeaderError> {
+        self.with_top_via(|_| ())
     }
 
     /// From.
@@ -218,6 +232,14 @@ impl Message {
     /// When it is missing or malformed.
     pub fn to(&self) -> Result<NameAddr, HeaderError> {
         NameAddr::parse("To", &self.header("To").ok_or(HeaderError::Missing("To"))?)
+    }
+
+    /// Whether [`Message::from`] and [`Message::to`] would find something, for less.
+    ///
+    /// # Errors
+    /// When one is missing or malformed.
+    pub fn check_parties(&self) -> Result<(), HeaderError> {
+        ["From", "To"].into_iter().try_for_each(|name| NameAddr::check(name, &self.header(name).ok_or(HeaderError::Missing(name))?))
     }
 
     /// Call-ID.

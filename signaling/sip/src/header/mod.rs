@@ -15,6 +15,7 @@ pub use name_addr::NameAddr;
 pub use params::Params;
 pub use session::{Refresher, SessionExpires};
 pub use via::Via;
+pub(crate) use via::ViaParts;
 
 use smallvec::SmallVec;
 use thiserror::Error;
@@ -43,8 +44,10 @@ impl HeaderError {
 
 /// How much of `text` stands before the first `separator` outside of quotes and angle brackets.
 fn part_length(text: &str, separator: u8) -> usize {
+    // Most values have neither quotes nor brackets before the separator: one quick look tells.
+    let Some(from) = memchr::memchr3(separator, b'"', b'<', text.as_bytes()) else { return text.len() };
     let (mut quoted, mut escaped, mut depth) = (false, false, 0_u32);
-    for (at, byte) in text.bytes().enumerate() {
+    for (at, byte) in text.bytes().enumerate().skip(from) {
         if quoted {
             match byte {
                 _ if escaped => escaped = false,
@@ -70,14 +73,20 @@ pub(crate) fn first_value(text: &str) -> &str {
     text.get(..part_length(text, b',')).unwrap_or(text)
 }
 
+/// The first part before `separator` outside of quotes and angle brackets, and what follows the separator.
+pub(crate) fn next_part(text: &str, separator: u8) -> (&str, Option<&str>) {
+    let (part, after) = text.split_at_checked(part_length(text, separator)).unwrap_or((text, ""));
+    (part, after.get(1..))
+}
+
 /// Splits at `separator` (an ASCII character) outside of quotes and angle brackets.
 pub(crate) fn split_outside_quotes(text: &str, separator: char) -> SmallVec<[&str; 8]> {
     let separator = u8::try_from(separator).unwrap_or(b',');
     let (mut parts, mut rest) = (SmallVec::new(), text);
     loop {
-        let (part, after) = rest.split_at_checked(part_length(rest, separator)).unwrap_or((rest, ""));
+        let (part, after) = next_part(rest, separator);
         parts.push(part);
-        match after.get(1..) {
+        match after {
             Some(after) => rest = after,
             None => return parts,
         }

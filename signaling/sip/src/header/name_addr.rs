@@ -16,29 +16,31 @@ pub struct NameAddr {
     pub params: Params,
 }
 
-impl NameAddr {
-    /// Reads one value of the header field `name`.
-    ///
-    /// Borne as the field sends it: blanks inside `< >`, an unclosed `<`,
-    /// display names that are no token.
-    ///
-    /// # Errors
-    /// [`HeaderError::Malformed`] on an open quote, no URI, or a `?` outside of `< >`.
-    pub fn parse(name: &'static str, text: &str) -> Result<NameAddr, HeaderError> {
+/// The parts of a value where they stand.
+struct Parts<'a> {
+    /// In quotes: still escaped.
+    quoted: Option<&'a str>,
+    display: Option<&'a str>,
+    uri: &'a str,
+    params: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn of(name: &'static str, text: &'a str) -> Result<Parts<'a>, HeaderError> {
         let text = text.trim();
-        let (display, rest) = if let Some(quoted) = text.strip_prefix('"') {
-            let end = closing_quote(quoted).ok_or(HeaderError::malformed(name, "a quoted string does not end"))?;
-            let (display, rest) = quoted.split_at(end);
-            (Some(display.replace("\\\"", "\"").replace("\\\\", "\\")), rest.get(1..).unwrap_or("").trim_start())
+        let (quoted, display, rest) = if let Some(inside) = text.strip_prefix('"') {
+            let end = closing_quote(inside).ok_or(HeaderError::malformed(name, "a quoted string does not end"))?;
+            let (quoted, rest) = inside.split_at(end);
+            (Some(quoted), None, rest.get(1..).unwrap_or("").trim_start())
         } else {
-            match text.find('<') {
-                Some(0) | None => (None, text),
+            match memchr::memchr(b'<', text.as_bytes()) {
+                Some(0) | None => (None, None, text),
                 Some(at) => {
                     let (display, rest) = text.split_at(at);
                     if display.contains('"') {
                         return Err(HeaderError::malformed(name, "a quoted string does not end"));
                     }
-                    (Some(display.trim().to_owned()), rest)
+                    (None, Some(display.trim()), rest)
                 }
             }
         };
@@ -56,10 +58,35 @@ impl NameAddr {
         if uri.is_empty() {
             return Err(HeaderError::malformed(name, "there is no URI"));
         }
-        if !params.trim_start().is_empty() && rest.starts_with('<') && !params.trim_start().starts_with(';') {
+        let after = params.trim_start();
+        if !after.is_empty() && rest.starts_with('<') && !after.starts_with(';') {
             return Err(HeaderError::malformed(name, "what follows the URI is no parameter"));
         }
-        Ok(NameAddr { display: display.filter(|d| !d.is_empty()), uri: uri.to_owned(), params: Params::parse(params) })
+        Ok(Parts { quoted, display, uri, params })
+    }
+}
+
+impl NameAddr {
+    /// Reads one value of the header field `name`.
+    ///
+    /// Borne as the field sends it: blanks inside `< >`, an unclosed `<`,
+    /// display names that are no token.
+    ///
+    /// # Errors
+    /// [`HeaderError::Malformed`] on an open quote, no URI, or a `?` outside of `< >`.
+    pub fn parse(name: &'static str, text: &str) -> Result<NameAddr, HeaderError> {
+        let Parts { quoted, display, uri, params } = Parts::of(name, text)?;
+        let unescaped = quoted.map(|text| text.replace("\\\"", "\"").replace("\\\\", "\\"));
+        let display = unescaped.or_else(|| display.map(str::to_owned)).filter(|display| !display.is_empty());
+        Ok(NameAddr { display, uri: uri.to_owned(), params: Params::parse(params) })
+    }
+
+    /// Whether [`NameAddr::parse`] would take it, for less.
+    ///
+    /// # Errors
+    /// As [`NameAddr::parse`].
+    pub fn check(name: &'static str, text: &str) -> Result<(), HeaderError> {
+        Parts::of(name, text).map(|_| ())
     }
 
     /// The `tag` parameter.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
-use super::split_outside_quotes;
+use super::next_part;
 
 /// Parameters in the order in which they came: one text, and where in it each one lies.
 #[derive(Debug, Clone, Default)]
@@ -26,7 +26,10 @@ impl Params {
     /// Reads `a=b;c;d="e f"`, with or without a leading semicolon.
     pub fn parse(text: &str) -> Params {
         let mut params = Params { text: String::with_capacity(text.len()), items: SmallVec::new() };
-        for item in split_outside_quotes(text, ';') {
+        let mut rest = Some(text).filter(|text| !text.is_empty());
+        while let Some(text) = rest {
+            let (item, after) = next_part(text, b';');
+            rest = after;
             let item = item.trim();
             if item.is_empty() {
                 continue;

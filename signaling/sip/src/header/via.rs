@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::{HeaderError, Params, is_token, split_outside_quotes};
+use super::{HeaderError, Params, is_token, next_part};
 use crate::uri::split_host_port;
 
 /// One value of a Via header field.
@@ -19,14 +19,23 @@ pub struct Via {
     pub params: Params,
 }
 
-impl Via {
+/// The parts of a value where they stand.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ViaParts<'a> {
+    transport: &'a str,
+    pub(crate) host: &'a str,
+    pub(crate) port: Option<u16>,
+    params: &'a str,
+}
+
+impl<'a> ViaParts<'a> {
     /// Reads one value.
-    ///
-    /// # Errors
-    /// [`HeaderError::Malformed`] says what is wrong.
-    pub fn parse(text: &str) -> Result<Via, HeaderError> {
+    pub(crate) fn of(text: &'a str) -> Result<ViaParts<'a>, HeaderError> {
         let wrong = |problem| HeaderError::malformed("Via", problem);
-        let (head, params) = text.split_once(';').unwrap_or((text, ""));
+        let (head, params) = match memchr::memchr(b';', text.as_bytes()).and_then(|at| text.split_at_checked(at)) {
+            Some((head, rest)) => (head, rest.get(1..).unwrap_or("")),
+            None => (text, ""),
+        };
         if !params.is_empty() && has_empty_item(params) {
             return Err(wrong("a semicolon without a parameter"));
         }
@@ -44,27 +53,46 @@ impl Via {
             return Err(wrong("the transport is no token"));
         }
         let (host, port) = split_host_port(sent_by.trim()).map_err(|_| wrong("sent-by is no host and port"))?;
-        Ok(Via {
-            transport: transport.to_ascii_uppercase(),
-            host: host.to_owned(),
-            port,
-            params: Params::parse(params),
-        })
+        Ok(ViaParts { transport, host, port, params })
+    }
+
+    /// The `branch` parameter.
+    pub(crate) fn branch(&self) -> Option<&'a str> {
+        let mut rest = Some(self.params);
+        while let Some(text) = rest {
+            let (item, after) = next_part(text, b';');
+            let equals = memchr::memchr(b'=', item.as_bytes()).unwrap_or(item.len());
+            let (name, value) = item.split_at_checked(equals).unwrap_or((item, ""));
+            if name.trim().eq_ignore_ascii_case("branch") {
+                let value = value.get(1..).unwrap_or("").trim();
+                let quoted = value.starts_with('"') || value.ends_with('"');
+                return Some(if quoted { value.trim_matches('"') } else { value }).filter(|branch| !branch.is_empty());
+            }
+            rest = after;
+        }
+        None
+    }
+
+    /// The branch of a value whose other parts may be damaged.
+    pub(crate) fn branch_of(text: &'a str) -> Option<&'a str> {
+        let at = memchr::memchr(b';', text.as_bytes())?;
+        ViaParts { transport: "", host: "", port: None, params: text.get(at + 1..)? }.branch()
+    }
+}
+
+impl Via {
+    /// Reads one value.
+    ///
+    /// # Errors
+    /// [`HeaderError::Malformed`] says what is wrong.
+    pub fn parse(text: &str) -> Result<Via, HeaderError> {
+        let ViaParts { transport, host, port, params } = ViaParts::of(text)?;
+        Ok(Via { transport: transport.to_ascii_uppercase(), host: host.to_owned(), port, params: Params::parse(params) })
     }
 
     /// The `branch` parameter.
     pub fn branch(&self) -> Option<&str> {
         self.params.get("branch").filter(|branch| !branch.is_empty())
-    }
-
-    /// The branch of a value that is not read otherwise.
-    pub(crate) fn branch_of(text: &str) -> Option<&str> {
-        let (_, params) = text.split_once(';')?;
-        let branch = split_outside_quotes(params, ';').into_iter().find_map(|item| {
-            let (name, value) = item.split_once('=').unwrap_or((item, ""));
-            name.trim().eq_ignore_ascii_case("branch").then_some(value)
-        });
-        branch.map(|branch| branch.trim().trim_matches('"')).filter(|branch| !branch.is_empty())
     }
 
     /// `received` as an address, with or without brackets (RFC 5118 4.5).

@@ -48,45 +48,60 @@ const FIELDS: [(&str, u8, u8); 36] = [
     ("Request-Disposition", b'd', 36),
 ];
 
-/// Names up to this length have numbers.
-const LONGEST: usize = 20;
+/// Slots of [`TABLE`]; a power of two.
+const SLOTS: usize = 256;
 
-/// Where in [`FIELDS`] the names of each length begin and end.
-const BY_LENGTH: [(usize, usize); LONGEST] = by_length();
+/// A slot by length, first and last letter, whatever their case. `spread` is such that no two fields share one.
+#[allow(clippy::indexing_slicing)]
+const fn slot(spread: u32, name: &[u8]) -> usize {
+    let (first, last) = (name[0] | 0x20, name[name.len() - 1] | 0x20);
+    let mixed = (((first as u32) << 16) | ((last as u32) << 8) | name.len() as u32).wrapping_mul(spread);
+    (mixed >> 24) as usize % SLOTS
+}
 
-const fn by_length() -> [(usize, usize); LONGEST] {
-    let mut ranges = [(0, 0); LONGEST];
-    let mut length = 0;
-    while length < LONGEST {
-        let (mut from, mut to, mut at) = (FIELDS.len(), 0, 0);
+/// Where in [`FIELDS`] the field of a slot is, plus one; 0 for none.
+struct Table {
+    spread: u32,
+    places: [u8; SLOTS],
+}
+
+static TABLE: Table = table();
+
+#[allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]
+const fn table() -> Table {
+    let mut spread = 0x9e37_79b9_u32;
+    loop {
+        let (mut places, mut at) = ([0; SLOTS], 0);
         while at < FIELDS.len() {
-            if FIELDS[at].0.len() == length {
-                if at < from {
-                    from = at;
-                }
-                to = at + 1;
+            let slot = slot(spread, FIELDS[at].0.as_bytes());
+            if places[slot] != 0 {
+                break;
             }
+            places[slot] = at as u8 + 1;
             at += 1;
         }
-        if from < to {
-            ranges[length] = (from, to);
+        if at == FIELDS.len() {
+            return Table { spread, places };
         }
-        length += 1;
+        spread = spread.wrapping_mul(0x01d0_9f35).wrapping_add(0x3c6e_f35f) | 1;
     }
-    ranges
 }
 
 /// The number of the field of that name, in any form; 0 when it has none.
 fn number_of(name: &[u8]) -> u8 {
-    if let [letter] = name {
-        let letter = letter.to_ascii_lowercase();
-        return FIELDS.iter().find(|(_, compact, _)| *compact == letter).map_or(0, |(_, _, number)| *number);
+    match name {
+        [] => 0,
+        [letter] => {
+            let letter = letter.to_ascii_lowercase();
+            FIELDS.iter().find(|(_, compact, _)| *compact == letter).map_or(0, |(_, _, number)| *number)
+        }
+        _ => {
+            let place = TABLE.places.get(slot(TABLE.spread, name)).copied().unwrap_or(0);
+            let field = usize::from(place).checked_sub(1).and_then(|at| FIELDS.get(at));
+            let is_it = |full: &[u8]| full == name || full.eq_ignore_ascii_case(name);
+            field.filter(|(full, _, _)| is_it(full.as_bytes())).map_or(0, |(_, _, number)| *number)
+        }
     }
-    let range = BY_LENGTH.get(name.len()).copied().unwrap_or((0, 0));
-    let same_length = FIELDS.get(range.0..range.1).unwrap_or(&[]);
-    let first = name.first().copied().unwrap_or(0);
-    let is_it = |full: &[u8]| full.first().is_some_and(|have| (have ^ first) & 0xdf == 0) && (full == name || full.eq_ignore_ascii_case(name));
-    same_length.iter().find(|(full, _, _)| is_it(full.as_bytes())).map_or(0, |(_, _, number)| *number)
 }
 
 /// A field that is looked for.

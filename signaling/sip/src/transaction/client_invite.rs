@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use super::{Action, Class, Timer, Timers};
+use super::{Action, Actions, Class, Timer, Timers};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -25,46 +25,46 @@ pub(super) struct ClientInvite {
 }
 
 impl ClientInvite {
-    pub(super) fn start(timers: &Timers, reliable: bool) -> (ClientInvite, Vec<Action>) {
-        let mut actions = vec![Action::Send, Action::Set(Timer::B, timers.b)];
+    pub(super) fn start(timers: &Timers, reliable: bool) -> (ClientInvite, Actions) {
+        let mut actions = Actions::from([Action::Send, Action::Set(Timer::B, timers.b)]);
         if !reliable {
             actions.push(Action::Set(Timer::A, timers.t1));
         }
         (ClientInvite { state: State::Calling { interval: timers.t1 }, reliable }, actions)
     }
 
-    pub(super) fn response(&mut self, class: Class, timers: &Timers) -> Vec<Action> {
+    pub(super) fn response(&mut self, class: Class, timers: &Timers) -> Actions {
         let stop = [Action::Stop(Timer::A), Action::Stop(Timer::B), Action::Stop(Timer::C)];
         match (self.state, class) {
-            (State::Proceeding { .. }, Class::Trying) => vec![Action::Deliver],
+            (State::Proceeding { .. }, Class::Trying) => Actions::from([Action::Deliver]),
             (State::Calling { .. }, Class::Trying) | (State::Calling { .. } | State::Proceeding { cancelled: false }, Class::Provisional) => {
                 self.state = State::Proceeding { cancelled: false };
-                vec![Action::Stop(Timer::A), Action::Stop(Timer::B), Action::Deliver, Action::Set(Timer::C, timers.c)]
+                Actions::from([Action::Stop(Timer::A), Action::Stop(Timer::B), Action::Deliver, Action::Set(Timer::C, timers.c)])
             }
-            (State::Proceeding { cancelled: true }, Class::Provisional) => vec![Action::Deliver],
+            (State::Proceeding { cancelled: true }, Class::Provisional) => Actions::from([Action::Deliver]),
             (State::Calling { .. } | State::Proceeding { .. }, Class::Success) => {
                 self.state = State::Accepted;
-                [&stop[..], &[Action::Deliver, Action::Set(Timer::M, timers.m)]].concat()
+                Actions::from(stop).then([Action::Deliver, Action::Set(Timer::M, timers.m)])
             }
             (State::Calling { .. } | State::Proceeding { .. }, Class::Failure) => {
                 self.state = State::Completed;
                 let end = if self.reliable { Action::Terminate } else { Action::Set(Timer::D, timers.d) };
-                [&stop[..], &[Action::Acknowledge, Action::Deliver, end]].concat()
+                Actions::from(stop).then([Action::Acknowledge, Action::Deliver, end])
             }
-            (State::Accepted, Class::Success) => vec![Action::Deliver],
-            (State::Completed, Class::Failure) => vec![Action::Acknowledge],
+            (State::Accepted, Class::Success) => Actions::from([Action::Deliver]),
+            (State::Completed, Class::Failure) => Actions::from([Action::Acknowledge]),
             (State::Accepted, Class::Trying | Class::Provisional | Class::Failure)
-            | (State::Completed, Class::Trying | Class::Provisional | Class::Success) => vec![],
+            | (State::Completed, Class::Trying | Class::Provisional | Class::Success) => Actions::none(),
         }
     }
 
     /// A CANCEL is about to be sent; `None` unless one may be, and only the first time.
-    pub(super) fn cancel(&mut self, timers: &Timers) -> Option<Vec<Action>> {
+    pub(super) fn cancel(&mut self, timers: &Timers) -> Option<Actions> {
         if self.state != (State::Proceeding { cancelled: false }) {
             return None;
         }
         self.state = State::Proceeding { cancelled: true };
-        Some(vec![Action::Stop(Timer::C), Action::Set(Timer::B, timers.b)])
+        Some(Actions::from([Action::Stop(Timer::C), Action::Set(Timer::B, timers.b)]))
     }
 
     /// True while failures that come again are acknowledged.
@@ -72,19 +72,19 @@ impl ClientInvite {
         self.state == State::Completed
     }
 
-    pub(super) fn timer(&mut self, timer: Timer) -> Vec<Action> {
+    pub(super) fn timer(&mut self, timer: Timer) -> Actions {
         match (self.state, timer) {
             (State::Calling { interval }, Timer::A) => {
                 let interval = interval * 2;
                 self.state = State::Calling { interval };
-                vec![Action::Retransmit, Action::Set(Timer::A, interval)]
+                Actions::from([Action::Retransmit, Action::Set(Timer::A, interval)])
             }
             (State::Calling { .. } | State::Proceeding { cancelled: true }, Timer::B) => {
-                vec![Action::TimedOut, Action::Terminate]
+                Actions::from([Action::TimedOut, Action::Terminate])
             }
-            (State::Proceeding { cancelled: false }, Timer::C) => vec![Action::Cancel],
-            (State::Accepted, Timer::M) | (State::Completed, Timer::D) => vec![Action::Terminate],
-            _ => vec![],
+            (State::Proceeding { cancelled: false }, Timer::C) => Actions::from([Action::Cancel]),
+            (State::Accepted, Timer::M) | (State::Completed, Timer::D) => Actions::from([Action::Terminate]),
+            _ => Actions::none(),
         }
     }
 }

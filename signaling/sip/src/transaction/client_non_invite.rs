@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{Action, Class, Timer, Timers};
+use super::{Action, Actions, Class, Timer, Timers};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -23,40 +23,40 @@ pub(super) struct ClientNonInvite {
 }
 
 impl ClientNonInvite {
-    pub(super) fn start(timers: &Timers, reliable: bool) -> (ClientNonInvite, Vec<Action>) {
-        let mut actions = vec![Action::Send, Action::Set(Timer::F, timers.f)];
+    pub(super) fn start(timers: &Timers, reliable: bool) -> (ClientNonInvite, Actions) {
+        let mut actions = Actions::from([Action::Send, Action::Set(Timer::F, timers.f)]);
         if !reliable {
             actions.push(Action::Set(Timer::E, timers.t1));
         }
         (ClientNonInvite { state: State::Trying { interval: timers.t1 }, reliable }, actions)
     }
 
-    pub(super) fn response(&mut self, class: Class, timers: &Timers) -> Vec<Action> {
+    pub(super) fn response(&mut self, class: Class, timers: &Timers) -> Actions {
         match (self.state, class) {
-            (State::Completed, _) => vec![],
+            (State::Completed, _) => Actions::none(),
             (_, Class::Trying | Class::Provisional) => {
                 self.state = State::Proceeding;
-                vec![Action::Deliver]
+                Actions::from([Action::Deliver])
             }
             (_, Class::Success | Class::Failure) => {
                 self.state = State::Completed;
                 let end = if self.reliable { Action::Terminate } else { Action::Set(Timer::K, timers.t4) };
-                vec![Action::Stop(Timer::E), Action::Stop(Timer::F), Action::Deliver, end]
+                Actions::from([Action::Stop(Timer::E), Action::Stop(Timer::F), Action::Deliver, end])
             }
         }
     }
 
-    pub(super) fn timer(&mut self, timer: Timer, timers: &Timers) -> Vec<Action> {
+    pub(super) fn timer(&mut self, timer: Timer, timers: &Timers) -> Actions {
         match (self.state, timer) {
             (State::Trying { interval }, Timer::E) => {
                 let interval = timers.next_interval(interval);
                 self.state = State::Trying { interval };
-                vec![Action::Retransmit, Action::Set(Timer::E, interval)]
+                Actions::from([Action::Retransmit, Action::Set(Timer::E, interval)])
             }
-            (State::Proceeding, Timer::E) => vec![Action::Retransmit, Action::Set(Timer::E, timers.t2)],
-            (State::Trying { .. } | State::Proceeding, Timer::F) => vec![Action::TimedOut, Action::Terminate],
-            (State::Completed, Timer::K) => vec![Action::Terminate],
-            _ => vec![],
+            (State::Proceeding, Timer::E) => Actions::from([Action::Retransmit, Action::Set(Timer::E, timers.t2)]),
+            (State::Trying { .. } | State::Proceeding, Timer::F) => Actions::from([Action::TimedOut, Action::Terminate]),
+            (State::Completed, Timer::K) => Actions::from([Action::Terminate]),
+            _ => Actions::none(),
         }
     }
 }

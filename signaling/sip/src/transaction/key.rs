@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hasher};
 
 use smallvec::SmallVec;
 
-use crate::header::Via;
+use crate::header::{Via, ViaParts};
 use crate::message::Message;
 use crate::method::Method;
 
@@ -20,6 +20,26 @@ impl Key {
     /// A To tag for a response outside of any state: the same for a request that comes again.
     pub(super) fn tag(self) -> String {
         format!("{:016x}", self.0 >> 64)
+    }
+}
+
+/// What a Via says about whose request it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hop<'a> {
+    host: &'a str,
+    port: Option<u16>,
+    branch: Option<&'a str>,
+}
+
+impl<'a> From<&'a Via> for Hop<'a> {
+    fn from(via: &'a Via) -> Hop<'a> {
+        Hop { host: &via.host, port: via.port, branch: via.branch() }
+    }
+}
+
+impl<'a> From<ViaParts<'a>> for Hop<'a> {
+    fn from(via: ViaParts<'a>) -> Hop<'a> {
+        Hop { host: via.host, port: via.port, branch: via.branch() }
     }
 }
 
@@ -65,11 +85,12 @@ impl KeyMaker {
     }
 
     /// The server transaction of a request; `method` is INVITE for ACK and CANCEL's target.
-    pub(super) fn server(&self, request: &Message, via: &Via, method: &Method) -> Key {
-        let port = via.port.unwrap_or(5060).to_be_bytes();
+    pub(super) fn server<'a>(&self, request: &Message, via: impl Into<Hop<'a>>, method: &Method) -> Key {
+        let Hop { host, port, branch } = via.into();
+        let port = port.unwrap_or(5060).to_be_bytes();
         let method = method.as_str().as_bytes();
-        match via.branch().filter(|branch| branch.starts_with(COOKIE) && branch.len() > COOKIE.len()) {
-            Some(branch) => self.hash(Parts::new(b's').add_lower(branch).add_lower(&via.host).add(&port).add(method)),
+        match branch.filter(|branch| branch.starts_with(COOKIE) && branch.len() > COOKIE.len()) {
+            Some(branch) => self.hash(Parts::new(b's').add_lower(branch).add_lower(host).add(&port).add(method)),
             None => {
                 // RFC 2543: no branch that could be trusted. The To tag is left
                 // out, so that the ACK to a failure finds its INVITE.
@@ -78,7 +99,7 @@ impl KeyMaker {
                 let call_id = request.call_id().unwrap_or_default();
                 let number = request.cseq().map_or(0, |cseq| cseq.number).to_be_bytes();
                 let parts = Parts::new(b'o').add(uri.as_bytes()).add(from.as_bytes()).add(call_id.as_bytes()).add(&number);
-                self.hash(parts.add_lower(&via.host).add(&port).add(method))
+                self.hash(parts.add_lower(host).add(&port).add(method))
             }
         }
     }

@@ -23,10 +23,10 @@ use super::key::{Key, KeyMaker};
 use super::route::{reopened_flow, response_flow, sent_by_port, stamp_via};
 use super::server_invite::ServerInvite;
 use super::server_non_invite::ServerNonInvite;
-use super::{Action, Class, Timer, Timers};
+use super::{Action, Actions, Class, Timer, Timers};
 use crate::deadline::DeadlineQueue;
 use crate::flow::{Flow, Transport};
-use crate::header::Via;
+use crate::header::{Via, ViaParts};
 use crate::ids::IdMap;
 use crate::message::Message;
 use crate::method::Method;
@@ -231,16 +231,25 @@ impl TransactionLayer {
 
     /// True for a request that comes again, for the ACK to a failure and for the CANCEL of an INVITE that is known here.
     pub fn knows(&self, request: &Message) -> bool {
-        let Ok(via) = request.top_via() else { return false };
         let method = request.method();
-        let has = |method: &Method| self.by_key.contains_key(&self.keys.server(request, &via, method));
-        if method == Method::Ack { has(&Method::Invite) } else { has(&method) || (method == Method::Cancel && has(&Method::Invite)) }
+        let has = |via: ViaParts<'_>, method: &Method| self.by_key.contains_key(&self.keys.server(request, via, method));
+        let known = request.with_top_via(|via| {
+            let own = || has(via, &method);
+            let invite = || has(via, &Method::Invite);
+            if method == Method::Ack { invite() } else { own() || (method == Method::Cancel && invite()) }
+        });
+        known.unwrap_or(false)
     }
 
     /// True for a response to a request that was sent from here.
     pub fn awaits(&self, response: &Message) -> bool {
-        let (Some(branch), Ok(cseq)) = (response.top_branch(), response.cseq()) else { return false };
-        self.by_key.contains_key(&self.keys.client(&branch, &cseq.method))
+        self.client_of(response).is_some()
+    }
+
+    /// The client transaction of a response.
+    fn client_of(&self, response: &Message) -> Option<u64> {
+        let (branch, method) = (response.top_branch()?, response.cseq().ok()?.method);
+        self.by_key.get(&self.keys.client(&branch, &method)).copied()
     }
 
     /// Transactions kept, lingering ones included.
@@ -279,7 +288,7 @@ impl TransactionLayer {
             match self.by_key.get(&key).copied() {
                 Some(id) => self.step(now, id, Some((request, flow)), |machine, timers| match machine {
                     Machine::ServerInvite(machine) => machine.ack(timers),
-                    Machine::ServerNonInvite(_) | Machine::ClientInvite(_) | Machine::ClientNonInvite(_) => vec![],
+                    Machine::ServerNonInvite(_) | Machine::ClientInvite(_) | Machine::ClientNonInvite(_) => Actions::none(),
                 }),
                 None => self.event(TransactionEvent::Ack { request, flow }),
             }
@@ -290,7 +299,7 @@ impl TransactionLayer {
             self.step(now, id, None, |machine, _| match machine {
                 Machine::ServerInvite(machine) => machine.again(),
                 Machine::ServerNonInvite(machine) => machine.again(),
-                Machine::ClientInvite(_) | Machine::ClientNonInvite(_) => vec![],
+                Machine::ClientInvite(_) | Machine::ClientNonInvite(_) => Actions::none(),
             });
             return;
         }
@@ -352,27 +361,42 @@ impl TransactionLayer {
         }
     }
 
-    fn handle_response(&mut self, now: Instant, response: Message, flow: Flow) {
-        let (Ok(cseq), Some(status)) = (response.cseq(), response.status()) else { return };
-        let key = response.top_branch().map(|branch| self.keys.client(&branch, &cseq.method));
-        match key.and_then(|key| self.by_key.get(&key).copied()) {
+    /// Takes a response to a request that was sent from here; gives back any other, untouched.
+    pub fn handle_awaited(&mut self, now: Instant, response: Message, flow: Flow) -> Option<Message> {
+        match self.client_of(&response) {
             Some(id) => {
-                let class = Class::of_received(status);
-                if class.is_final() {
-                    self.settle(id);
-                }
-                self.step(now, id, Some((response, flow)), |machine, timers| match machine {
-                    Machine::ClientInvite(machine) => machine.response(class, timers),
-                    Machine::ClientNonInvite(machine) => machine.response(class, timers),
-                    Machine::ServerInvite(_) | Machine::ServerNonInvite(_) => vec![],
-                });
-                if class.is_final() {
-                    self.shrink(id);
-                }
+                self.handle_own_response(now, id, response, flow);
+                None
             }
+            None => Some(response),
+        }
+    }
+
+    fn handle_response(&mut self, now: Instant, response: Message, flow: Flow) {
+        if response.cseq().is_err() {
+            return;
+        }
+        match self.client_of(&response) {
+            Some(id) => self.handle_own_response(now, id, response, flow),
             // Without a Via that can be read it belongs to nobody.
-            None if response.top_via().is_err() => {}
+            None if response.check_top_via().is_err() => {}
             None => self.event(TransactionEvent::StrayResponse { response, flow }),
+        }
+    }
+
+    fn handle_own_response(&mut self, now: Instant, id: u64, response: Message, flow: Flow) {
+        let Some(status) = response.status() else { return };
+        let class = Class::of_received(status);
+        if class.is_final() {
+            self.settle(id);
+        }
+        self.step(now, id, Some((response, flow)), |machine, timers| match machine {
+            Machine::ClientInvite(machine) => machine.response(class, timers),
+            Machine::ClientNonInvite(machine) => machine.response(class, timers),
+            Machine::ServerInvite(_) | Machine::ServerNonInvite(_) => Actions::none(),
+        });
+        if class.is_final() {
+            self.shrink(id);
         }
     }
 
@@ -516,8 +540,19 @@ impl TransactionLayer {
         self.step(now, id.0, Some((response, flow)), |machine, timers| match machine {
             Machine::ServerInvite(machine) => machine.respond(class, timers),
             Machine::ServerNonInvite(machine) => machine.respond(class, timers),
-            Machine::ClientInvite(_) | Machine::ClientNonInvite(_) => vec![],
+            Machine::ClientInvite(_) | Machine::ClientNonInvite(_) => Actions::none(),
         });
+    }
+
+    /// Answers a request without a transaction, the same whenever it comes again (RFC 3261 8.2.7). `respond` makes the
+    /// answer from the request with `received` and `rport` in its top Via.
+    pub fn respond_stateless(&mut self, mut request: Message, flow: &Flow, respond: impl FnOnce(&Message) -> Message) {
+        let Ok(mut via) = request.top_via() else { return };
+        if stamp_via(&mut via, flow) {
+            request.set_top_via(&via.to_string());
+        }
+        let response = respond(&request);
+        self.transmit(response_flow(&via, flow), response.to_bytes());
     }
 
     /// Sends outside of transactions: the ACK to a 2xx gets a branch of its own.
@@ -623,13 +658,13 @@ impl TransactionLayer {
         }
     }
 
-    fn step(&mut self, now: Instant, id: u64, subject: Subject, input: impl FnOnce(&mut Machine, &Timers) -> Vec<Action>) {
+    fn step(&mut self, now: Instant, id: u64, subject: Subject, input: impl FnOnce(&mut Machine, &Timers) -> Actions) {
         let Some(transaction) = self.transactions.get_mut(&id) else { return };
         let actions = input(&mut transaction.machine, &self.timers);
         self.perform(now, id, actions, subject);
     }
 
-    fn perform(&mut self, now: Instant, id: u64, actions: Vec<Action>, mut subject: Subject) {
+    fn perform(&mut self, now: Instant, id: u64, actions: Actions, mut subject: Subject) {
         for action in actions {
             match action {
                 Action::Retransmit => {
@@ -674,7 +709,10 @@ impl TransactionLayer {
                 transaction.request = None;
             }
         }
-        let (flow, bytes) = (transaction.flow, transaction.bytes.clone());
+        // A 2xx is the core's to repeat: the transaction only lingers, with nothing in hand.
+        let lingers = matches!(&transaction.machine, Machine::ServerInvite(machine) if machine.is_accepted());
+        let bytes = if lingers { std::mem::take(&mut transaction.bytes) } else { transaction.bytes.clone() };
+        let flow = transaction.flow;
         self.transmit(flow, bytes);
     }
 

@@ -11,6 +11,7 @@
 //!      ----respond----->                --Transmit-->
 //! ```
 
+mod actions;
 mod client_invite;
 mod client_non_invite;
 mod key;
@@ -26,6 +27,8 @@ pub use layer::{
 pub use timer::{Timer, Timers};
 
 use std::time::Duration;
+
+use actions::Actions;
 
 /// What a machine asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use super::{Action, Class, Timer, Timers};
+use super::{Action, Actions, Class, Timer, Timers};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -25,65 +25,70 @@ pub(super) struct ServerInvite {
 }
 
 impl ServerInvite {
-    pub(super) fn start(timers: &Timers, reliable: bool) -> (ServerInvite, Vec<Action>) {
+    pub(super) fn start(timers: &Timers, reliable: bool) -> (ServerInvite, Actions) {
         let machine = ServerInvite { state: State::Proceeding { answered: false }, reliable };
-        (machine, vec![Action::Deliver, Action::Set(Timer::Trying, timers.trying)])
+        (machine, Actions::from([Action::Deliver, Action::Set(Timer::Trying, timers.trying)]))
     }
 
     /// The same INVITE came again.
-    pub(super) fn again(&self) -> Vec<Action> {
+    pub(super) fn again(&self) -> Actions {
         match self.state {
-            State::Proceeding { answered: true } | State::Completed { .. } => vec![Action::Retransmit],
-            State::Proceeding { answered: false } | State::Accepted | State::Confirmed => vec![],
+            State::Proceeding { answered: true } | State::Completed { .. } => Actions::from([Action::Retransmit]),
+            State::Proceeding { answered: false } | State::Accepted | State::Confirmed => Actions::none(),
         }
     }
 
-    pub(super) fn respond(&mut self, class: Class, timers: &Timers) -> Vec<Action> {
+    pub(super) fn respond(&mut self, class: Class, timers: &Timers) -> Actions {
         match (self.state, class) {
             (State::Proceeding { .. }, Class::Provisional) => {
                 self.state = State::Proceeding { answered: true };
-                vec![Action::Stop(Timer::Trying), Action::Send]
+                Actions::from([Action::Stop(Timer::Trying), Action::Send])
             }
             (State::Proceeding { .. }, Class::Success) => {
                 self.state = State::Accepted;
-                vec![Action::Stop(Timer::Trying), Action::Send, Action::Set(Timer::L, timers.l)]
+                Actions::from([Action::Stop(Timer::Trying), Action::Send, Action::Set(Timer::L, timers.l)])
             }
             (State::Proceeding { .. }, Class::Failure) => {
                 self.state = State::Completed { interval: timers.t1 };
-                let mut actions = vec![Action::Stop(Timer::Trying), Action::Send, Action::Set(Timer::H, timers.h)];
+                let mut actions = Actions::from([Action::Stop(Timer::Trying), Action::Send, Action::Set(Timer::H, timers.h)]);
                 if !self.reliable {
                     actions.push(Action::Set(Timer::G, timers.t1));
                 }
                 actions
             }
-            (State::Accepted, Class::Success) => vec![Action::Send],
-            _ => vec![],
+            (State::Accepted, Class::Success) => Actions::from([Action::Send]),
+            _ => Actions::none(),
         }
     }
 
-    pub(super) fn ack(&mut self, timers: &Timers) -> Vec<Action> {
+    pub(super) fn ack(&mut self, timers: &Timers) -> Actions {
         match self.state {
             State::Completed { .. } => {
                 self.state = State::Confirmed;
                 let end = if self.reliable { Action::Terminate } else { Action::Set(Timer::I, timers.t4) };
-                vec![Action::Stop(Timer::G), Action::Stop(Timer::H), end]
+                Actions::from([Action::Stop(Timer::G), Action::Stop(Timer::H), end])
             }
-            State::Accepted => vec![Action::Deliver],
-            State::Proceeding { .. } | State::Confirmed => vec![],
+            State::Accepted => Actions::from([Action::Deliver]),
+            State::Proceeding { .. } | State::Confirmed => Actions::none(),
         }
     }
 
-    pub(super) fn timer(&mut self, timer: Timer, timers: &Timers) -> Vec<Action> {
+    pub(super) fn timer(&mut self, timer: Timer, timers: &Timers) -> Actions {
         match (self.state, timer) {
             (State::Completed { interval }, Timer::G) => {
                 let interval = timers.next_interval(interval);
                 self.state = State::Completed { interval };
-                vec![Action::Retransmit, Action::Set(Timer::G, interval)]
+                Actions::from([Action::Retransmit, Action::Set(Timer::G, interval)])
             }
-            (State::Completed { .. }, Timer::H) => vec![Action::TimedOut, Action::Terminate],
-            (State::Confirmed, Timer::I) | (State::Accepted, Timer::L) => vec![Action::Terminate],
-            _ => vec![],
+            (State::Completed { .. }, Timer::H) => Actions::from([Action::TimedOut, Action::Terminate]),
+            (State::Confirmed, Timer::I) | (State::Accepted, Timer::L) => Actions::from([Action::Terminate]),
+            _ => Actions::none(),
         }
+    }
+
+    /// True once a 2xx was sent.
+    pub(super) fn is_accepted(&self) -> bool {
+        self.state == State::Accepted
     }
 
     /// True while the core owes a final response.

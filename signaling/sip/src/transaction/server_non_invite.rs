@@ -4,7 +4,7 @@
 //! Trying --1xx--> Proceeding --final--> Completed --J--> gone
 //! ```
 
-use super::{Action, Class, Timer, Timers};
+use super::{Action, Actions, Class, Timer, Timers};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -20,35 +20,35 @@ pub(super) struct ServerNonInvite {
 }
 
 impl ServerNonInvite {
-    pub(super) fn start(reliable: bool) -> (ServerNonInvite, Vec<Action>) {
-        (ServerNonInvite { state: State::Trying, reliable }, vec![Action::Deliver])
+    pub(super) fn start(reliable: bool) -> (ServerNonInvite, Actions) {
+        (ServerNonInvite { state: State::Trying, reliable }, Actions::from([Action::Deliver]))
     }
 
     /// The same request came again.
-    pub(super) fn again(&self) -> Vec<Action> {
+    pub(super) fn again(&self) -> Actions {
         match self.state {
-            State::Trying => vec![],
-            State::Proceeding | State::Completed => vec![Action::Retransmit],
+            State::Trying => Actions::none(),
+            State::Proceeding | State::Completed => Actions::from([Action::Retransmit]),
         }
     }
 
-    pub(super) fn respond(&mut self, class: Class, timers: &Timers) -> Vec<Action> {
+    pub(super) fn respond(&mut self, class: Class, timers: &Timers) -> Actions {
         match (self.state, class) {
-            (State::Completed, _) => vec![],
+            (State::Completed, _) => Actions::none(),
             (_, Class::Trying | Class::Provisional) => {
                 self.state = State::Proceeding;
-                vec![Action::Send]
+                Actions::from([Action::Send])
             }
             (_, Class::Success | Class::Failure) => {
                 self.state = State::Completed;
                 let end = if self.reliable { Action::Terminate } else { Action::Set(Timer::J, timers.j) };
-                vec![Action::Send, end]
+                Actions::from([Action::Send, end])
             }
         }
     }
 
-    pub(super) fn timer(&mut self, timer: Timer) -> Vec<Action> {
-        if timer == Timer::J { vec![Action::Terminate] } else { vec![] }
+    pub(super) fn timer(&mut self, timer: Timer) -> Actions {
+        if timer == Timer::J { Actions::from([Action::Terminate]) } else { Actions::none() }
     }
 
     /// True while the core owes a final response.
