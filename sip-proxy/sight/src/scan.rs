@@ -5,6 +5,9 @@
 //! that the parser refuses: those are the ones an administrator wants to see.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 
 /// Compact names of the fields that are looked for.
 const CALL_ID: (&str, Option<u8>) = ("Call-ID", Some(b'i'));
@@ -14,7 +17,25 @@ const CSEQ: (&str, Option<u8>) = ("CSeq", None);
 
 /// The Call-ID; `None` when it is missing or empty.
 pub(crate) fn call_id(message: &[u8]) -> Option<Cow<'_, str>> {
-    value(message, CALL_ID).filter(|id| !id.is_empty())
+    usual_call_id(message).or_else(|| value(message, CALL_ID)).filter(|id| !id.is_empty())
+}
+
+/// The Call-ID as nearly everybody writes it; `None` where a closer look is needed. Several messages of each call come by
+/// here, so it is looked for as one word and not line by line.
+fn usual_call_id(message: &[u8]) -> Option<Cow<'_, str>> {
+    static NAME: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\nCall-ID:"));
+    static END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\n\r\n"));
+    let at = NAME.find(message)?;
+    let (before, rest) = message.split_at_checked(at + b"\nCall-ID:".len())?;
+    // In a body, or behind keep-alives.
+    if END.find(before).is_some() || memchr::memmem::find(before, b"\n\n").is_some() {
+        return None;
+    }
+    let end = memchr::memchr(b'\n', rest)?;
+    if matches!(rest.get(end + 1), None | Some(b' ' | b'\t')) {
+        return None;
+    }
+    rest.get(..end).map(|line| String::from_utf8_lossy(line.trim_ascii()))
 }
 
 /// The From field.
