@@ -29,6 +29,7 @@ mod rescue;
 mod respond;
 mod response_context;
 pub mod routing;
+mod shed;
 mod stateless;
 mod target;
 mod unruled;

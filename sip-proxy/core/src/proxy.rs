@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ferric_sip::deadline::DeadlineQueue;
 use ferric_sip::flow::Flow;
+use ferric_sip::ids::IdMap;
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
 use ferric_sip::transaction::{
@@ -94,12 +95,12 @@ pub struct Proxy {
     pub(crate) rng: SmallRng,
     pub(crate) groups: Groups,
     location: Option<Box<dyn Location>>,
-    pub(crate) contexts: HashMap<ContextId, Box<Context>>,
-    pub(crate) by_server: HashMap<ServerTransactionId, ContextId>,
-    pub(crate) clients: HashMap<ClientTransactionId, Client>,
+    pub(crate) contexts: IdMap<ContextId, Box<Context>>,
+    pub(crate) by_server: IdMap<ServerTransactionId, ContextId>,
+    pub(crate) clients: IdMap<ClientTransactionId, Client>,
     /// Attempts without a final answer, by element.
     pub(crate) waiting: BTreeSet<(crate::group::ElementId, ClientTransactionId)>,
-    pub(crate) lookups: HashMap<Ticket, Lookup>,
+    pub(crate) lookups: IdMap<Ticket, Lookup>,
     pub(crate) deadlines: DeadlineQueue<Due>,
     /// Hops that did not take TCP, until when they are not asked again.
     pub(crate) without_tcp: HashMap<SocketAddr, Instant>,
@@ -115,6 +116,8 @@ pub struct Proxy {
     /// The same moment on both clocks.
     clock: (Instant, u64),
     draining: bool,
+    /// Messages wait: calls that begin are turned away unread.
+    pub(crate) crowded: bool,
     pub(crate) outputs: VecDeque<ProxyOutput>,
 }
 
@@ -131,11 +134,11 @@ impl Proxy {
             rng,
             groups: Groups::new(Duration::from_secs(4 * 3_600)),
             location: None,
-            contexts: HashMap::new(),
-            by_server: HashMap::new(),
-            clients: HashMap::new(),
+            contexts: IdMap::default(),
+            by_server: IdMap::default(),
+            clients: IdMap::default(),
             waiting: BTreeSet::new(),
-            lookups: HashMap::new(),
+            lookups: IdMap::default(),
             deadlines: DeadlineQueue::default(),
             without_tcp: HashMap::new(),
             decided: None,
@@ -147,6 +150,7 @@ impl Proxy {
             timers,
             clock: (now, unix_s),
             draining: false,
+            crowded: false,
             outputs: VecDeque::new(),
             config: Arc::new(config.clone()),
         };
@@ -187,6 +191,12 @@ impl Proxy {
     /// Takes no new calls from now on.
     pub fn set_draining(&mut self, draining: bool) {
         self.draining = draining;
+    }
+
+    /// Tells whether more messages wait than there should: calls that begin get 503 then, at little cost, so that those
+    /// that run are served.
+    pub fn set_crowded(&mut self, crowded: bool) {
+        self.crowded = crowded;
     }
 
     /// The server groups.
@@ -274,10 +284,12 @@ impl Proxy {
     /// Takes a message from a transport. `is_local` tells whether the recorder waits for it: a request that comes again, an ACK.
     pub fn handle_message(&mut self, now: Instant, message: Message, flow: Flow, is_local: impl Fn(&Message) -> bool) -> Handled {
         if !message.is_request() {
-            if !self.layer.awaits(&message) && is_local(&message) {
-                return Handled::Local(message);
+            if let Some(stray) = self.layer.handle_awaited(now, message, flow) {
+                if is_local(&stray) {
+                    return Handled::Local(stray);
+                }
+                self.layer.handle_message(now, stray, flow);
             }
-            self.layer.handle_message(now, message, flow);
             self.drain(now);
             return Handled::Taken;
         }
@@ -294,6 +306,10 @@ impl Proxy {
         if self.is_stranger(&flow) || is_local(&message) {
             return Handled::Local(message);
         }
+        let Some(message) = self.shed(message, &flow) else {
+            self.drain(now);
+            return Handled::Taken;
+        };
         let decided = self.decide(now, &message, &flow);
         if matches!(decided.decision, Decision::Local) {
             return Handled::Local(message);
@@ -310,7 +326,7 @@ impl Proxy {
             self.forward_stateless(now, message, flow, decided.decision, &decided.before);
             return Handled::Taken;
         }
-        if message.top_via().is_err() {
+        if message.check_top_via().is_err() {
             self.refuse_unreadable(&message, flow, decided.decision);
             return Handled::Taken;
         }
@@ -386,10 +402,12 @@ impl Proxy {
 
     /// Requests that begin something may need a password; `None` lets it pass.
     fn permit(&mut self, now: Instant, request: &Message, flow: &Flow, is_initial: bool) -> Option<Decision> {
-        let from_us = request.from().ok().and_then(|from| Uri::parse(&from.uri).ok());
-        let from_us = from_us.is_some_and(|uri| self.config.domains.iter().any(|domain| domain.eq_ignore_ascii_case(&uri.host)));
         let asked = matches!(request.method(), Method::Register | Method::Ack | Method::Cancel);
-        if !self.config.authenticate || !is_initial || !from_us || asked {
+        if !self.config.authenticate || !is_initial || asked {
+            return None;
+        }
+        let from = request.from().ok().and_then(|from| Uri::parse(&from.uri).ok())?;
+        if !self.config.domains.iter().any(|domain| domain.eq_ignore_ascii_case(&from.host)) {
             return None;
         }
         let unix_s = self.unix_s(now);

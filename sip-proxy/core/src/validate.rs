@@ -34,9 +34,8 @@ pub(crate) fn well_formed(request: &Message) -> Result<(), Reject> {
             return Err(Reject::because(400, format!("{name} appears more than once")));
         }
     }
-    request.top_via()?;
-    request.from()?;
-    request.to()?;
+    request.check_top_via()?;
+    request.check_parties()?;
     request.call_id().ok_or(HeaderError::Missing("Call-ID"))?;
     if request.cseq()?.method != request.method() {
         return Err(Reject::because(400, "CSeq names another method than the request line"));
