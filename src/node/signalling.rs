@@ -44,8 +44,12 @@ use crate::metrics;
 const CLOCK: Duration = Duration::from_secs(10);
 /// Gauges and counters of signalling are brought up to date this often.
 const EXPORT: Duration = Duration::from_secs(1);
-/// Messages taken from the sockets before timers and others get their turn.
-const BATCH: usize = 256;
+/// Messages taken before timers, others and the sockets get their turn.
+const BATCH: usize = 64;
+/// More messages than these wait (some ten milliseconds of work): calls that begin are turned away.
+const CROWD: usize = 1_024;
+/// What is due may be late by this, so that the timers of many calls share one wake-up.
+const SLACK: Duration = Duration::from_millis(10);
 
 /// What others ask of signalling.
 #[derive(Debug)]
@@ -162,14 +166,16 @@ impl Signalling {
         export.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let timer = sleep_until(tokio::time::Instant::now());
         tokio::pin!(timer);
-        let mut armed = None;
+        let mut armed: Option<Instant> = None;
         let mut batch = Vec::with_capacity(BATCH);
         loop {
-            let due = self.poll_timeout();
-            if let Some(due) = due.filter(|_| due != armed) {
+            // A timer that fires for nothing costs less than one that is moved with every message: it is moved to earlier only.
+            if let Some(due) = self.poll_timeout().map(|due| due + SLACK)
+                && armed.is_none_or(|armed| due < armed)
+            {
                 timer.as_mut().reset(due.into());
+                armed = Some(due);
             }
-            armed = due;
             tokio::select! {
                 biased;
                 ask = asks.recv() => match ask {
@@ -182,14 +188,19 @@ impl Signalling {
                     self.edge.set_clock(Instant::now());
                 }
                 event = self.edge.recv() => self.edge.handle_dns(Instant::now(), event),
-                () = &mut timer, if armed.is_some() => {}
+                () = &mut timer, if armed.is_some() => armed = None,
                 count = inbound.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
                         break;
                     }
+                    self.edge.proxy().set_crowded(self.sockets.waiting() > CROWD);
                     for received in batch.drain(..) {
                         self.receive(received);
                         self.drain();
+                    }
+                    if count == BATCH {
+                        // The sockets share this thread: what the kernel holds for them is little.
+                        tokio::task::yield_now().await;
                     }
                 }
             }

@@ -35,6 +35,8 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 const SEND_BUFFER: usize = 1 << 20;
 /// Datagrams taken by one system call.
 const BATCH: usize = 32;
+/// Batches taken in one go: the kernel's queue is short, the driver's is long, and tells how much waits.
+const BATCHES: usize = 16;
 /// No UDP datagram is larger.
 const DATAGRAM: usize = 65_536;
 /// Keep-alives are shorter than any message.
@@ -254,6 +256,7 @@ impl Buffers {
 pub(crate) async fn receive(shared: Arc<Shared>, port: Arc<UdpPort>) {
     let mut batch: Vec<Inbound> = Vec::with_capacity(BATCH);
     let mut unreachable: Vec<SocketAddr> = Vec::new();
+    let mut batches = 0;
     let flow_to = |remote| Flow { transport: Transport::Udp, local: port.local, remote, connection: 0 };
     while !shared.inbound.is_closed() {
         let Ok(ready) = port.socket.ready(Interest::READABLE | Interest::ERROR).await else { return };
@@ -290,8 +293,10 @@ pub(crate) async fn receive(shared: Arc<Shared>, port: Arc<UdpPort>) {
                 let _ = shared.inbound.send(inbound).await;
             }
         }
-        if drained.is_ok() {
+        batches = if drained.is_ok() { batches + 1 } else { 0 };
+        if batches == BATCHES {
             // More is there: the driver gets its turn first.
+            batches = 0;
             tokio::task::yield_now().await;
         }
     }
