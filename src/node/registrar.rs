@@ -23,9 +23,8 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -45,8 +44,8 @@ const PIECE: usize = 500;
 const PAUSE: Duration = Duration::from_millis(20);
 /// After a failure the next attempt waits.
 const RETRY: Duration = Duration::from_secs(5);
-/// What is written reaches the disk after this at the latest.
-const SYNC: Duration = Duration::from_secs(1);
+/// Changes are gathered for this long before they are written: one wake-up and one fsync for all of them.
+const GATHER: Duration = Duration::from_millis(500);
 /// The journal is written anew when it is longer than this and than [`GROWTH`] times its length when it was new.
 const SMALL: u64 = 4 << 20;
 const GROWTH: u64 = 4;
@@ -167,10 +166,61 @@ enum Line {
     Remove(SavedKey),
 }
 
+/// What waits for the thread. It is woken for the first entry only, and takes all that came until then.
+#[derive(Debug)]
+struct Queue {
+    room: usize,
+    waiting: Mutex<Waiting>,
+    wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    entries: Vec<Entry>,
+    closed: bool,
+}
+
+impl Queue {
+    fn new(room: usize) -> Queue {
+        Queue { room, waiting: Mutex::default(), wake: Condvar::new() }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// False when it is full.
+    fn push(&self, entry: Entry) -> bool {
+        let mut waiting = self.waiting();
+        if waiting.entries.len() >= self.room {
+            return false;
+        }
+        waiting.entries.push(entry);
+        if waiting.entries.len() == 1 {
+            self.wake.notify_one();
+        }
+        true
+    }
+
+    fn close(&self) {
+        self.waiting().closed = true;
+        self.wake.notify_one();
+    }
+
+    /// Waits for entries and gathers more; whether these are the last.
+    fn take(&self) -> (Vec<Entry>, bool) {
+        let idle = |waiting: &mut Waiting| waiting.entries.is_empty() && !waiting.closed;
+        let waiting = self.wake.wait_while(self.waiting(), idle).unwrap_or_else(PoisonError::into_inner);
+        let gathers = |waiting: &mut Waiting| !waiting.closed;
+        let (mut waiting, _) = self.wake.wait_timeout_while(waiting, GATHER, gathers).unwrap_or_else(PoisonError::into_inner);
+        (std::mem::take(&mut waiting.entries), waiting.closed)
+    }
+}
+
 /// The signalling side of the journal.
 #[derive(Debug)]
 struct Journal {
-    queue: Option<SyncSender<Entry>>,
+    queue: Option<Arc<Queue>>,
     thread: Option<JoinHandle<()>>,
     /// The thread could not write: the file lacks something.
     failed: Arc<AtomicBool>,
@@ -182,7 +232,8 @@ struct Journal {
 
 impl Journal {
     fn start(file: PathBuf) -> io::Result<Journal> {
-        let (queue, entries) = sync_channel(QUEUE);
+        let queue = Arc::new(Queue::new(QUEUE));
+        let entries = Arc::clone(&queue);
         let failed = Arc::new(AtomicBool::new(false));
         let mut writer = Writer::open(file)?;
         let flag = Arc::clone(&failed);
@@ -215,18 +266,16 @@ impl Journal {
     /// False when the queue was full.
     fn send(&mut self, entry: Entry) -> bool {
         let Some(queue) = &self.queue else { return false };
-        match queue.try_send(entry) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_)) => {
-                self.give_up();
-                false
-            }
-            Err(TrySendError::Disconnected(_)) => {
-                tracing::error!("registrations: the thread that keeps them is gone; a restart will know only older ones");
-                (self.queue, self.from, self.due) = (None, None, None);
-                false
-            }
+        if queue.push(entry) {
+            return true;
         }
+        if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+            tracing::error!("registrations: the thread that keeps them is gone; a restart will know only older ones");
+            (self.queue, self.from, self.due) = (None, None, None);
+        } else {
+            self.give_up();
+        }
+        false
     }
 
     /// Something is missing in the file: all is written anew, a little later.
@@ -261,33 +310,26 @@ impl Journal {
 impl Drop for Journal {
     /// What waits is written before the process goes on to end.
     fn drop(&mut self) {
-        self.queue = None;
+        if let Some(queue) = self.queue.take() {
+            queue.close();
+        }
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-fn run(writer: &mut Writer, entries: &Receiver<Entry>, failed: &AtomicBool) {
-    let mut unsynced: Option<Instant> = None;
+fn run(writer: &mut Writer, queue: &Queue, failed: &AtomicBool) {
     let mut was_failing = false;
     loop {
-        let wait = unsynced.map_or(Duration::from_secs(3_600), |since| SYNC.saturating_sub(since.elapsed()));
-        let (done, over) = match entries.recv_timeout(wait) {
-            Ok(entry) => {
-                unsynced.get_or_insert_with(Instant::now);
-                (writer.handle(entry), false)
-            }
-            Err(RecvTimeoutError::Timeout) => (Ok(()), false),
-            Err(RecvTimeoutError::Disconnected) => (Ok(()), true),
-        };
-        let is_due = over || unsynced.is_some_and(|since| since.elapsed() >= SYNC);
-        let done = done.and_then(|()| if is_due { writer.sync() } else { Ok(()) });
-        if is_due {
-            unsynced = None;
+        let (entries, is_last) = queue.take();
+        let mut done = Ok(());
+        for entry in entries {
+            // One that cannot be written keeps none of the others away.
+            done = done.and(writer.handle(entry));
         }
-        match done {
-            Ok(()) if is_due && was_failing => {
+        match done.and(writer.sync()) {
+            Ok(()) if was_failing => {
                 was_failing = false;
                 tracing::info!("registrations: written again");
             }
@@ -300,7 +342,7 @@ fn run(writer: &mut Writer, entries: &Receiver<Entry>, failed: &AtomicBool) {
                 was_failing = true;
             }
         }
-        if over {
+        if is_last {
             return;
         }
     }

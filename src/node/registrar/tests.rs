@@ -150,8 +150,14 @@ fn after_a_loss_all_bindings_are_written_anew_with_what_changes_meanwhile() {
 
 #[test]
 fn a_full_queue_never_waits() {
-    let (queue, entries) = sync_channel(2);
-    let mut journal = Journal { queue: Some(queue), thread: None, failed: Arc::default(), from: None, due: None };
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        let _ = ended.recv();
+    });
+    let queue = Some(Arc::new(Queue::new(2)));
+    let mut journal = Journal { queue, thread: Some(thread), failed: Arc::default(), from: None, due: None };
+    // Goes first, so that the thread ends whatever fails here.
+    let end = end;
     let mut core = Registrar::new(settings(), None, &[1; 32]);
     for user in 0..5 {
         let text = format!(
@@ -164,8 +170,10 @@ fn a_full_queue_never_waits() {
     let due = journal.due.unwrap();
     journal.handle_timeout(due, &core);
     assert!(journal.due.is_some(), "it is still full: once more, later");
-    while entries.try_recv().is_ok() {}
-    drop(entries);
+    drop(end);
+    while !journal.thread.as_ref().unwrap().is_finished() {
+        std::thread::yield_now();
+    }
     let due = journal.due.unwrap();
     journal.handle_timeout(due, &core);
     assert!(journal.queue.is_none() && journal.due.is_none());
