@@ -39,16 +39,9 @@ impl<'a> ViaParts<'a> {
         if !params.is_empty() && has_empty_item(params) {
             return Err(wrong("a semicolon without a parameter"));
         }
-        let mut slash = head.splitn(3, '/');
-        let (Some(name), Some(version), Some(rest)) = (slash.next(), slash.next(), slash.next()) else {
-            return Err(wrong("it begins with SIP/2.0/transport"));
-        };
-        if !name.trim().eq_ignore_ascii_case("SIP") || version.trim() != "2.0" {
-            return Err(wrong("it begins with SIP/2.0/transport"));
-        }
-        let rest = rest.trim();
-        let (transport, sent_by) =
-            rest.split_once(|c: char| c.is_ascii_whitespace()).ok_or(wrong("sent-by is missing"))?;
+        let rest = after_protocol(head).ok_or(wrong("it begins with SIP/2.0/transport"))?.trim();
+        let blank = rest.bytes().position(|byte| byte.is_ascii_whitespace());
+        let (transport, sent_by) = blank.and_then(|at| rest.split_at_checked(at)).ok_or(wrong("sent-by is missing"))?;
         if !is_token(transport) {
             return Err(wrong("the transport is no token"));
         }
@@ -104,6 +97,16 @@ impl Via {
     pub fn address(&self) -> Option<IpAddr> {
         self.host.trim_start_matches('[').trim_end_matches(']').parse().ok()
     }
+}
+
+/// What follows `SIP/2.0/`, which may have blanks between its parts.
+fn after_protocol(head: &str) -> Option<&str> {
+    if let Some(rest) = head.strip_prefix("SIP/2.0/") {
+        return Some(rest);
+    }
+    let (name, rest) = head.split_once('/')?;
+    let (version, rest) = rest.split_once('/')?;
+    (name.trim().eq_ignore_ascii_case("SIP") && version.trim() == "2.0").then_some(rest)
 }
 
 /// True for two semicolons with nothing but blanks between them, or at either end.
