@@ -21,6 +21,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use ferric_sip::message::Message;
+use ferric_sip::method::Method;
 use ferric_sip::uri::Uri;
 use ferric_sip::validate::Reject;
 use rand::rngs::SmallRng;
@@ -137,7 +138,9 @@ impl Authenticator {
         let (Some("auth"), Some(count), Some(cnonce)) = (credentials.qop.as_deref(), count, credentials.cnonce.as_deref()) else {
             return Err(malformed("Digest credentials need qop=auth, nc and cnonce"));
         };
-        if !meant(&credentials.uri, request, config) {
+        // What a REGISTER does is decided by its To, not by its Request-URI, and there are phones that write the server's
+        // address there; a nonce is taken once all the same.
+        if request.method() != Method::Register && !meant(&credentials.uri, request, config) {
             return Err(malformed("Digest credentials are for another URI"));
         }
         let nonce = self.nonces.check(&credentials.nonce, realm, source, unix_s);
