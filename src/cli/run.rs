@@ -52,6 +52,7 @@ async fn serve(config: Config, source: Source) -> anyhow::Result<ExitCode> {
     while node.calls() > 0 && Instant::now() < deadline {
         tokio::select! {
             _ = look.tick() => {}
+            _ = hang_up.recv() => node.reload().await,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }

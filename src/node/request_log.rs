@@ -128,9 +128,15 @@ impl Writer {
             return Ok(());
         }
         let waiting = std::mem::take(&mut self.waiting);
+        if let Err(error) = self.file.write_all(&waiting) {
+            // What reached the file may have no end: the next line begins anew.
+            self.waiting.push(b'\n');
+            return Err(error);
+        }
         self.length += waiting.len() as u64;
-        self.file.write_all(&waiting)?;
         if self.length >= MOST_BYTES {
+            // One that cannot be begun is tried again after as much as it would hold; lines go where they went.
+            self.length = 0;
             self.turn()?;
         }
         Ok(())
@@ -139,10 +145,13 @@ impl Writer {
     /// Begins a new file; the oldest goes.
     fn turn(&mut self) -> io::Result<()> {
         let old = |number: usize| PathBuf::from(format!("{}.{number}", self.path.display()));
-        for number in (1..KEPT).rev() {
-            let _ = std::fs::rename(old(number), old(number + 1));
+        // Somebody else may have moved the file away: then there is nothing to shift.
+        if self.path.exists() {
+            for number in (1..KEPT).rev() {
+                let _ = std::fs::rename(old(number), old(number + 1));
+            }
+            std::fs::rename(&self.path, old(1))?;
         }
-        std::fs::rename(&self.path, old(1))?;
         *self = Writer::open(self.path.clone())?;
         Ok(())
     }

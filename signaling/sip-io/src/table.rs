@@ -81,7 +81,8 @@ impl ConnectionTable {
         let numbers = self.by_peer.get(&(flow.transport, flow.remote))?;
         let mut entries = numbers.iter().rev().filter_map(|number| self.by_number.get(number));
         let fits = |entry: &&Entry| match &entry.origin {
-            Origin::Accepted => true,
+            // Who opened it was not asked for that name (RFC 5923 4); over TCP nobody is.
+            Origin::Accepted => flow.transport != Transport::Tls,
             Origin::Opened(verified) => verified.as_ref() == name,
         };
         entries.find(fits).map(|entry| &entry.queue)
@@ -136,7 +137,8 @@ mod tests {
         let (second, _keep) = table.admit(&limits, flow("192.0.2.8:5061"), Origin::Opened(None)).unwrap();
         assert_ne!(first.connection, second.connection);
         let found = |table: &ConnectionTable, flow: &Flow| table.queue_of(flow, None).is_some();
-        assert!(found(&table, &first) && found(&table, &flow("192.0.2.9:40000")) && found(&table, &flow("192.0.2.8:5061")));
+        assert!(found(&table, &first) && found(&table, &flow("192.0.2.8:5061")));
+        assert!(!found(&table, &flow("192.0.2.9:40000")), "whoever opened it did not prove a name");
         assert!(!found(&table, &flow("192.0.2.9:40001")));
         assert!(!found(&table, &Flow { transport: Transport::Tcp, ..flow("192.0.2.8:5061") }));
         let gone = Flow { connection: 99, ..flow("192.0.2.8:5061") };

@@ -209,8 +209,12 @@ impl Proxy {
         {
             down = Some(element);
         }
-        if stopped || why == Silence::Over {
+        if why == Silence::Over {
             self.fail(now, id, at, Failed::Silent);
+        } else if stopped {
+            // Its copy may be on the way still: what rings then is cancelled.
+            self.give_up(now, id, at);
+            self.end_branch(now, id, at, None);
         } else {
             match self.next_way(now, id, at) {
                 Some(way) => {

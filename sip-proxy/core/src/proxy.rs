@@ -373,7 +373,7 @@ impl Proxy {
         }
         let decision = match well_formed(request) {
             Err(reject) => Decision::Reject(reject, "invalid"),
-            Ok(()) => self.permit(now, request, flow, is_initial).unwrap_or_else(|| match decision {
+            Ok(()) => self.permit(now, request, flow).unwrap_or_else(|| match decision {
                 Ok(decision) => decision,
                 Err(aor) => self.contacts(now, &aor, request),
             }),
@@ -400,10 +400,10 @@ impl Proxy {
         before
     }
 
-    /// Requests that begin something may need a password; `None` lets it pass.
-    fn permit(&mut self, now: Instant, request: &Message, flow: &Flow, is_initial: bool) -> Option<Decision> {
+    /// Requests that begin something may need a password; `None` lets it pass. A Route of its own makes none belong to a dialog.
+    fn permit(&mut self, now: Instant, request: &Message, flow: &Flow) -> Option<Decision> {
         let asked = matches!(request.method(), Method::Register | Method::Ack | Method::Cancel);
-        if !self.config.authenticate || !is_initial || asked {
+        if !self.config.authenticate || is_in_dialog(request) || asked {
             return None;
         }
         let from = request.from().ok().and_then(|from| Uri::parse(&from.uri).ok())?;
@@ -411,7 +411,11 @@ impl Proxy {
             return None;
         }
         let unix_s = self.unix_s(now);
-        let challenge = self.location.as_mut()?.authenticate(now, unix_s, request, flow)?;
+        let Some(location) = self.location.as_mut() else {
+            // Nobody can tell whether the password is right.
+            return Some(Decision::Reject(Reject::because(503, "Registrar Not Available").with("Retry-After", "5"), "registrar"));
+        };
+        let challenge = location.authenticate(now, unix_s, request, flow)?;
         Some(Decision::Reply(Box::new(challenge), "challenge"))
     }
 
@@ -512,7 +516,7 @@ impl Proxy {
             elapsed: Duration::ZERO,
         };
         let sets = match decision {
-            Decision::Forward(sets) => match self.overload(now, is_initial, is_invite) {
+            Decision::Forward(sets) => match self.overload(now, !is_in_dialog(&request), is_invite) {
                 None => sets,
                 Some(trouble) => {
                     let reject = trouble.reject(is_invite);
@@ -595,4 +599,9 @@ impl Proxy {
         (done.status, done.side) = (status, side);
         self.outputs.push_back(ProxyOutput::Done(Box::new(done)));
     }
+}
+
+/// It belongs to a dialog, or says so.
+fn is_in_dialog(request: &Message) -> bool {
+    request.to().is_ok_and(|to| to.params.has("tag"))
 }

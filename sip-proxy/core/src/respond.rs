@@ -68,12 +68,18 @@ impl Proxy {
                     self.fail(now, id, at, Failed::Answered(Box::new(response)));
                 }
             }
-            Some(Client::GivenUp(..)) if !is_final => {
+            Some(Client::GivenUp(_, element)) if !is_final => {
                 // It lives after all, and nobody waits for it.
+                if let Some(element) = element {
+                    self.groups.note_alive(now, element);
+                }
                 self.layer.send_cancel(now, client);
             }
             Some(Client::GivenUp(id, element)) => {
                 self.clients.remove(&client);
+                if let Some(element) = element.filter(|_| status < 500 && status != 408) {
+                    self.groups.note_alive(now, element);
+                }
                 if is_success && self.contexts.contains_key(&id) {
                     self.succeed(now, id, element, response, status);
                 } else if is_success && response.method() == Method::Invite {
@@ -138,8 +144,8 @@ impl Proxy {
             response.set_to_tag(&format!("{tag:016x}"));
             self.layer.respond(now, context.server, response);
         }
-        // One that is asked for a password, or could not be delivered, ends nothing.
-        if context.request.method() == Method::Bye && matches!(status, 200..=299 | 408 | 481) {
+        // Who says goodbye is gone, whether the other side hears it or not; unless a password is wanted first.
+        if context.request.method() == Method::Bye && !matches!(status, 401 | 407) {
             self.groups.end_call(context.call);
         }
         let mut done = context.done;

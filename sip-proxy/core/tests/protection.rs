@@ -159,3 +159,49 @@ fn answers_to_a_flood_are_smaller_than_the_flood() {
     bench.pass(Duration::from_secs(60));
     assert!(bench.sent.is_empty(), "and not again by itself");
 }
+
+/// Asks everybody for a password.
+#[derive(Debug)]
+struct Doorman;
+
+impl ferric_proxy::Location for Doorman {
+    fn register(&mut self, _: std::time::Instant, _: u64, request: &ferric_sip::Message, _: &ferric_sip::Flow) -> ferric_sip::Message {
+        ferric_sip::Message::response(request, 200, None)
+    }
+
+    fn lookup(&self, _: std::time::Instant, _: &ferric_sip::Uri) -> Option<Vec<ferric_proxy::Contact>> {
+        None
+    }
+
+    fn authenticate(&mut self, _: std::time::Instant, _: u64, request: &ferric_sip::Message, _: &ferric_sip::Flow) -> Option<ferric_sip::Message> {
+        Some(ferric_sip::Message::response(request, 407, None))
+    }
+
+    fn flow_failed(&mut self, _: std::time::Instant, _: &ferric_sip::Flow) {}
+
+    fn poll_timeout(&mut self) -> Option<std::time::Instant> {
+        None
+    }
+
+    fn handle_timeout(&mut self, _: std::time::Instant) {}
+}
+
+#[test]
+fn a_route_is_no_way_around_the_password_and_the_limits() {
+    let config = || ProxyConfig { authenticate: true, domains: vec!["example.net".into()], ..grouped(vec![element(PEER, 1, 1)]) };
+    let with_route = "Route: <sip:recorders.example.com;lr>\n";
+    let mut bench = Bench::new(config());
+    bench.proxy.set_location(Some(Box::new(Doorman)));
+    bench.put(CALLER, request("INVITE", "sip:+1900@example.net", with_route));
+    assert_eq!(bench.answered().message.status(), Some(407));
+    // Without anybody who could tell a password nobody gets through.
+    let mut bench = Bench::new(config());
+    bench.put(CALLER, request("INVITE", "sip:+1900@example.net", with_route));
+    assert_eq!(bench.answered().message.status(), Some(503));
+    let mut bench = Bench::new(ProxyConfig { calls_per_second: Some(1), ..grouped(vec![element(PEER, 1, 1)]) });
+    for n in 0..2 {
+        bench.put(CALLER, request_as(&format!("z9hG4bKr{n}"), "INVITE", "sip:+1900@example.net", with_route));
+    }
+    let refused = bench.sent.iter().filter(|sent| sent.message.status() == Some(503)).count();
+    assert_eq!(refused, 1, "{:?}", bench.lines());
+}

@@ -306,3 +306,32 @@ fn a_non_invite_never_gets_408() {
     bench.answer(&sent, 408);
     assert_eq!(bench.to(CALLER).line(), "504");
 }
+
+/// It was slow for once. What it says late is a sign of life, and the next call need not wait for a probe.
+#[test]
+fn a_late_answer_brings_an_element_back() {
+    let mut bench = Bench::new(grouped(vec![element("192.168.2.1:5060", 1, 1)]));
+    bench.put(CALLER, request("INVITE", "sip:x@recorders.example.com", ""));
+    let first = bench.to("192.168.2.1:5060");
+    bench.pass(Duration::from_millis(1_100));
+    assert_eq!(bench.answered().message.status(), Some(503));
+    bench.put("192.168.2.1:5060", rig::response_to(&first, 180));
+    bench.clear();
+    bench.put(CALLER, rig::call(2, "INVITE", "sip:x@recorders.example.com"));
+    assert_eq!(bench.next_request().to, rig::address("192.168.2.1:5060"));
+}
+
+/// Nothing was heard when the caller gave up. A copy that arrives later rings nobody for long.
+#[test]
+fn what_rings_after_the_caller_is_gone_is_cancelled() {
+    let mut bench = Bench::new(grouped(vec![element("192.168.2.1:5060", 1, 1)]));
+    let invite = request("INVITE", "sip:x@recorders.example.com", "");
+    bench.put(CALLER, invite.clone());
+    let first = bench.to("192.168.2.1:5060");
+    bench.put(CALLER, rig::cancel_of(&invite));
+    bench.pass(Duration::from_millis(1_200));
+    assert!(bench.sent.iter().any(|sent| sent.message.status() == Some(487)), "{:?}", bench.lines());
+    bench.clear();
+    bench.put("192.168.2.1:5060", rig::response_to(&first, 180));
+    assert!(bench.lines().iter().any(|line| line.contains("CANCEL")), "{:?}", bench.lines());
+}

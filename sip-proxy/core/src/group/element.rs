@@ -232,13 +232,19 @@ impl Element {
         Some(u64::from(self.config.weight) * percent * 10)
     }
 
-    /// A sign of life; true when that revives it.
+    /// A good answer; true when that revives it.
     pub(super) fn note_alive(&mut self, now: Instant) -> bool {
-        self.alive_at = Some(now);
         self.misses = 0;
+        self.note_sign(now)
+    }
+
+    /// A sign of life that promises nothing of the answer; true when that revives it.
+    pub(super) fn note_sign(&mut self, now: Instant) -> bool {
+        self.alive_at = Some(now);
         self.proven = true;
         let revived = !self.is_up();
         if revived {
+            self.misses = 0;
             self.health = Health::Up { since: Some(now) };
         }
         revived

@@ -409,7 +409,7 @@ impl Groups {
     /// A sign of life that is no final answer.
     pub fn note_alive(&mut self, now: Instant, id: ElementId) {
         let Some((_, element)) = self.element(id) else { return };
-        if element.note_alive(now) {
+        if element.note_sign(now) {
             self.tell_up(now, id);
         }
     }
