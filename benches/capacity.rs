@@ -94,7 +94,8 @@ fn send(seconds: u64) {
 /// CPU seconds a call-hour of libopus alone: gate and encoder, nothing else.
 fn bare(seconds: usize) -> f64 {
     let parties = conversation();
-    let mut encoders = [PartyEncoder::new(8_000, OpusSettings::default()), PartyEncoder::new(8_000, OpusSettings::default())];
+    let mut encoders =
+        [PartyEncoder::new(8_000, OpusSettings::default()), PartyEncoder::new(8_000, OpusSettings::default())];
     let frames = parties[0].len() / FRAME;
     let mut bytes = 0;
     let before = cpu_seconds();
@@ -138,7 +139,8 @@ fn main() {
     let (worker, _events) = Worker::start(config, spool, |_, _| ()).unwrap();
     let memory_before = resident_kib();
     let program = std::env::current_exe().unwrap();
-    let mut sender = Command::new(program).args(["send", &(seconds + 4).to_string()]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut sender =
+        Command::new(program).args(["send", &(seconds + 4).to_string()]).stdin(Stdio::piped()).spawn().unwrap();
     let mut ports = sender.stdin.take().unwrap();
     for number in 0..calls {
         let stream = |index: u16, channel| StreamConfig {
@@ -180,6 +182,11 @@ fn main() {
     println!("{calls} calls of two G.711 parties for {seconds} s; {lost} packets lost");
     println!("{:<28} {:>22} {:>14} {:>8}", "", "CPU s per call-hour", "calls a core", "");
     println!("{:<28} {alone:>22.2} {:>14.0}", "bare libopus, same gate", 3_600.0 / alone);
-    println!("{:<28} {whole:>22.2} {:>14.0} {:>7.0}%", "RTP in, sealed spool out", 3_600.0 / whole, 100.0 * alone / whole);
+    println!(
+        "{:<28} {whole:>22.2} {:>14.0} {:>7.0}%",
+        "RTP in, sealed spool out",
+        3_600.0 / whole,
+        100.0 * alone / whole
+    );
     println!("{:<28} {memory:>18.0} KiB", "memory a call");
 }

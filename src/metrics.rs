@@ -20,10 +20,25 @@ type Row = (&'static str, Kind, Unit, &'static str);
 const TABLE: [Row; 32] = [
     ("ferric_calls_active", Kind::Gauge, Unit::Count, "Recording sessions at the moment"),
     ("ferric_calls_total", Kind::Counter, Unit::Count, "Recording sessions by result: recorded, refused, cancelled"),
-    ("ferric_recordings_total", Kind::Counter, Unit::Count, "Finished recordings by state: complete, recovered, partial"),
+    (
+        "ferric_recordings_total",
+        Kind::Counter,
+        Unit::Count,
+        "Finished recordings by state: complete, recovered, partial",
+    ),
     ("ferric_rtp_packets_total", Kind::Counter, Unit::Count, "RTP packets by result: received, lost, dropped"),
-    ("ferric_audio_lost_ms_total", Kind::Counter, Unit::Milliseconds, "Audio concealed or silent because packets were lost"),
-    ("ferric_encode_seconds_total", Kind::Counter, Unit::Seconds, "Time that shards spent on calls: receive, decode, encode, seal"),
+    (
+        "ferric_audio_lost_ms_total",
+        Kind::Counter,
+        Unit::Milliseconds,
+        "Audio concealed or silent because packets were lost",
+    ),
+    (
+        "ferric_encode_seconds_total",
+        Kind::Counter,
+        Unit::Seconds,
+        "Time that shards spent on calls: receive, decode, encode, seal",
+    ),
     ("ferric_spool_bytes", Kind::Gauge, Unit::Bytes, "Bytes in the spool"),
     ("ferric_spool_recordings", Kind::Gauge, Unit::Count, "Recordings in the spool"),
     ("ferric_spool_open", Kind::Gauge, Unit::Count, "1 while the spool takes calls, 0 past its high-water mark"),
@@ -32,23 +47,53 @@ const TABLE: [Row; 32] = [
     ("ferric_sip_messages_total", Kind::Counter, Unit::Count, "SIP messages by transport, kind and method"),
     ("ferric_sip_transactions_active", Kind::Gauge, Unit::Count, "SIP transactions kept, lingering ones included"),
     ("ferric_sip_rejected_total", Kind::Counter, Unit::Count, "Requests refused, by reason"),
-    ("ferric_proxy_requests_total", Kind::Counter, Unit::Count, "Requests that the proxy saw to their end, by side (upstream, or why we answered) and class of the answer"),
+    (
+        "ferric_proxy_requests_total",
+        Kind::Counter,
+        Unit::Count,
+        "Requests that the proxy saw to their end, by side (upstream, or why we answered) and class of the answer",
+    ),
     ("ferric_proxy_open", Kind::Gauge, Unit::Count, "Requests that the proxy has under way"),
-    ("ferric_group_element_up", Kind::Gauge, Unit::Count, "1 while an element of a server group takes calls; NaN once it is no longer configured"),
-    ("ferric_group_calls_total", Kind::Counter, Unit::Count, "Requests to an element by result: answered, refused, failed_over"),
+    (
+        "ferric_group_element_up",
+        Kind::Gauge,
+        Unit::Count,
+        "1 while an element of a server group takes calls; NaN once it is no longer configured",
+    ),
+    (
+        "ferric_group_calls_total",
+        Kind::Counter,
+        Unit::Count,
+        "Requests to an element by result: answered, refused, failed_over",
+    ),
     ("ferric_dns_silent", Kind::Gauge, Unit::Count, "1 while no name server answers; names known before are used on"),
     ("ferric_dns_waiting", Kind::Gauge, Unit::Count, "Requests that wait for a name never known before"),
-    ("ferric_registrar_total", Kind::Counter, Unit::Count, "REGISTERs and bindings by what became of them: accepted, refused, challenged, stale, wrong_password, throttled, expired, flow_lost"),
+    (
+        "ferric_registrar_total",
+        Kind::Counter,
+        Unit::Count,
+        "REGISTERs and bindings by what became of them: accepted, refused, challenged, stale, wrong_password, throttled, expired, flow_lost",
+    ),
     ("ferric_registrations", Kind::Gauge, Unit::Count, "Contacts registered"),
     ("ferric_request_log_lost_total", Kind::Counter, Unit::Count, "Finished requests that the log could not take"),
     ("ferric_hep_lost_total", Kind::Counter, Unit::Count, "Copies of signalling that did not get to Homer"),
     ("ferric_failovers_total", Kind::Counter, Unit::Count, "Work that moved to another place, by kind: element"),
-    ("ferric_sip_dropped_total", Kind::Counter, Unit::Count, "Messages dropped by a limit, and connections, by reason: rate, send_queue, connections, handshake, slow"),
+    (
+        "ferric_sip_dropped_total",
+        Kind::Counter,
+        Unit::Count,
+        "Messages dropped by a limit, and connections, by reason: rate, send_queue, connections, handshake, slow",
+    ),
     ("ferric_sip_connections", Kind::Gauge, Unit::Count, "SIP stream connections"),
     ("ferric_shard_lag_seconds", Kind::Gauge, Unit::Seconds, "How late the busiest shard visits its calls"),
     ("ferric_rtp_ports_free", Kind::Gauge, Unit::Count, "RTP port pairs not in use"),
     ("ferric_srtp_undecryptable_total", Kind::Counter, Unit::Count, "Alarms about SRTP that no agreed key opens"),
-    ("ferric_assurance_total", Kind::Counter, Unit::Count, "INVITEs for recording by outcome: complete, recovered, partial, refused"),
+    (
+        "ferric_assurance_total",
+        Kind::Counter,
+        Unit::Count,
+        "INVITEs for recording by outcome: complete, recovered, partial, refused",
+    ),
     ("ferric_alarms", Kind::Gauge, Unit::Count, "Alarms that stand"),
 ];
 
@@ -102,7 +147,8 @@ pub enum SipKind {
 }
 
 const KINDS: [&str; 4] = ["request", "response", "request_sent", "response_sent"];
-const METHODS: [&str; 10] = ["INVITE", "ACK", "BYE", "CANCEL", "REGISTER", "OPTIONS", "INFO", "UPDATE", "PRACK", "other"];
+const METHODS: [&str; 10] =
+    ["INVITE", "ACK", "BYE", "CANCEL", "REGISTER", "OPTIONS", "INFO", "UPDATE", "PRACK", "other"];
 const TRANSPORTS: [&str; 3] = ["udp", "tcp", "tls"];
 /// Handles are kept: looking one up by its labels costs more than reading the message.
 static MESSAGES: [[[OnceLock<Counter>; METHODS.len()]; KINDS.len()]; TRANSPORTS.len()] =
@@ -134,7 +180,11 @@ pub fn sip_message(transport: Transport, kind: SipKind, method: &ferric_sip::Met
         SipKind::RequestSent => 2,
         SipKind::ResponseSent => 3,
     };
-    let (Some(way), Some(kind_name), Some(method_name)) = (TRANSPORTS.get(transport), KINDS.get(kind), METHODS.get(method)) else { return };
+    let (Some(way), Some(kind_name), Some(method_name)) =
+        (TRANSPORTS.get(transport), KINDS.get(kind), METHODS.get(method))
+    else {
+        return;
+    };
     let place = MESSAGES.get(transport).and_then(|kinds| kinds.get(kind)).and_then(|methods| methods.get(method));
     if let Some(place) = place {
         let new = || counter!("ferric_sip_messages_total", "transport" => *way, "kind" => *kind_name, "method" => *method_name);

@@ -125,7 +125,11 @@ fn a_cut_file_is_opened_up_to_the_cut_and_said_to_be_cut() {
     fs::write(&cut, sealed.get(..sealed.len() - 40).unwrap()).unwrap();
     let done = place.decrypt(&cut, &[]);
     assert_eq!(code(&done), 3);
-    assert!(told(&done).contains("segment 2") && told(&done).contains("everything before the damage"), "{}", told(&done));
+    assert!(
+        told(&done).contains("segment 2") && told(&done).contains("everything before the damage"),
+        "{}",
+        told(&done)
+    );
     assert_eq!(fs::read(place.path("cut.opus")).unwrap(), SEGMENT.repeat(2));
 }
 
@@ -155,7 +159,11 @@ fn what_does_not_open_leaves_no_file_and_spoils_none() {
     fs::write(place.path("acme.private.pem"), other.to_pem().unwrap().as_bytes()).unwrap();
     let done = place.decrypt(&place.file(id(1), "audio.eopus"), &["-o", keep.to_str().unwrap()]);
     assert_eq!(code(&done), 3);
-    assert!(told(&done).contains("not sealed for key") && told(&done).contains("nothing was written"), "{}", told(&done));
+    assert!(
+        told(&done).contains("not sealed for key") && told(&done).contains("nothing was written"),
+        "{}",
+        told(&done)
+    );
     assert_eq!(fs::read(&keep).unwrap(), b"opened last week");
     let hidden = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with('.');
     assert!(!fs::read_dir(place.folder.path()).unwrap().flatten().any(|entry| hidden(&entry)), "no half file is left");

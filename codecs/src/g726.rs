@@ -24,7 +24,9 @@ const BITS_4: Tables = Tables {
 };
 const BITS_5: Tables = Tables {
     log: &[-2_048, -66, 28, 104, 169, 224, 274, 318, 358, 395, 429, 459, 488, 514, 539, 566],
-    scale: &[448, 448, 768, 1_248, 1_280, 1_312, 1_856, 3_200, 4_512, 5_728, 7_008, 8_960, 11_456, 14_080, 16_928, 22_272],
+    scale: &[
+        448, 448, 768, 1_248, 1_280, 1_312, 1_856, 3_200, 4_512, 5_728, 7_008, 8_960, 11_456, 14_080, 16_928, 22_272,
+    ],
     speed: &[0, 0, 0, 0, 0, 0x200, 0x200, 0x200, 0x200, 0x200, 0x400, 0x600, 0x800, 0xa00, 0xc00, 0xc00],
 };
 
@@ -162,11 +164,7 @@ impl Decoder {
         let se = (zeros + poles) >> 1;
         let y = self.step();
         let dql = log + (y >> 2);
-        let dq = if dql < 0 {
-            0
-        } else {
-            ((128 + (dql & 127)) << 7) >> (14 - ((dql >> 7) & 15))
-        };
+        let dq = if dql < 0 { 0 } else { ((128 + (dql & 127)) << 7) >> (14 - ((dql >> 7) & 15)) };
         let signed = if negative { -dq } else { dq };
         let sr = se + signed;
         self.update(y, scale, speed, dq, negative, sr, sr - se + sez);
@@ -227,9 +225,21 @@ impl Decoder {
                 _ => fa1 >> 5,
             };
             if pk0 != self.pk[1] {
-                a2 = if a2 <= -12_160 { -12_288 } else if a2 >= 12_416 { 12_288 } else { a2 - 0x80 };
+                a2 = if a2 <= -12_160 {
+                    -12_288
+                } else if a2 >= 12_416 {
+                    12_288
+                } else {
+                    a2 - 0x80
+                };
             } else {
-                a2 = if a2 <= -12_416 { -12_288 } else if a2 >= 12_160 { 12_288 } else { a2 + 0x80 };
+                a2 = if a2 <= -12_416 {
+                    -12_288
+                } else if a2 >= 12_160 {
+                    12_288
+                } else {
+                    a2 + 0x80
+                };
             }
         }
         self.a[1] = a2;

@@ -82,7 +82,11 @@ mod tests {
         }
         assert_eq!(out.len(), 16_000);
         let delay = align(&speech[..6_000], &out, 120);
-        assert!(correlation(&speech[..15_000], &out[delay..]) > 0.6, "{}", correlation(&speech[..15_000], &out[delay..]));
+        assert!(
+            correlation(&speech[..15_000], &out[delay..]) > 0.6,
+            "{}",
+            correlation(&speech[..15_000], &out[delay..])
+        );
         let levels = dbfs(&speech) - dbfs(&out);
         assert!(levels.abs() < 2.0, "{levels:.1} dB");
     }
@@ -109,7 +113,10 @@ mod tests {
 
     #[test]
     fn lengths_that_cannot_be_are_told() {
-        assert_eq!([0, 2, 10, 12, 20, 22].map(|length| samples(&vec![0; length])), [None, Some(80), Some(80), Some(160), Some(160), Some(240)]);
+        assert_eq!(
+            [0, 2, 10, 12, 20, 22].map(|length| samples(&vec![0; length])),
+            [None, Some(80), Some(80), Some(160), Some(160), Some(240)]
+        );
         assert!([1, 3, 9, 11, 13].into_iter().all(|length| samples(&vec![0; length]).is_none()));
     }
 }

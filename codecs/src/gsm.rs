@@ -29,7 +29,13 @@ fn multiply(a: i16, b: i16) -> i16 {
 /// Arithmetic shift; left by a negative count.
 fn shift_right(value: i16, by: i16) -> i16 {
     match by {
-        16.. => if value < 0 { -1 } else { 0 },
+        16.. => {
+            if value < 0 {
+                -1
+            } else {
+                0
+            }
+        }
         0..=15 => value >> by,
         -15..=-1 => (i32::from(value) << -by) as i16,
         _ => 0,
@@ -111,7 +117,9 @@ impl Decoder {
             *lar = value.saturating_add(value);
         }
         self.lars = new;
-        let mix = |weights: fn(i16, i16) -> i16| -> [i16; 8] { std::array::from_fn(|at| reflection(weights(old[at], new[at]))) };
+        let mix = |weights: fn(i16, i16) -> i16| -> [i16; 8] {
+            std::array::from_fn(|at| reflection(weights(old[at], new[at])))
+        };
         let stretches = [
             (0..13, mix(|old, new| (old >> 2).saturating_add(new >> 2).saturating_add(old >> 1))),
             (13..27, mix(|old, new| (old >> 1).saturating_add(new >> 1))),

@@ -65,7 +65,8 @@ impl Api {
 
     fn get(&self, path: &str) -> anyhow::Result<Vec<u8>> {
         let address = self.host.to_socket_addrs()?.next().context("the host has no address")?;
-        let mut stream = TcpStream::connect_timeout(&address, PATIENCE).with_context(|| format!("{} does not answer", self.host))?;
+        let mut stream =
+            TcpStream::connect_timeout(&address, PATIENCE).with_context(|| format!("{} does not answer", self.host))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",

@@ -49,12 +49,14 @@ pub(crate) fn run(arguments: &AssuranceArguments) -> anyhow::Result<ExitCode> {
     let (from, to) = span(arguments)?;
     let mut report = read(&folder, from, to).with_context(|| format!("{} cannot be read", folder.display()))?;
     let cert = arguments.cert.clone().unwrap_or_else(|| data_dir.join("keys").join("node.public.pem"));
-    let pem = std::fs::read_to_string(&cert).with_context(|| format!("{} cannot be read: name the node's public key with --cert", cert.display()))?;
+    let pem = std::fs::read_to_string(&cert)
+        .with_context(|| format!("{} cannot be read: name the node's public key with --cert", cert.display()))?;
     let key = NodePublicKey::from_pem(&pem).with_context(|| format!("{}", cert.display()))?;
     let proof = verify(&folder, &key, None, Depth::Every)?;
     if let Some(call_id) = &arguments.call_id {
         let file = data_dir.join("keys").join("parties.key");
-        let secret = std::fs::read_to_string(&file).with_context(|| format!("{} cannot be read: Call-IDs are hashed with it", file.display()))?;
+        let secret = std::fs::read_to_string(&file)
+            .with_context(|| format!("{} cannot be read: Call-IDs are hashed with it", file.display()))?;
         let hash = call_hash(&<sha2::Sha256 as sha2::Digest>::digest(secret.trim().as_bytes()).into(), call_id);
         report.calls.retain(|call| call.call == hash);
     }
@@ -71,13 +73,22 @@ pub(crate) fn run(arguments: &AssuranceArguments) -> anyhow::Result<ExitCode> {
         let totals = report.totals;
         say!(
             "\n{} INVITEs: {} complete, {} recovered, {} partial, {} refused, {} still open",
-            totals.received, totals.complete, totals.recovered, totals.partial, totals.refused, totals.open
+            totals.received,
+            totals.complete,
+            totals.recovered,
+            totals.partial,
+            totals.refused,
+            totals.open
         );
         for problem in &report.problems {
             say!("  {problem}");
         }
         match &proof.broken {
-            None => say!("{} lines in {} files are as the node wrote them: hashes, order and signatures are right.", proof.lines, proof.files),
+            None => say!(
+                "{} lines in {} files are as the node wrote them: hashes, order and signatures are right.",
+                proof.lines,
+                proof.files
+            ),
             Some(broken) => say!("NOT as the node wrote it: {broken}."),
         }
         say!("{}", if report.adds_up { "It adds up." } else { "It does NOT add up." });
@@ -110,7 +121,8 @@ fn span(arguments: &AssuranceArguments) -> anyhow::Result<(Timestamp, Timestamp)
         text.parse().map_err(|_| anyhow::anyhow!("\"{text}\" is no time such as 2026-01-31T08:00:00Z"))
     };
     if let Some(day) = &arguments.day {
-        let from = time(&format!("{day}T00:00:00Z")).with_context(|| format!("\"{day}\" is no day such as 2026-01-31"))?;
+        let from =
+            time(&format!("{day}T00:00:00Z")).with_context(|| format!("\"{day}\" is no day such as 2026-01-31"))?;
         return Ok((from, from.plus(DAY)));
     }
     let today = Timestamp::from(SystemTime::now());

@@ -13,7 +13,11 @@ pub(crate) fn run(file: &Path) -> anyhow::Result<ExitCode> {
                 say!("note: {warning}");
             }
             let tenants: Vec<&str> = config.tenants.iter().map(|tenant| tenant.name.as_str()).collect();
-            let whose = if tenants.is_empty() { "no tenant: it records nothing".to_owned() } else { format!("tenants {}", tenants.join(", ")) };
+            let whose = if tenants.is_empty() {
+                "no tenant: it records nothing".to_owned()
+            } else {
+                format!("tenants {}", tenants.join(", "))
+            };
             say!("{} is fine: node {}, {whose}", file.display(), config.node.id);
             Ok(ExitCode::SUCCESS)
         }

@@ -51,7 +51,8 @@ pub(crate) fn run(arguments: &DecryptArguments) -> anyhow::Result<ExitCode> {
     let (mut input, length): (Box<dyn Read>, u64) = if stdin {
         (Box::new(io::stdin().lock()), 0)
     } else {
-        let file = File::open(&arguments.file).with_context(|| format!("{} cannot be opened", arguments.file.display()))?;
+        let file =
+            File::open(&arguments.file).with_context(|| format!("{} cannot be opened", arguments.file.display()))?;
         let metadata = file.metadata().with_context(|| format!("{} cannot be read", arguments.file.display()))?;
         if is_same_file(&metadata, &output) {
             bail!("{} is the sealed recording itself: it is not overwritten, name another -o", output.display());
@@ -93,18 +94,32 @@ fn is_same_file(input: &Metadata, output: &Path) -> bool {
 
 /// Opens into a new file that takes the output's name when it is whole, or holds
 /// what lies before the damage. What stood under that name stays if nothing opens.
-fn to_file(key: &PrivateKey, input: &mut dyn Read, output: &Path, wav: bool, progress: &ProgressBar) -> anyhow::Result<Option<Damage>> {
+fn to_file(
+    key: &PrivateKey,
+    input: &mut dyn Read,
+    output: &Path,
+    wav: bool,
+    progress: &ProgressBar,
+) -> anyhow::Result<Option<Damage>> {
     let failed = || format!("{} cannot be written", output.display());
     let is_special = std::fs::metadata(output).is_ok_and(|metadata| !metadata.is_file());
     if is_special {
         // A device or a pipe cannot be replaced.
         let file = File::options().write(true).open(output).with_context(failed)?;
-        return if wav { open_wav(key, input, file, progress) } else { open(key, input, &mut io::BufWriter::new(file), progress) };
+        return if wav {
+            open_wav(key, input, file, progress)
+        } else {
+            open(key, input, &mut io::BufWriter::new(file), progress)
+        };
     }
     let name = output.file_name().with_context(|| format!("{} is no file name", output.display()))?;
     let part = output.with_file_name(format!(".{}.{}.part", name.to_string_lossy(), std::process::id()));
     let file = create(&part).with_context(failed)?;
-    let opened = if wav { open_wav(key, input, file, progress) } else { open(key, input, &mut io::BufWriter::new(file), progress) };
+    let opened = if wav {
+        open_wav(key, input, file, progress)
+    } else {
+        open(key, input, &mut io::BufWriter::new(file), progress)
+    };
     match opened {
         Ok(damage) if damage.as_ref().is_none_or(|damage| damage.opened_bytes > 0) => {
             std::fs::rename(&part, output).with_context(failed)?;
@@ -170,7 +185,12 @@ fn each_piece(
     }
 }
 
-fn open(key: &PrivateKey, input: &mut dyn Read, output: &mut dyn Write, progress: &ProgressBar) -> anyhow::Result<Option<Damage>> {
+fn open(
+    key: &PrivateKey,
+    input: &mut dyn Read,
+    output: &mut dyn Write,
+    progress: &ProgressBar,
+) -> anyhow::Result<Option<Damage>> {
     let damage = each_piece(key, input, progress, |_, plain| {
         output.write_all(plain).context("the opened file cannot be written")?;
         Ok(None)
@@ -179,8 +199,18 @@ fn open(key: &PrivateKey, input: &mut dyn Read, output: &mut dyn Write, progress
     Ok(damage)
 }
 
-fn open_wav<W: Write + Seek>(key: &PrivateKey, input: &mut dyn Read, output: W, progress: &ProgressBar) -> anyhow::Result<Option<Damage>> {
-    let spec = hound::WavSpec { channels: 2, sample_rate: WAV_RATE, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+fn open_wav<W: Write + Seek>(
+    key: &PrivateKey,
+    input: &mut dyn Read,
+    output: W,
+    progress: &ProgressBar,
+) -> anyhow::Result<Option<Damage>> {
+    let spec = hound::WavSpec {
+        channels: 2,
+        sample_rate: WAV_RATE,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
     let mut writer = hound::WavWriter::new(io::BufWriter::new(output), spec)?;
     let mut decoder = Stereo::new()?;
     let damage = each_piece(key, input, progress, |opener, plain| {

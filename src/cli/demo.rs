@@ -60,7 +60,8 @@ async fn demo(folder: &Path, codec: LoadCodec) -> anyhow::Result<bool> {
     config.console.listen.set_port(0);
     config.node.id = "demo".to_owned();
     let node = Node::start(config).await?;
-    let to = node.addresses().sip.iter().find(|(transport, _)| *transport == Transport::Tcp).map(|(_, address)| *address);
+    let to =
+        node.addresses().sip.iter().find(|(transport, _)| *transport == Transport::Tcp).map(|(_, address)| *address);
     let to = to.context("the node has no TCP listener")?;
     println!("node: SIP on {to} (TCP), data in {}", folder.display());
 
@@ -80,7 +81,12 @@ async fn demo(folder: &Path, codec: LoadCodec) -> anyhow::Result<bool> {
 }
 
 /// Plays the call as an SBC would, with a progress bar.
-async fn play(to: std::net::SocketAddr, said: &[Vec<i16>; 2], codec: LoadCodec, seconds: Duration) -> anyhow::Result<LoadReport> {
+async fn play(
+    to: std::net::SocketAddr,
+    said: &[Vec<i16>; 2],
+    codec: LoadCodec,
+    seconds: Duration,
+) -> anyhow::Result<LoadReport> {
     let mut config = LoadConfig::new(to, said.clone(), speech::RATE);
     config.transport = LoadTransport::Tcp;
     config.calls = 1;
@@ -114,7 +120,10 @@ async fn wait_for_upload(node: &Node, folder: &Path) -> anyhow::Result<PathBuf> 
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    bail!("the recording did not reach the store within 30 s; `ferric spool ls --data-dir {}` shows where it is", folder.display())
+    bail!(
+        "the recording did not reach the store within 30 s; `ferric spool ls --data-dir {}` shows where it is",
+        folder.display()
+    )
 }
 
 fn find_manifest(folder: &Path, depth: usize) -> Option<PathBuf> {
@@ -125,7 +134,11 @@ fn find_manifest(folder: &Path, depth: usize) -> Option<PathBuf> {
         return None;
     }
     let entries = std::fs::read_dir(folder).ok()?;
-    entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).find_map(|path| find_manifest(&path, depth + 1))
+    entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .find_map(|path| find_manifest(&path, depth + 1))
 }
 
 fn at_compare_rate(samples: &[i16], from: u32) -> Vec<f64> {
@@ -154,13 +167,21 @@ fn best_shift(said: &[f64], recorded: &[f64]) -> (usize, f64) {
         correlation(&pick(said), &pick(tail))
     };
     // Speech has little above 1 kHz to lose by looking at every third sample first.
-    let near = (0..SEARCH.min(recorded.len())).step_by(2).max_by(|&a, &b| coarse(a, 3).total_cmp(&coarse(b, 3))).unwrap_or(0);
-    let best = (near.saturating_sub(8)..near + 8).max_by(|&a, &b| coarse(a, 1).total_cmp(&coarse(b, 1))).unwrap_or(near);
+    let near =
+        (0..SEARCH.min(recorded.len())).step_by(2).max_by(|&a, &b| coarse(a, 3).total_cmp(&coarse(b, 3))).unwrap_or(0);
+    let best =
+        (near.saturating_sub(8)..near + 8).max_by(|&a, &b| coarse(a, 1).total_cmp(&coarse(b, 1))).unwrap_or(near);
     (best, coarse(best, 1))
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn compare(folder: &Path, recording: &Path, node_key: &Path, said: &[Vec<i16>; 2], call: &CallReport) -> anyhow::Result<bool> {
+fn compare(
+    folder: &Path,
+    recording: &Path,
+    node_key: &Path,
+    said: &[Vec<i16>; 2],
+    call: &CallReport,
+) -> anyhow::Result<bool> {
     let private = folder.join("keys/default.private.pem");
     let key = PrivateKey::from_pem(&std::fs::read_to_string(&private)?)?;
     let sealed = std::fs::read(recording.join("audio.eopus"))?;
@@ -170,7 +191,10 @@ fn compare(folder: &Path, recording: &Path, node_key: &Path, said: &[Vec<i16>; 2
     let verified = verify::check(recording, Some(&node_key));
 
     println!();
-    println!("{:<8} {:<22} {:>12} {:>10} {:>8} {:>6}", "channel", "party", "correlation", "begins at", "packets", "lost");
+    println!(
+        "{:<8} {:<22} {:>12} {:>10} {:>8} {:>6}",
+        "channel", "party", "correlation", "begins at", "packets", "lost"
+    );
     let mut good = true;
     let mut starts = Vec::new();
     for (number, (said, recorded)) in said.iter().zip(&recorded).enumerate() {
@@ -181,7 +205,8 @@ fn compare(folder: &Path, recording: &Path, node_key: &Path, said: &[Vec<i16>; 2
         good &= likeness >= GOOD_CORRELATION;
         let channel = u8::try_from(number).unwrap_or(u8::MAX);
         let party = metadata.session.participants.iter().find(|participant| participant.channel == Some(channel));
-        let name = party.and_then(|party| party.name.clone().or(party.aor.clone())).unwrap_or_else(|| "unknown".to_owned());
+        let name =
+            party.and_then(|party| party.name.clone().or(party.aor.clone())).unwrap_or_else(|| "unknown".to_owned());
         let stream = metadata.streams.iter().find(|stream| stream.channel == Some(channel));
         let (packets, lost) = stream.map_or((0, 0), |stream| (stream.packets, stream.lost));
         let side = if number == 0 { "left" } else { "right" };
@@ -192,14 +217,25 @@ fn compare(folder: &Path, recording: &Path, node_key: &Path, said: &[Vec<i16>; 2
     let duration = manifest.map_or(0, |manifest| manifest.duration_ms) as f64 / 1000.0;
     good &= apart <= GOOD_OFFSET_MS && verified.is_ok();
     println!();
-    println!("set up in {:.1} ms; {duration:.2} s recorded; channels {apart:.1} ms apart", call.set_up.unwrap_or_default().as_secs_f64() * 1000.0);
+    println!(
+        "set up in {:.1} ms; {duration:.2} s recorded; channels {apart:.1} ms apart",
+        call.set_up.unwrap_or_default().as_secs_f64() * 1000.0
+    );
     match &verified {
         Ok(_) => println!("manifest: hashes, signature and length are right"),
         Err(error) => println!("manifest: WRONG: {error:#}"),
     }
-    println!("sealed:   {} ({} bytes; nobody without the private key can open it)", recording.join("audio.eopus").display(), sealed.len());
+    println!(
+        "sealed:   {} ({} bytes; nobody without the private key can open it)",
+        recording.join("audio.eopus").display(),
+        sealed.len()
+    );
     println!("key:      {}", private.display());
-    println!("open it:  ferric decrypt --wav --key {} {} -o call.wav", private.display(), recording.join("audio.eopus").display());
+    println!(
+        "open it:  ferric decrypt --wav --key {} {} -o call.wav",
+        private.display(),
+        recording.join("audio.eopus").display()
+    );
     println!("{}", if good { "what was recorded is what was said" } else { "DIFFERENT from what was said" });
     Ok(good)
 }

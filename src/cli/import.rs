@@ -79,7 +79,8 @@ fn read(file: &Path) -> anyhow::Result<(String, String)> {
         if open.metadata().with_context(failed)?.is_dir() {
             bail!("{} is a folder", file.display());
         }
-        let name = file.file_name().map_or_else(|| file.display().to_string(), |name| name.to_string_lossy().into_owned());
+        let name =
+            file.file_name().map_or_else(|| file.display().to_string(), |name| name.to_string_lossy().into_owned());
         (name, limited(open).with_context(failed)?)
     };
     if bytes.len() > MOST_BYTES {
@@ -160,7 +161,9 @@ mod tests {
         assert_eq!(exit(&good, out("b.toml"), false, true).unwrap(), ExitCode::FAILURE, "an alias is left out");
         assert_eq!(exit(&bad, out("c.toml"), false, false).unwrap(), ExitCode::from(NOT_UNDERSTOOD));
         assert!(!folder.path().join("c.toml").exists());
-        assert!(exit(&folder.path().join("none"), None, false, false).unwrap_err().to_string().contains("cannot be read"));
+        assert!(
+            exit(&folder.path().join("none"), None, false, false).unwrap_err().to_string().contains("cannot be read")
+        );
         assert!(exit(folder.path(), None, false, false).unwrap_err().to_string().contains("is a folder"));
         std::fs::write(&bad, vec![b'!'; MOST_BYTES + 1]).unwrap();
         assert!(exit(&bad, None, false, false).unwrap_err().to_string().contains("larger than 8 MiB"));

@@ -49,7 +49,10 @@ pub(crate) struct InteropArguments {
 
 pub(crate) fn run(arguments: &InteropArguments) -> anyhow::Result<ExitCode> {
     logging::start("error");
-    let folder = arguments.dir.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("ferric-interop-{}", std::process::id())));
+    let folder = arguments
+        .dir
+        .clone()
+        .unwrap_or_else(|| std::env::temp_dir().join(format!("ferric-interop-{}", std::process::id())));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let good = runtime.block_on(listen(arguments, &folder))?;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -97,7 +100,8 @@ fn config(arguments: &InteropArguments, folder: &Path) -> anyhow::Result<Config>
     let listener = |transport| SipListener { transport, address: arguments.listen, advertise: None };
     config.sip.listeners = vec![listener(Transport::Udp), listener(Transport::Tcp)];
     let tenant = config.tenants.first().map(|tenant| tenant.name.clone()).unwrap_or_default();
-    let networks: Vec<String> = if arguments.trust.is_empty() { vec!["0.0.0.0/0".into(), "::/0".into()] } else { arguments.trust.clone() };
+    let networks: Vec<String> =
+        if arguments.trust.is_empty() { vec!["0.0.0.0/0".into(), "::/0".into()] } else { arguments.trust.clone() };
     for text in networks {
         let network = text.parse().map_err(|error| anyhow::anyhow!("--trust: {error}"))?;
         config.sip.trust.push((network, tenant.clone()));
@@ -140,7 +144,10 @@ impl Watch {
                     say!("\nA call was refused with 503 as it should be; now see whether the SBC tries again.");
                 } else {
                     self.bad += 1;
-                    say!("\nA call was refused: {status}, {cause}.\n{}", super::interop_report::advice_for_refusal(&cause));
+                    say!(
+                        "\nA call was refused: {status}, {cause}.\n{}",
+                        super::interop_report::advice_for_refusal(&cause)
+                    );
                 }
                 continue;
             }

@@ -54,7 +54,12 @@ pub(super) fn report(call: &Call) -> String {
     let first = call.recordings.first();
     let maker = first.and_then(|metadata| metadata.session.maker.as_deref()).unwrap_or("no maker that is known here");
     let product = first.and_then(|metadata| metadata.session.source.as_deref()).unwrap_or("no User-Agent");
-    let _ = writeln!(out, "\nA call came to its end: {} ({}).", call.outcome.as_str(), call.cause.as_deref().unwrap_or("bye"));
+    let _ = writeln!(
+        out,
+        "\nA call came to its end: {} ({}).",
+        call.outcome.as_str(),
+        call.cause.as_deref().unwrap_or("bye")
+    );
     let _ = writeln!(out, "  dialect           {maker} ({product})");
     if call.recordings.len() > 1 {
         let _ = writeln!(out, "  recordings        {}, one for each communication session", call.recordings.len());
@@ -91,9 +96,14 @@ fn signalling(metadata: &RecordingMetadata, found: &mut Findings) {
         let length: usize = invite.header("Content-Length").and_then(|length| length.parse().ok()).unwrap_or(0);
         let declared = original_length(text).unwrap_or(length);
         if udp && text.len() + declared > LARGE_DATAGRAM {
-            found.advise(format!("send SIP over TCP or TLS: its INVITE has {} bytes, and a firewall that drops fragments loses the call", text.len() + declared));
+            found.advise(format!(
+                "send SIP over TCP or TLS: its INVITE has {} bytes, and a firewall that drops fragments loses the call",
+                text.len() + declared
+            ));
         }
-        let has = |name: &str, word: &str| invite.values(name).iter().any(|value| value.trim().to_ascii_lowercase().starts_with(word));
+        let has = |name: &str, word: &str| {
+            invite.values(name).iter().any(|value| value.trim().to_ascii_lowercase().starts_with(word))
+        };
         if kind == "siprec" && !has("Require", "siprec") {
             found.bend("the INVITE does not say Require: siprec");
         }
@@ -104,7 +114,9 @@ fn signalling(metadata: &RecordingMetadata, found: &mut Findings) {
             Some(value) => found.fact("session timer", value.into_owned()),
             None => {
                 found.fact("session timer", "none");
-                found.advise("switch on session timers (RFC 4028): without them a call whose BYE is lost ends only by a probe");
+                found.advise(
+                    "switch on session timers (RFC 4028): without them a call whose BYE is lost ends only by a probe",
+                );
             }
         }
         if !has("Allow", "update") {
@@ -128,7 +140,9 @@ fn original_length(text: &str) -> Option<usize> {
 }
 
 fn without_length(text: &str) -> String {
-    let lines = text.split("\r\n").filter(|line| !line.to_ascii_lowercase().starts_with("content-length") && !line.starts_with("l:"));
+    let lines = text
+        .split("\r\n")
+        .filter(|line| !line.to_ascii_lowercase().starts_with("content-length") && !line.starts_with("l:"));
     lines.collect::<Vec<_>>().join("\r\n")
 }
 
@@ -145,7 +159,9 @@ fn parties(metadata: &RecordingMetadata, found: &mut Findings) {
         found.bend("m-lines without a=label: their order stands for it");
     }
     if metadata.streams.len() == 1 && known.len() > 1 {
-        found.advise("let the SBC send each party as a stream of its own, if it can: both are mixed in one, and stay so");
+        found.advise(
+            "let the SBC send each party as a stream of its own, if it can: both are mixed in one, and stay so",
+        );
     }
     let ids = metadata.session.sip.correlators.iter().map(|correlator| correlator.name.as_str());
     let mut ids: Vec<&str> = ids.filter(|name| *name != "Request-URI").collect();
@@ -164,15 +180,22 @@ fn media(metadata: &RecordingMetadata, found: &mut Findings) {
             found.advise(format!("no RTP came for the {side} channel: check the SBC's media realm, its route to this host, and firewalls on the RTP ports"));
         }
         if stream.undecryptable > 0 {
-            found.advise(format!("{} packets could not be opened with the agreed SRTP key: check that no proxy rewrites the keys", stream.undecryptable));
+            found.advise(format!(
+                "{} packets could not be opened with the agreed SRTP key: check that no proxy rewrites the keys",
+                stream.undecryptable
+            ));
         }
         if stream.packets > 0 && stream.lost * 100 > stream.packets {
-            found.advise("more than one packet of a hundred is lost on the way: look at the network between the SBC and here");
+            found.advise(
+                "more than one packet of a hundred is lost on the way: look at the network between the SBC and here",
+            );
         }
         if stream.srtp.is_none() {
             found.advise("use SRTP (with SIP over TLS): the media can be heard by anybody on the way");
         } else {
-            found.advise("use SIP over TLS in production: SRTP keys in a plain description can be read by anybody on the way");
+            found.advise(
+                "use SIP over TLS in production: SRTP keys in a plain description can be read by anybody on the way",
+            );
         }
     }
     if !metadata.holds.is_empty() {
@@ -186,8 +209,12 @@ fn media(metadata: &RecordingMetadata, found: &mut Findings) {
 /// What to do about a refusal.
 pub(super) fn advice_for_refusal(cause: &str) -> &'static str {
     match cause {
-        "no-codec" => "  Offer a codec that can be decoded here (G.711, G.722, G.729, G.726, GSM, iLBC, Opus, L16), and RTP/AVP or RTP/SAVP with a=crypto.",
-        "body" => "  The session description, or the multipart body around it, cannot be read: see the log of the SBC for what it sent.",
+        "no-codec" => {
+            "  Offer a codec that can be decoded here (G.711, G.722, G.729, G.726, GSM, iLBC, Opus, L16), and RTP/AVP or RTP/SAVP with a=crypto."
+        }
+        "body" => {
+            "  The session description, or the multipart body around it, cannot be read: see the log of the SBC for what it sent."
+        }
         "malformed" => "  A header field that every request needs is missing or damaged.",
         "session-timer" => "  The session interval is too short: let it be 90 s or more.",
         "merged" => "  The same INVITE came by two ways: a proxy in between forks it.",
@@ -205,7 +232,13 @@ mod tests {
         let invite = "INVITE sip:srs@192.0.2.10 SIP/2.0\r\nVia: SIP/2.0/UDP 198.51.100.20;branch=z9hG4bK1\r\nContact: <sip:a@198.51.100.20;+sip.src>\r\n\
             User-Agent: Oracle SBC\r\nContent-Length: 2400\r\n\r\n";
         let session = SessionInfo {
-            participants: vec![Participant { id: "p".into(), name: None, aor: Some("sip:2001@example.com".into()), channel: Some(0), intervals: Vec::new() }],
+            participants: vec![Participant {
+                id: "p".into(),
+                name: None,
+                aor: Some("sip:2001@example.com".into()),
+                channel: Some(0),
+                intervals: Vec::new(),
+            }],
             sip_headers: vec![SrcMetadata::new(Timestamp::from_unix_ms(0), "message/sip", invite.as_bytes())],
             source: Some("Oracle SBC".into()),
             maker: Some("oracle".into()),
@@ -229,7 +262,12 @@ mod tests {
 
     #[test]
     fn a_call_with_faults_gets_its_advice() {
-        let call = Call { outcome: Outcome::Complete, cause: None, recordings: vec![metadata()], came_back: Some(Duration::from_millis(1_500)) };
+        let call = Call {
+            outcome: Outcome::Complete,
+            cause: None,
+            recordings: vec![metadata()],
+            came_back: Some(Duration::from_millis(1_500)),
+        };
         insta::assert_snapshot!(report(&call));
     }
 

@@ -20,7 +20,10 @@ pub(crate) fn new(folder: &Path, tenant: &str) -> anyhow::Result<ExitCode> {
 
 /// Makes a pair and writes both files; never over files that are there.
 pub(crate) fn write_pair(folder: &Path, tenant: &str) -> anyhow::Result<(PathBuf, PathBuf)> {
-    if tenant.is_empty() || !tenant.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) || tenant.starts_with('.') {
+    if tenant.is_empty()
+        || !tenant.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        || tenant.starts_with('.')
+    {
         bail!("\"{tenant}\" cannot be a tenant's name: use letters, digits, dots, dashes and underscores");
     }
     DirBuilder::new()

@@ -63,8 +63,13 @@ pub(crate) struct LoadArguments {
 fn address(text: &str) -> anyhow::Result<SocketAddr> {
     let host_port = text.trim_start_matches("sips:").trim_start_matches("sip:");
     let host_port = host_port.rsplit('@').next().unwrap_or(host_port);
-    let with_port = if host_port.ends_with(']') || !host_port.contains(':') { format!("{host_port}:5060") } else { host_port.to_owned() };
-    let mut found = with_port.to_socket_addrs().with_context(|| format!("{text} is no address: write sip:HOST:PORT"))?;
+    let with_port = if host_port.ends_with(']') || !host_port.contains(':') {
+        format!("{host_port}:5060")
+    } else {
+        host_port.to_owned()
+    };
+    let mut found =
+        with_port.to_socket_addrs().with_context(|| format!("{text} is no address: write sip:HOST:PORT"))?;
     found.next().with_context(|| format!("{text} has no address"))
 }
 
@@ -101,13 +106,17 @@ pub(crate) fn run(arguments: &LoadArguments) -> anyhow::Result<ExitCode> {
 }
 
 async fn send(config: LoadConfig) -> anyhow::Result<LoadReport> {
-    let bar = if std::io::stderr().is_terminal() { ProgressBar::new(config.calls as u64) } else { ProgressBar::hidden() };
+    let bar =
+        if std::io::stderr().is_terminal() { ProgressBar::new(config.calls as u64) } else { ProgressBar::hidden() };
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} calls  {msg}") {
         bar.set_style(style);
     }
     let report = load::run(config, |progress| {
         bar.set_position((progress.completed + progress.failed) as u64);
-        bar.set_message(format!("{} talking, {} failed, {} packets", progress.talking, progress.failed, progress.packets));
+        bar.set_message(format!(
+            "{} talking, {} failed, {} packets",
+            progress.talking, progress.failed, progress.packets
+        ));
     })
     .await?;
     bar.finish_and_clear();
@@ -116,9 +125,12 @@ async fn send(config: LoadConfig) -> anyhow::Result<LoadReport> {
 
 /// Waits for the recordings of a run and opens each.
 fn check(api: &str, key: &Path, report: &LoadReport, started: SystemTime) -> anyhow::Result<bool> {
-    let token = std::env::var("FERRIC_TOKEN").context("set FERRIC_TOKEN to the node's token (ferric-data/admin.token)")?;
+    let token =
+        std::env::var("FERRIC_TOKEN").context("set FERRIC_TOKEN to the node's token (ferric-data/admin.token)")?;
     let api = Api::new(api, token.trim())?;
-    let key = PrivateKey::from_pem(&std::fs::read_to_string(key).with_context(|| format!("{} cannot be read", key.display()))?)?;
+    let key = PrivateKey::from_pem(
+        &std::fs::read_to_string(key).with_context(|| format!("{} cannot be read", key.display()))?,
+    )?;
     let wanted: HashSet<&str> = report.calls.iter().map(|call| call.call_id.as_str()).collect();
     let from = Timestamp::from(started.checked_sub(CLOCKS_APART).unwrap_or(started));
     let deadline = Instant::now() + PATIENCE;

@@ -21,8 +21,10 @@ const UNUSABLE: u8 = 2;
 const BUFFER: usize = 256 << 10;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Exit code: 0 when no request would fail that did not fail before, 1 when one would, 2 when the \
-                        configuration or a log cannot be used.")]
+#[command(
+    after_help = "Exit code: 0 when no request would fail that did not fail before, 1 when one would, 2 when the \
+                        configuration or a log cannot be used."
+)]
 pub(crate) struct ReplayArguments {
     /// The candidate configuration (TOML).
     #[arg(long, value_name = "FILE")]
@@ -50,10 +52,7 @@ pub(crate) fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
         }
     };
     let Some(candidate) = candidate(&config) else {
-        complain!(
-            "ferric: {} has no [proxy] at work: there are no routes to replay with",
-            arguments.config.display()
-        );
+        complain!("ferric: {} has no [proxy] at work: there are no routes to replay with", arguments.config.display());
         return Ok(ExitCode::from(UNUSABLE));
     };
     let settings = Settings { seed: arguments.seed, down: arguments.down.clone() };
@@ -117,7 +116,10 @@ fn progress(length: Option<u64>) -> ProgressBar {
 }
 
 fn names(logs: &[PathBuf]) -> String {
-    let names: Vec<String> = logs.iter().map(|log| if log.as_os_str() == "-" { "standard input".to_owned() } else { log.display().to_string() }).collect();
+    let names: Vec<String> = logs
+        .iter()
+        .map(|log| if log.as_os_str() == "-" { "standard input".to_owned() } else { log.display().to_string() })
+        .collect();
     names.join(", ")
 }
 
@@ -127,8 +129,13 @@ fn candidate(config: &Config) -> Option<ProxyConfig> {
     let media = config.capture.advertise.unwrap_or(config.capture.rtp_address);
     let listeners = config.sip.listeners.iter().map(|listener| {
         // The machine that the file is for is not this one: a wildcard address stands for the one that it shows to others.
-        let shown = listener.address.ip().is_unspecified().then(|| SocketAddr::new(media, listener.address.port()).to_string());
-        Listener { transport: listener.transport, address: listener.address, advertise: listener.advertise.clone().or(shown) }
+        let shown =
+            listener.address.ip().is_unspecified().then(|| SocketAddr::new(media, listener.address.port()).to_string());
+        Listener {
+            transport: listener.transport,
+            address: listener.address,
+            advertise: listener.advertise.clone().or(shown),
+        }
     });
     let trust = if config.sip.trust.is_empty() {
         TrustTable::private(config.tenants.first().map_or("", |tenant| &tenant.name))
@@ -175,7 +182,13 @@ mod tests {
         assert_eq!(exit(&good, LINE, &["10.0.0.2@00:00"]), ExitCode::from(UNUSABLE));
         assert_eq!(exit(TENANT, LINE, &[]), ExitCode::from(UNUSABLE), "no [proxy]");
         assert_eq!(exit("[proxy", LINE, &[]), ExitCode::from(UNUSABLE));
-        let none = run(&ReplayArguments { config: file, log: vec![folder.path().join("none")], down: vec![], seed: 1, json: false });
+        let none = run(&ReplayArguments {
+            config: file,
+            log: vec![folder.path().join("none")],
+            down: vec![],
+            seed: 1,
+            json: false,
+        });
         assert_eq!(none.unwrap(), ExitCode::from(UNUSABLE));
     }
 }

@@ -21,7 +21,8 @@ pub(crate) fn run(file: Option<&Path>, data_dir: &Path) -> anyhow::Result<ExitCo
             return Ok(ExitCode::from(2));
         }
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
     runtime.block_on(serve(config, source))
 }
 
@@ -45,7 +46,10 @@ async fn serve(config: Config, source: Source) -> anyhow::Result<ExitCode> {
     node.drain();
     let calls = node.calls();
     if calls > 0 {
-        say!("draining: no new calls; waiting up to {} s for {calls} running ones (once more ends them now)", drain_timeout.as_secs());
+        say!(
+            "draining: no new calls; waiting up to {} s for {calls} running ones (once more ends them now)",
+            drain_timeout.as_secs()
+        );
     }
     let deadline = Instant::now() + drain_timeout;
     let mut look = tokio::time::interval(Duration::from_millis(100));
@@ -73,6 +77,10 @@ fn announce(node: &Node) {
     if addresses.recovered > 0 {
         say!("{} recordings that had been cut off were finished as recovered", addresses.recovered);
     }
-    let what = if addresses.records { "point your SBC's SIPREC at this node" } else { "this node forwards and does not record" };
+    let what = if addresses.records {
+        "point your SBC's SIPREC at this node"
+    } else {
+        "this node forwards and does not record"
+    };
     say!("ready: {what}; Ctrl-C drains and stops");
 }

@@ -79,7 +79,9 @@ fn list(spool: &Path) -> anyhow::Result<ExitCode> {
     for stage in Stage::ALL {
         for folder in entries(spool, stage)? {
             let size: u64 = std::fs::read_dir(&folder)
-                .map(|files| files.flatten().filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum())
+                .map(|files| {
+                    files.flatten().filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
+                })
                 .unwrap_or(0);
             let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let reason = std::fs::read_to_string(folder.join(REASON)).unwrap_or_default();

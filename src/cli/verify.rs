@@ -51,13 +51,22 @@ pub(crate) fn run(arguments: &VerifyArguments) -> anyhow::Result<ExitCode> {
     let (mut bad, mut manifests) = (0, Vec::new());
     for folder in &found.unfinished {
         bad += 1;
-        say!("WRONG {}: there is no manifest.json: the recording was never finished, or its manifest was taken away", folder.display());
+        say!(
+            "WRONG {}: there is no manifest.json: the recording was never finished, or its manifest was taken away",
+            folder.display()
+        );
     }
     for folder in &found.recordings {
         match check(folder, key.as_ref()) {
             Ok(manifest) => {
                 let about = &manifest.manifest;
-                say!("ok    {}  {}  {:.1} s  {}", about.id, about.state.as_str(), seconds(about.duration_ms), folder.display());
+                say!(
+                    "ok    {}  {}  {:.1} s  {}",
+                    about.id,
+                    about.state.as_str(),
+                    seconds(about.duration_ms),
+                    folder.display()
+                );
                 manifests.push(manifest);
             }
             Err(error) => {
@@ -91,7 +100,10 @@ fn tell_chain(manifests: &[SignedManifest], key: &NodePublicKey) -> usize {
         say!("chain whole: {} manifests", manifests.len());
     } else if chain.forks.is_empty() {
         // A store holds one tenant's recordings; the chain of a node runs through all of them.
-        say!("chain: {} links lead to manifests that are not here; they lie with another tenant or are gone", chain.missing.len());
+        say!(
+            "chain: {} links lead to manifests that are not here; they lie with another tenant or are gone",
+            chain.missing.len()
+        );
     }
     chain.forks.len()
 }

@@ -83,7 +83,8 @@ pub fn in_force(started: &Config, applied: &Config, new: &Config) -> Config {
 
 /// Calls of a tenant that capture has no keys of would be refused one and all.
 fn knows_tenants(started: &Config, new: &Config) -> bool {
-    !started.records() || new.sip.trust.iter().all(|(_, tenant)| started.tenants.iter().any(|known| known.name == *tenant))
+    !started.records()
+        || new.sip.trust.iter().all(|(_, tenant)| started.tenants.iter().any(|known| known.name == *tenant))
 }
 
 /// Configurations are plain values: what prints alike is alike.
@@ -113,7 +114,8 @@ fn elements(old: &ferric_proxy::group::GroupConfig, new: &ferric_proxy::group::G
             Some(_) => {}
         }
     }
-    for element in old.elements.iter().filter(|had| !new.elements.iter().any(|element| element.address == had.address)) {
+    for element in old.elements.iter().filter(|had| !new.elements.iter().any(|element| element.address == had.address))
+    {
         words.push(format!("{} is gone", element.address));
     }
     if words.is_empty() { "settings changed".to_owned() } else { words.join(", ") }
@@ -157,7 +159,14 @@ mod tests {
             config.sip.trust = vec![("10.0.0.0/8".parse().unwrap(), "default".into())];
         });
         let told = between(&started, &new);
-        assert_eq!(told, ["server group pool is new", "proxy.record_route: true, false before", "sip.trust: 10.0.0.0/8 default, private ranges before"]);
+        assert_eq!(
+            told,
+            [
+                "server group pool is new",
+                "proxy.record_route: true, false before",
+                "sip.trust: 10.0.0.0/8 default, private ranges before"
+            ]
+        );
         assert_eq!(waiting(&started, &new), ["upload"]);
         let now = in_force(&started, &started, &new);
         assert_eq!((now.upload.concurrency, between(&now, &new)), (8, Vec::new()));

@@ -9,7 +9,12 @@ use super::document::{Collector, Section};
 use super::sections::file_store;
 
 /// A file that must be named and readable.
-pub(super) fn file(section: &mut Section<'_, '_>, key: &'static str, folder: &Path, errors: &mut Collector<'_>) -> Option<PathBuf> {
+pub(super) fn file(
+    section: &mut Section<'_, '_>,
+    key: &'static str,
+    folder: &Path,
+    errors: &mut Collector<'_>,
+) -> Option<PathBuf> {
     let found = optional_file(section, key, folder, errors);
     if section.get(key).is_none() {
         section.missing(key, "name a PEM file", errors);
@@ -63,7 +68,8 @@ pub(super) fn store(text: &str, folder: &Path, span: &Range<usize>, errors: &mut
     let right = "write file:///path, s3://bucket?endpoint=...&region=..., gs://bucket, az://container or https://host/path (WebDAV)";
     if let Some(path) = text.strip_prefix("file://") {
         if path.is_empty() || path.contains(['?', '#']) {
-            errors.complain(span, format!("store = \"{text}\" names no folder: write file:///path, without parameters"));
+            errors
+                .complain(span, format!("store = \"{text}\" names no folder: write file:///path, without parameters"));
             return None;
         }
         return Some(file_store(path, folder));
@@ -82,7 +88,10 @@ pub(super) fn store(text: &str, folder: &Path, span: &Range<usize>, errors: &mut
         return None;
     }
     if !url.username().is_empty() || url.password().is_some() || text.to_ascii_lowercase().contains("secret") {
-        errors.complain(span, "store: credentials do not belong into the file; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY");
+        errors.complain(
+            span,
+            "store: credentials do not belong into the file; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        );
         return None;
     }
     for (name, value) in url.query_pairs() {
@@ -96,11 +105,14 @@ pub(super) fn store(text: &str, folder: &Path, span: &Range<usize>, errors: &mut
 
 /// What is wrong with a parameter of a store's URL.
 fn parameter(name: &str, value: &str) -> Option<String> {
-    let is_http = || url::Url::parse(value).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some());
+    let is_http =
+        || url::Url::parse(value).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some());
     match name {
         "endpoint" if !is_http() => Some(format!("endpoint=\"{value}\" is no address: write https://s3.example.com")),
         "region" if value.is_empty() => Some("region is empty: write for example region=us-east-1".to_owned()),
-        "style" if !matches!(value, "path" | "virtual") => Some(format!("style=\"{value}\" is not known: write path or virtual")),
+        "style" if !matches!(value, "path" | "virtual") => {
+            Some(format!("style=\"{value}\" is not known: write path or virtual"))
+        }
         "ca" => std::fs::read(value).err().map(|error| format!("ca: {value} cannot be read: {error}")),
         "endpoint" | "region" | "style" => None,
         _ => Some(format!("\"{name}\" is no parameter of a store; known are endpoint, region, style and ca")),

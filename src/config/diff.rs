@@ -37,7 +37,10 @@ pub fn unified(old: &str, new: &str, old_name: &str, new_name: &str) -> String {
         let (before, rest) = lines.split_at(from.min(lines.len()));
         let body = rest.get(..(to + CONTEXT).min(lines.len()) - from).unwrap_or(rest);
         let count = |lines: &[Line<'_>], new: bool| {
-            lines.iter().filter(|line| if new { !matches!(line, Line::Gone(_)) } else { !matches!(line, Line::New(_)) }).count()
+            lines
+                .iter()
+                .filter(|line| if new { !matches!(line, Line::Gone(_)) } else { !matches!(line, Line::New(_)) })
+                .count()
         };
         let range = |new: bool| {
             let (start, length) = (count(before, new), count(body, new));

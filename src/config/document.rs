@@ -33,7 +33,10 @@ pub struct Complaints {
 impl Complaints {
     pub(super) fn unreadable(file: &Path, error: &std::io::Error) -> Complaints {
         let text = format!("the file cannot be read: {error}");
-        Complaints { file: file.to_owned(), list: vec![Complaint { line: 0, column: 0, text, source: String::new(), width: 0 }] }
+        Complaints {
+            file: file.to_owned(),
+            list: vec![Complaint { line: 0, column: 0, text, source: String::new(), width: 0 }],
+        }
     }
 }
 
@@ -150,7 +153,12 @@ impl<'a, 'i> Section<'a, 'i> {
         for entry in array.iter() {
             match entry.get_ref().as_table() {
                 Some(table) => {
-                    found.push(Section { name: name.clone(), table: Some(table), span: entry.span(), asked: Vec::new() });
+                    found.push(Section {
+                        name: name.clone(),
+                        table: Some(table),
+                        span: entry.span(),
+                        asked: Vec::new(),
+                    });
                 }
                 None => errors.complain(&entry.span(), format!("{name} holds tables: write [[{name}]]")),
             }
@@ -193,9 +201,10 @@ impl<'a, 'i> Section<'a, 'i> {
     pub(super) fn number(&mut self, key: &'static str, from: u64, to: u64, errors: &mut Collector<'_>) -> Option<u64> {
         let name = self.path(key);
         let value = self.get(key)?;
-        let number = value.get_ref().as_integer().and_then(|number| {
-            u64::from_str_radix(&number.as_str().replace('_', ""), number.radix()).ok()
-        });
+        let number = value
+            .get_ref()
+            .as_integer()
+            .and_then(|number| u64::from_str_radix(&number.as_str().replace('_', ""), number.radix()).ok());
         let number = number.filter(|number| (from..=to).contains(number));
         if number.is_none() {
             errors.complain(&value.span(), format!("{name} is a whole number from {from} to {to}"));
@@ -204,7 +213,13 @@ impl<'a, 'i> Section<'a, 'i> {
     }
 
     /// A list of whole numbers within bounds; those that are not are left out.
-    pub(super) fn numbers(&mut self, key: &'static str, from: u64, to: u64, errors: &mut Collector<'_>) -> Option<Vec<u64>> {
+    pub(super) fn numbers(
+        &mut self,
+        key: &'static str,
+        from: u64,
+        to: u64,
+        errors: &mut Collector<'_>,
+    ) -> Option<Vec<u64>> {
         let name = self.path(key);
         let value = self.get(key)?;
         let Some(array) = value.get_ref().as_array() else {
@@ -234,7 +249,11 @@ impl<'a, 'i> Section<'a, 'i> {
     }
 
     /// A list of texts with their places.
-    pub(super) fn texts(&mut self, key: &'static str, errors: &mut Collector<'_>) -> Option<Vec<(String, Range<usize>)>> {
+    pub(super) fn texts(
+        &mut self,
+        key: &'static str,
+        errors: &mut Collector<'_>,
+    ) -> Option<Vec<(String, Range<usize>)>> {
         let name = self.path(key);
         let value = self.get(key)?;
         let Some(array) = value.get_ref().as_array() else {

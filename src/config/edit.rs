@@ -34,8 +34,19 @@ pub enum EditError {
 }
 
 /// Keys in the order in which a person would write them; others follow.
-const GROUP_KEYS: [&str; 11] =
-    ["name", "policy", "dns", "transport", "heartbeat", "failover_codes", "timeout", "rest", "slow_start", "fallback", "element"];
+const GROUP_KEYS: [&str; 11] = [
+    "name",
+    "policy",
+    "dns",
+    "transport",
+    "heartbeat",
+    "failover_codes",
+    "timeout",
+    "rest",
+    "slow_start",
+    "fallback",
+    "element",
+];
 const ROUTE_KEYS: [&str; 6] = ["name", "match", "rewrite", "to", "reject", "redirect"];
 const ELEMENT_KEYS: [&str; 3] = ["address", "priority", "weight"];
 
@@ -122,7 +133,10 @@ fn users(text: &str, name: &str) -> Result<Vec<String>, EditError> {
         users.push(own.unwrap_or_else(|| format!("route {}", number + 1)));
     }
     for group in groups(text)?.iter().filter(|group| leads(group, "fallback")) {
-        users.push(format!("server group \"{}\" as its fallback", group.get("name").and_then(Json::as_str).unwrap_or_default()));
+        users.push(format!(
+            "server group \"{}\" as its fallback",
+            group.get("name").and_then(Json::as_str).unwrap_or_default()
+        ));
     }
     Ok(users)
 }
@@ -140,11 +154,15 @@ pub fn set_routes(text: &str, wanted: &[Map<String, Json>]) -> Result<String, Ed
     // First those that stay, so that none of them is taken for one that only shares its name.
     for (slot, body) in new.iter_mut().zip(wanted) {
         let body = Json::Object(body.clone());
-        *slot = old.iter_mut().find(|have| have.as_ref().is_some_and(|table| table_json(table) == body)).and_then(Option::take);
+        *slot = old
+            .iter_mut()
+            .find(|have| have.as_ref().is_some_and(|table| table_json(table) == body))
+            .and_then(Option::take);
     }
     for (slot, body) in new.iter_mut().zip(wanted).filter(|(slot, _)| slot.is_none()) {
         let name = body.get("name").and_then(Json::as_str);
-        let same = |have: &&mut Option<Table>| have.as_ref().is_some_and(|table| name.is_some_and(|name| named(table, name)));
+        let same =
+            |have: &&mut Option<Table>| have.as_ref().is_some_and(|table| name.is_some_and(|name| named(table, name)));
         let mut table = old.iter_mut().find(same).and_then(Option::take).unwrap_or_default();
         update(&mut table, body, &ROUTE_KEYS)?;
         *slot = Some(table);
@@ -257,14 +275,20 @@ fn elements(old: Option<&Array>, wanted: &[Json]) -> Result<Value, EditError> {
     let mut before = head;
     for body in wanted {
         let address = |entry: &Json| entry.get("address").cloned();
-        let same = known.iter().position(|(have, entry, ..)| entry.is_some() && (have == body || address(have) == address(body)));
+        let same = known
+            .iter()
+            .position(|(have, entry, ..)| entry.is_some() && (have == body || address(have) == address(body)));
         let found = same.and_then(|at| known.get_mut(at));
         let (mut entry, own, behind) = match found {
             Some((have, entry, own, behind)) => {
                 let kept = entry.take().filter(|_| have == body);
                 (kept.map_or_else(|| value("element", body), Ok)?, own.clone(), behind.clone())
             }
-            None => (value("element", body)?, if is_flat && !array.is_empty() { " ".to_owned() } else { "\n  ".to_owned() }, String::new()),
+            None => (
+                value("element", body)?,
+                if is_flat && !array.is_empty() { " ".to_owned() } else { "\n  ".to_owned() },
+                String::new(),
+            ),
         };
         let own = if !before.is_empty() && !own.starts_with('\n') { "\n  ".to_owned() } else { own };
         entry.decor_mut().set_prefix(format!("{before}{own}"));
@@ -338,7 +362,9 @@ fn value_json(value: &Value) -> Json {
         Value::Boolean(flag) => Json::Bool(*flag.value()),
         Value::Datetime(time) => Json::String(time.value().to_string()),
         Value::Array(list) => Json::Array(list.iter().map(value_json).collect()),
-        Value::InlineTable(table) => Json::Object(table.iter().map(|(key, value)| (key.to_owned(), value_json(value))).collect()),
+        Value::InlineTable(table) => {
+            Json::Object(table.iter().map(|(key, value)| (key.to_owned(), value_json(value))).collect())
+        }
     }
 }
 
@@ -432,7 +458,10 @@ bitrate = 20000
     #[test]
     fn a_group_that_is_used_stays() {
         let error = remove_group(TEXT, "recorders").unwrap_err();
-        assert_eq!(error.to_string(), "server group \"recorders\" is used by route \"rec\", server group \"pstn\" as its fallback");
+        assert_eq!(
+            error.to_string(),
+            "server group \"recorders\" is used by route \"rec\", server group \"pstn\" as its fallback"
+        );
         assert_eq!(remove_group(TEXT, "pstn").unwrap_err().to_string(), "server group \"pstn\" is used by route 2");
         assert_eq!(remove_group(TEXT, "none").unwrap_err(), EditError::NoSuchGroup("none".into()));
         let free = set_routes(TEXT, &[]).unwrap();

@@ -10,10 +10,8 @@ use super::document::{Collector, Section};
 use super::proxy::host;
 use super::sections::address;
 
-
 pub(super) fn read(root: &mut Section<'_, '_>, folder: &Path, warnings: &mut Vec<String>, errors: &mut Collector<'_>) {
-    let sections =
-        [("cluster", cluster as fn(Section<'_, '_>, &Path, &mut Collector<'_>))];
+    let sections = [("cluster", cluster as fn(Section<'_, '_>, &Path, &mut Collector<'_>))];
     for (name, read) in sections {
         let section = root.section(name, errors);
         if section.is_present() {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ferric_proxy::Fork;
 use ferric_proxy::group::{ElementConfig, GroupConfig, Heartbeat, Policy};
-use ferric_registrar::Algorithm;
 use ferric_proxy::routing::{Action, Condition, Rewrite, RouteTable, Rule};
+use ferric_registrar::Algorithm;
 use ferric_sip::flow::Transport;
 use ferric_sip::uri::{Uri, split_host_port};
 use regex::Regex;
@@ -93,18 +93,25 @@ impl Default for Proxy {
     }
 }
 
-const ACTIONS: &str = "a server group's name, \"srs\", \"registrar\", \"request-uri\" or a URI as in \"sip:10.0.0.9:5060;transport=tcp\"";
+const ACTIONS: &str =
+    "a server group's name, \"srs\", \"registrar\", \"request-uri\" or a URI as in \"sip:10.0.0.9:5060;transport=tcp\"";
 const METHOD: &str = "a method, as in \"INVITE\"";
 const REGEX: &str = "a regular expression, as in \"^\\\\+1408\"";
 const TIMEOUT: &str = "a time from \"50ms\" to \"32s\"";
 
-pub(super) fn read(mut section: Section<'_, '_>, folder: &Path, warnings: &mut Vec<String>, errors: &mut Collector<'_>) -> Proxy {
+pub(super) fn read(
+    mut section: Section<'_, '_>,
+    folder: &Path,
+    warnings: &mut Vec<String>,
+    errors: &mut Collector<'_>,
+) -> Proxy {
     let mut proxy = Proxy::default();
     proxy.record_route = section.flag("record_route", errors).unwrap_or(false);
     if let Some(mtu) = section.number("udp_mtu", 0, 65_535, errors) {
         proxy.udp_mtu = usize::try_from(mtu).unwrap_or(0);
     }
-    proxy.calls_per_second = section.number("calls_per_second", 1, 1_000_000, errors).and_then(|rate| u32::try_from(rate).ok());
+    proxy.calls_per_second =
+        section.number("calls_per_second", 1, 1_000_000, errors).and_then(|rate| u32::try_from(rate).ok());
     if let Some(most) = section.number("max_open", 1, 1_000_000, errors) {
         proxy.max_open = usize::try_from(most).unwrap_or(proxy.max_open);
     }
@@ -113,7 +120,10 @@ pub(super) fn read(mut section: Section<'_, '_>, folder: &Path, warnings: &mut V
         let server = text.parse().ok().or_else(|| text.parse().ok().map(|ip| std::net::SocketAddr::new(ip, 53)));
         match server {
             Some(server) => proxy.dns.push(server),
-            None => errors.complain(&span, format!("proxy.dns: \"{text}\" is no name server: write \"10.0.0.53\" or \"10.0.0.53:5353\"")),
+            None => errors.complain(
+                &span,
+                format!("proxy.dns: \"{text}\" is no name server: write \"10.0.0.53\" or \"10.0.0.53:5353\""),
+            ),
         }
     }
     if let Some(value) = section.get("request_log") {
@@ -165,7 +175,9 @@ fn circles(groups: &[GroupConfig], warnings: &mut Vec<String>) {
                 warnings.push(format!("the fallbacks of server group {} lead back to it", group.name));
                 break;
             }
-            at = at.and_then(|name| groups.iter().find(|group| *group.name == *name)).and_then(|group| group.fallback.as_deref());
+            at = at
+                .and_then(|name| groups.iter().find(|group| *group.name == *name))
+                .and_then(|group| group.fallback.as_deref());
         }
     }
 }
@@ -209,7 +221,8 @@ fn server_group(
             let mut heartbeat = Heartbeat::default();
             heartbeat.up = wanted.parsed("up", DURATION, errors, interval).unwrap_or(heartbeat.up);
             heartbeat.down = wanted.parsed("down", DURATION, errors, interval).unwrap_or(heartbeat.down);
-            heartbeat.misses = wanted.number("misses", 1, 100, errors).and_then(|n| u32::try_from(n).ok()).unwrap_or(heartbeat.misses);
+            heartbeat.misses =
+                wanted.number("misses", 1, 100, errors).and_then(|n| u32::try_from(n).ok()).unwrap_or(heartbeat.misses);
             heartbeat.adaptive = wanted.flag("adaptive", errors).unwrap_or(heartbeat.adaptive);
             wanted.finish(errors);
             group.heartbeat = Some(heartbeat);
@@ -259,9 +272,14 @@ fn interval(text: &str) -> Option<Duration> {
     parse_duration(text).filter(|time| *time >= Duration::from_millis(100))
 }
 
-fn element_config(mut section: Section<'_, '_>, record_route: bool, errors: &mut Collector<'_>) -> Option<ElementConfig> {
+fn element_config(
+    mut section: Section<'_, '_>,
+    record_route: bool,
+    errors: &mut Collector<'_>,
+) -> Option<ElementConfig> {
     let right = "an address with an optional transport, as in \"10.0.0.11:5060;transport=tcp\"";
-    let found = section.parsed("address", right, errors, |text| element_address(text).map(|parts| (text.to_owned(), parts)));
+    let found =
+        section.parsed("address", right, errors, |text| element_address(text).map(|parts| (text.to_owned(), parts)));
     section.required("address", "where is this element?", errors);
     let priority = section.number("priority", 0, 65_535, errors);
     let weight = section.number("weight", 0, 65_535, errors);
@@ -295,7 +313,8 @@ pub(crate) fn element_address(text: &str) -> Option<(String, Option<u16>, Transp
         None => (text, Transport::Udp),
     };
     let (name, port) = split_host_port(address).ok()?;
-    let fine = name.starts_with('[') && name.trim_matches(['[', ']']).parse::<std::net::Ipv6Addr>().is_ok() || host(name).is_some();
+    let fine = name.starts_with('[') && name.trim_matches(['[', ']']).parse::<std::net::Ipv6Addr>().is_ok()
+        || host(name).is_some();
     (fine && port != Some(0)).then(|| (name.to_owned(), port, wanted))
 }
 
@@ -315,7 +334,9 @@ fn rule(number: usize, mut section: Section<'_, '_>, groups: &[GroupConfig], err
         actions.push(Action::Reject { code: code.unwrap_or(403), reason });
     }
     reject.finish(errors);
-    if let Some(uri) = section.parsed("redirect", "a URI, as in \"sip:other.example.com\"", errors, |text| Uri::parse(text).ok().map(|_| text.to_owned())) {
+    if let Some(uri) = section.parsed("redirect", "a URI, as in \"sip:other.example.com\"", errors, |text| {
+        Uri::parse(text).ok().map(|_| text.to_owned())
+    }) {
         actions.push(Action::Redirect(uri));
     }
     if actions.len() != 1 && !(actions.is_empty() && section.get("redirect").is_some()) {
@@ -340,7 +361,8 @@ fn destination(to: &str, span: &Range<usize>, groups: &[GroupConfig], errors: &m
         Ok(uri) if uri.is_sip() => Action::Uri(to.to_owned()),
         _ => {
             let names: Vec<&str> = groups.iter().map(|group| &*group.name).collect();
-            let known = if names.is_empty() { "there is none".to_owned() } else { format!("there are {}", names.join(", ")) };
+            let known =
+                if names.is_empty() { "there is none".to_owned() } else { format!("there are {}", names.join(", ")) };
             errors.complain(span, format!("no [[proxy.server_group]] is named \"{to}\"; {known}. `to` is {ACTIONS}"));
             Action::Group(to.to_owned())
         }
@@ -352,14 +374,25 @@ fn conditions(mut section: Section<'_, '_>, errors: &mut Collector<'_>) -> Vec<C
     let mut found = Vec::new();
     let method = section.parsed("method", METHOD, errors, |text| {
         let methods: Vec<String> = text.split(['|', ',']).map(|method| method.trim().to_owned()).collect();
-        methods.iter().all(|method| !method.is_empty() && method.bytes().all(|b| b.is_ascii_uppercase())).then_some(methods)
+        methods
+            .iter()
+            .all(|method| !method.is_empty() && method.bytes().all(|b| b.is_ascii_uppercase()))
+            .then_some(methods)
     });
     found.extend(method.map(Condition::Method));
     found.extend(section.parsed("user", REGEX, errors, regex).map(Condition::User));
     found.extend(section.text("user_prefix", errors).map(|(prefix, _)| Condition::UserPrefix(prefix)));
-    found.extend(section.parsed("domain", "a domain, as in \"example.com\" or \"*.example.com\"", errors, domain).map(Condition::Domain));
+    found.extend(
+        section
+            .parsed("domain", "a domain, as in \"example.com\" or \"*.example.com\"", errors, domain)
+            .map(Condition::Domain),
+    );
     found.extend(section.parsed("from", REGEX, errors, regex).map(Condition::From));
-    found.extend(section.parsed("source", "a network, as in \"10.1.0.0/16\"", errors, |text| text.parse().ok()).map(Condition::Source));
+    found.extend(
+        section
+            .parsed("source", "a network, as in \"10.1.0.0/16\"", errors, |text| text.parse().ok())
+            .map(Condition::Source),
+    );
     let right = "a listener, as in \"udp:10.0.0.5:5060\"";
     let listener = section.parsed("listener", right, errors, |text| {
         let (kind, address) = text.split_once(':')?;
@@ -388,7 +421,9 @@ fn rewrite(mut section: Section<'_, '_>, errors: &mut Collector<'_>) -> Rewrite 
     match (pattern, with) {
         (Some(pattern), Some((with, _))) => rewrite.replace = Some((pattern, with)),
         (Some(_), None) => section.missing("replace", "what stands in the place of what matches?", errors),
-        (None, Some((_, span))) if section.get("match").is_none() => errors.complain(&span, "proxy.route.rewrite.replace needs `match`, a regular expression"),
+        (None, Some((_, span))) if section.get("match").is_none() => {
+            errors.complain(&span, "proxy.route.rewrite.replace needs `match`, a regular expression")
+        }
         (None, _) => {}
     }
     let right = "a host with an optional port, as in \"pstn.example.com:5060\"";
@@ -397,7 +432,12 @@ fn rewrite(mut section: Section<'_, '_>, errors: &mut Collector<'_>) -> Rewrite 
     rewrite
 }
 
-fn registrar(mut section: Section<'_, '_>, folder: &Path, warnings: &mut Vec<String>, errors: &mut Collector<'_>) -> Registrar {
+fn registrar(
+    mut section: Section<'_, '_>,
+    folder: &Path,
+    warnings: &mut Vec<String>,
+    errors: &mut Collector<'_>,
+) -> Registrar {
     let mut registrar = Proxy::default().registrar;
     for (text, span) in section.texts("domains", errors).unwrap_or_default() {
         match host(&text) {
@@ -417,8 +457,10 @@ fn registrar(mut section: Section<'_, '_>, folder: &Path, warnings: &mut Vec<Str
             errors.complain(&place, format!("{}:{}:{}: {}", file.display(), wrong.line, wrong.column, wrong.text));
         }
     }
-    registrar.max_expires = section.parsed("max_expires", DURATION, errors, parse_duration).unwrap_or(registrar.max_expires);
-    registrar.min_expires = section.parsed("min_expires", DURATION, errors, parse_duration).unwrap_or(registrar.min_expires);
+    registrar.max_expires =
+        section.parsed("max_expires", DURATION, errors, parse_duration).unwrap_or(registrar.max_expires);
+    registrar.min_expires =
+        section.parsed("min_expires", DURATION, errors, parse_duration).unwrap_or(registrar.min_expires);
     let default = registrar.default_expires.min(registrar.max_expires);
     registrar.default_expires = section.parsed("default_expires", DURATION, errors, parse_duration).unwrap_or(default);
     if registrar.min_expires > registrar.max_expires {
@@ -455,7 +497,8 @@ fn domain(text: &str) -> Option<String> {
 
 /// A host name of letters, digits, dots and dashes.
 pub(super) fn host(text: &str) -> Option<String> {
-    let label = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let label =
+        |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     text.trim_end_matches('.').split('.').all(label).then(|| text.to_owned())
 }
 

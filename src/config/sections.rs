@@ -13,7 +13,8 @@ use super::document::{Collector, Complaints, Section};
 use super::later::host_port;
 use super::units::{parse_duration, parse_percent, parse_ports, parse_size};
 use super::{
-    Capture, Catalog, Config, Console, Homer, Node, Sip, SipListener, SipTls, Tenant, Upload, absolute, check, cross, later, proxy,
+    Capture, Catalog, Config, Console, Homer, Node, Sip, SipListener, SipTls, Tenant, Upload, absolute, check, cross,
+    later, proxy,
 };
 
 pub(super) const ROLES: [&str; 4] = ["proxy", "srs", "capture", "console"];
@@ -63,7 +64,8 @@ pub(super) fn read(file: &Path, folder: &Path, text: &str) -> Result<Config, Com
 }
 
 fn node(mut section: Section<'_, '_>, folder: &Path, warnings: &mut Vec<String>, errors: &mut Collector<'_>) -> Node {
-    let data_dir = section.text("data_dir", errors).map_or_else(|| folder.join("ferric-data"), |(text, _)| folder.join(text));
+    let data_dir =
+        section.text("data_dir", errors).map_or_else(|| folder.join("ferric-data"), |(text, _)| folder.join(text));
     let embedded = Config::embedded(&data_dir).node;
     let name = |text: &str| {
         let fine = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
@@ -72,7 +74,8 @@ fn node(mut section: Section<'_, '_>, folder: &Path, warnings: &mut Vec<String>,
     let right = "letters, digits, dots, dashes and underscores";
     let id = section.parsed("id", right, errors, name).unwrap_or(embedded.id);
     let site = section.parsed("site", right, errors, name).unwrap_or(embedded.site);
-    let drain_timeout = section.parsed("drain_timeout", DURATION, errors, parse_duration).unwrap_or(embedded.drain_timeout);
+    let drain_timeout =
+        section.parsed("drain_timeout", DURATION, errors, parse_duration).unwrap_or(embedded.drain_timeout);
     let mut roles = embedded.roles;
     if let Some(listed) = section.texts("roles", errors) {
         for (role, span) in &listed {
@@ -94,7 +97,12 @@ fn node(mut section: Section<'_, '_>, folder: &Path, warnings: &mut Vec<String>,
 }
 
 /// Returns the places of the listeners.
-fn sip(mut section: Section<'_, '_>, folder: &Path, config: &mut Config, errors: &mut Collector<'_>) -> Vec<Range<usize>> {
+fn sip(
+    mut section: Section<'_, '_>,
+    folder: &Path,
+    config: &mut Config,
+    errors: &mut Collector<'_>,
+) -> Vec<Range<usize>> {
     let sip: &mut Sip = &mut config.sip;
     let listeners = section.sections("listen", errors);
     if !listeners.is_empty() {
@@ -112,7 +120,9 @@ fn sip(mut section: Section<'_, '_>, folder: &Path, config: &mut Config, errors:
         let address = address(&mut listener, "address", errors);
         let right = "a host and a port, as in \"sip1.example.com:5060\"";
         let advertise = listener.parsed("advertise", right, errors, |text| host_port(text).then(|| text.to_owned()));
-        for (key, there) in [("transport", listener.get("transport").is_some()), ("address", listener.get("address").is_some())] {
+        for (key, there) in
+            [("transport", listener.get("transport").is_some()), ("address", listener.get("address").is_some())]
+        {
             if !there {
                 listener.missing(key, "a listener needs transport and address", errors);
             }
@@ -179,7 +189,8 @@ fn sip(mut section: Section<'_, '_>, folder: &Path, config: &mut Config, errors:
             Some((name, span)) => {
                 if !config.tenants.iter().any(|tenant| tenant.name == name) {
                     let known: Vec<&str> = config.tenants.iter().map(|tenant| tenant.name.as_str()).collect();
-                    errors.complain(&span, format!("no [[tenant]] is named \"{name}\"; there are {}", known.join(", ")));
+                    errors
+                        .complain(&span, format!("no [[tenant]] is named \"{name}\"; there are {}", known.join(", ")));
                 }
                 name
             }
@@ -196,13 +207,22 @@ fn sip(mut section: Section<'_, '_>, folder: &Path, config: &mut Config, errors:
     places
 }
 
-pub(super) fn address(section: &mut Section<'_, '_>, key: &'static str, errors: &mut Collector<'_>) -> Option<SocketAddr> {
+pub(super) fn address(
+    section: &mut Section<'_, '_>,
+    key: &'static str,
+    errors: &mut Collector<'_>,
+) -> Option<SocketAddr> {
     section.parsed(key, "an address and a port, as in \"10.0.0.5:5060\" or \"[2001:db8::5]:5060\"", errors, |text| {
         text.parse().ok()
     })
 }
 
-fn recording(mut section: Section<'_, '_>, config: &mut Config, warnings: &mut Vec<String>, errors: &mut Collector<'_>) {
+fn recording(
+    mut section: Section<'_, '_>,
+    config: &mut Config,
+    warnings: &mut Vec<String>,
+    errors: &mut Collector<'_>,
+) {
     let placement = section.parsed("placement", "\"round-robin\" or \"least-loaded\"", errors, |text| {
         ["round-robin", "least-loaded"].contains(&text).then_some(())
     });
@@ -263,7 +283,13 @@ fn opus(mut section: Section<'_, '_>, opus: &mut OpusSettings, errors: &mut Coll
     section.finish(errors);
 }
 
-fn tenants(root: &mut Section<'_, '_>, folder: &Path, records: bool, warnings: &mut Vec<String>, errors: &mut Collector<'_>) -> Vec<Tenant> {
+fn tenants(
+    root: &mut Section<'_, '_>,
+    folder: &Path,
+    records: bool,
+    warnings: &mut Vec<String>,
+    errors: &mut Collector<'_>,
+) -> Vec<Tenant> {
     let mut found: Vec<Tenant> = Vec::new();
     let sections = root.sections("tenant", errors);
     if sections.is_empty() && records {
@@ -293,7 +319,10 @@ fn tenants(root: &mut Section<'_, '_>, folder: &Path, records: bool, warnings: &
             }
             Some(_) => {
                 let place = section.get("public_keys").map_or(0..0, toml::Spanned::span);
-                errors.complain(&place, "tenant.public_keys is empty: name at least one file; `ferric keys new` makes a pair");
+                errors.complain(
+                    &place,
+                    "tenant.public_keys is empty: name at least one file; `ferric keys new` makes a pair",
+                );
             }
             None if section.get("public_keys").is_none() => {
                 section.missing("public_keys", "name at least one file; `ferric keys new` makes a pair", errors);
@@ -304,7 +333,11 @@ fn tenants(root: &mut Section<'_, '_>, folder: &Path, records: bool, warnings: &
             Some((store, span)) => check::store(&store, folder, &span, errors),
             None => {
                 if section.get("store").is_none() {
-                    section.missing("store", "where do recordings go? As in \"s3://bucket?region=us-east-1\" or \"file:///path\"", errors);
+                    section.missing(
+                        "store",
+                        "where do recordings go? As in \"s3://bucket?region=us-east-1\" or \"file:///path\"",
+                        errors,
+                    );
                 }
                 None
             }
@@ -330,7 +363,14 @@ fn tenants(root: &mut Section<'_, '_>, folder: &Path, records: bool, warnings: &
         section.finish(errors);
         if let (Some(name), Some(store)) = (name, store) {
             let prefix = prefix.unwrap_or_else(|| name.clone());
-            found.push(Tenant { name, public_keys, store, prefix, mask_dtmf: dtmf.unwrap_or(false), srtp_required: srtp.unwrap_or(false) });
+            found.push(Tenant {
+                name,
+                public_keys,
+                store,
+                prefix,
+                mask_dtmf: dtmf.unwrap_or(false),
+                srtp_required: srtp.unwrap_or(false),
+            });
         }
     }
     found
@@ -346,7 +386,8 @@ fn upload(mut section: Section<'_, '_>, upload: &mut Upload, errors: &mut Collec
     });
     upload.segment = segment.unwrap_or(upload.segment);
     upload.bandwidth = section.parsed("bandwidth", "a rate, as in \"50 Mbit/s\"", errors, |text| text.parse().ok());
-    let window = section.parsed("window", "two times of day in UTC, as in \"22:00-06:00\"", errors, |text| text.parse().ok());
+    let window =
+        section.parsed("window", "two times of day in UTC, as in \"22:00-06:00\"", errors, |text| text.parse().ok());
     upload.window = window.unwrap_or(upload.window);
     let water = section.parsed("spool_high_water", "a share, as in \"90%\"", errors, parse_percent);
     upload.spool_high_water = water.unwrap_or(upload.spool_high_water);

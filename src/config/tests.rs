@@ -195,7 +195,9 @@ fn what_works_and_is_surprising_is_said() {
     let folder = folder();
     let second = TENANT.replace("\"acme\"", "\"bolt\"");
     let listener = "[[sip.listen]]\ntransport = \"udp\"\naddress = \"0.0.0.0:40000\"\n";
-    let text = format!("{listener}[capture]\nrtp_ports = \"40000-40399\"\nmax_calls = 101\n{TENANT}prefix = \"x\"\n{second}prefix = \"x\"\n");
+    let text = format!(
+        "{listener}[capture]\nrtp_ports = \"40000-40399\"\nmax_calls = 101\n{TENANT}prefix = \"x\"\n{second}prefix = \"x\"\n"
+    );
     insta::assert_snapshot!(parse(&folder, &text).unwrap().warnings.join("\n"));
 }
 

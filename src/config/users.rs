@@ -69,7 +69,10 @@ fn user(
     let span = section.span.clone();
     section.required("name", "the part before the @, as in \"alice\"", errors);
     let name = section.text("name", errors).and_then(|(name, place)| {
-        let fine = !name.is_empty() && !name.chars().any(|c| c.is_control() || c.is_whitespace() || matches!(c, '"' | '\\' | '@' | ':' | '<' | '>'));
+        let fine = !name.is_empty()
+            && !name
+                .chars()
+                .any(|c| c.is_control() || c.is_whitespace() || matches!(c, '"' | '\\' | '@' | ':' | '<' | '>'));
         if !fine {
             errors.complain(&place, "user.name is the part before the @: no blanks, quotes, backslashes, colons or @");
         }
@@ -79,7 +82,10 @@ fn user(
         let known = domains.iter().find(|known| known.eq_ignore_ascii_case(&domain)).cloned();
         if known.is_none() {
             let list = domains.join(", ");
-            errors.complain(&place, format!("user.domain = \"{domain}\" is no domain of the registrar; there are {list}"));
+            errors.complain(
+                &place,
+                format!("user.domain = \"{domain}\" is no domain of the registrar; there are {list}"),
+            );
         }
         known
     });
@@ -124,13 +130,23 @@ fn start(span: &Range<usize>) -> Range<usize> {
 }
 
 /// A hash in hexadecimal digits.
-fn hash<const N: usize>(section: &mut Section<'_, '_>, key: &'static str, errors: &mut Collector<'_>) -> Option<[u8; N]> {
+fn hash<const N: usize>(
+    section: &mut Section<'_, '_>,
+    key: &'static str,
+    errors: &mut Collector<'_>,
+) -> Option<[u8; N]> {
     let (text, place) = section.text(key, errors)?;
-    let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
-    let bytes = digits.map(|digits| digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect::<Vec<u8>>());
+    let digits: Option<Vec<u8>> =
+        text.chars().map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
+    let bytes = digits.map(|digits| {
+        digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect::<Vec<u8>>()
+    });
     let bytes = bytes.filter(|_| text.len() == 2 * N).and_then(|bytes| bytes.try_into().ok());
     if bytes.is_none() {
-        errors.complain(&place, format!("user.{key} is {} hexadecimal digits: the hash of \"name:domain:password\"", 2 * N));
+        errors.complain(
+            &place,
+            format!("user.{key} is {} hexadecimal digits: the hash of \"name:domain:password\"", 2 * N),
+        );
     }
     bytes
 }

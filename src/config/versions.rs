@@ -89,7 +89,10 @@ impl Versions {
         let Some(version) = self.list.iter().find(|version| version.number == number) else { return Ok(None) };
         let text = std::fs::read_to_string(self.file(number, "toml"))?;
         if sha256(&text) != version.sha256 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the text of version {number} was altered on the disk")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("the text of version {number} was altered on the disk"),
+            ));
         }
         Ok(Some((version.clone(), text)))
     }
@@ -98,7 +101,13 @@ impl Versions {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn add(&mut self, text: &str, by: &str, changes: Vec<String>, needs_restart: Vec<String>) -> io::Result<Version> {
+    pub fn add(
+        &mut self,
+        text: &str,
+        by: &str,
+        changes: Vec<String>,
+        needs_restart: Vec<String>,
+    ) -> io::Result<Version> {
         let version = Version {
             number: self.last().map_or(1, |last| last.number + 1),
             at: Timestamp::from(SystemTime::now()).to_string(),

@@ -14,7 +14,10 @@ use axum::{Json, Router};
 use uuid::Uuid;
 
 use super::range::{Wanted, wanted};
-use super::{Alarm, AssuranceQuery, AssuranceView, CallView, Console, ControlView, ObjectKind, Problem, RecordingView, RecordingsPage, RecordingsQuery, UploadsView, auth, config_api, events, openapi, proxy_api};
+use super::{
+    Alarm, AssuranceQuery, AssuranceView, CallView, Console, ControlView, ObjectKind, Problem, RecordingView,
+    RecordingsPage, RecordingsQuery, UploadsView, auth, config_api, events, openapi, proxy_api,
+};
 
 /// Largest request body.
 const MAX_BODY: usize = 64 * 1024;
@@ -53,8 +56,12 @@ pub(super) fn router(console: Console) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/", get(front))
-        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path; see /api/openapi.json") })
-        .method_not_allowed_fallback(|| async { Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method") })
+        .fallback(|| async {
+            Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path; see /api/openapi.json")
+        })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method")
+        })
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn(bound))
         .with_state(console)
@@ -69,7 +76,10 @@ async fn bound(request: Request, next: Next) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
+    );
     response
 }
 
@@ -89,7 +99,8 @@ async fn metrics(State(console): State<Console>) -> Response {
 }
 
 fn parse_id(text: &str) -> Result<Uuid, Problem> {
-    Uuid::try_parse(text).map_err(|_| Problem::new(StatusCode::NOT_FOUND, format!("\"{text}\" is no id; ids are UUIDs")))
+    Uuid::try_parse(text)
+        .map_err(|_| Problem::new(StatusCode::NOT_FOUND, format!("\"{text}\" is no id; ids are UUIDs")))
 }
 
 #[utoipa::path(get, path = "/api/v1/assurance", params(("from" = Option<String>, Query,), ("to" = Option<String>, Query,), ("limit" = Option<usize>, Query,), ("cursor" = Option<String>, Query,)), responses((status = 200, body = AssuranceView), (status = 400)))]
@@ -139,7 +150,8 @@ pub(super) async fn tags(
         let detail = format!("tags are an object of texts, as in {{\"queue\": \"sales\"}}: {}", rejection.body_text());
         Problem::new(rejection.status(), detail)
     })?;
-    let too_long = |(name, value): (&String, &String)| name.is_empty() || name.len() > MAX_TAG_TEXT || value.len() > MAX_TAG_TEXT;
+    let too_long =
+        |(name, value): (&String, &String)| name.is_empty() || name.len() > MAX_TAG_TEXT || value.len() > MAX_TAG_TEXT;
     if tags.is_empty() || tags.len() > MAX_TAGS || tags.iter().any(too_long) {
         let detail = format!("1 to {MAX_TAGS} tags, names and values of at most {MAX_TAG_TEXT} bytes");
         return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
@@ -168,7 +180,13 @@ pub(super) async fn recording(State(console): State<Console>, Path(id): Path<Str
     Ok(Json(console.backend.recording(parse_id(&id)?).await?))
 }
 
-async fn object(console: &Console, id: &str, kind: ObjectKind, media_type: &'static str, headers: &HeaderMap) -> Result<Response, Problem> {
+async fn object(
+    console: &Console,
+    id: &str,
+    kind: ObjectKind,
+    media_type: &'static str,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
     let bytes = console.backend.object(parse_id(id)?, kind).await?;
     let length = bytes.len() as u64;
     let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
@@ -180,7 +198,8 @@ async fn object(console: &Console, id: &str, kind: ObjectKind, media_type: &'sta
         }
         Wanted::Unsatisfiable => (StatusCode::RANGE_NOT_SATISFIABLE, Bytes::new(), Some(format!("bytes */{length}"))),
     };
-    let mut response = (status, [(header::CONTENT_TYPE, media_type), (header::ACCEPT_RANGES, "bytes")], body).into_response();
+    let mut response =
+        (status, [(header::CONTENT_TYPE, media_type), (header::ACCEPT_RANGES, "bytes")], body).into_response();
     if let Some(value) = content_range.and_then(|text| HeaderValue::from_str(&text).ok()) {
         response.headers_mut().insert(header::CONTENT_RANGE, value);
     }
@@ -188,17 +207,29 @@ async fn object(console: &Console, id: &str, kind: ObjectKind, media_type: &'sta
 }
 
 #[utoipa::path(get, path = "/api/v1/recordings/{id}/audio", params(("id" = String, Path,)), responses((status = 200, description = "The sealed audio (EOPUS); Range is supported"), (status = 404)))]
-pub(super) async fn audio(State(console): State<Console>, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
+pub(super) async fn audio(
+    State(console): State<Console>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     object(&console, &id, ObjectKind::Audio, "application/octet-stream", &headers).await
 }
 
 #[utoipa::path(get, path = "/api/v1/recordings/{id}/metadata", params(("id" = String, Path,)), responses((status = 200, description = "The sealed metadata (EOPUS)"), (status = 404)))]
-pub(super) async fn metadata(State(console): State<Console>, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
+pub(super) async fn metadata(
+    State(console): State<Console>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     object(&console, &id, ObjectKind::Metadata, "application/octet-stream", &headers).await
 }
 
 #[utoipa::path(get, path = "/api/v1/recordings/{id}/manifest", params(("id" = String, Path,)), responses((status = 200, description = "The signed manifest"), (status = 404)))]
-pub(super) async fn manifest(State(console): State<Console>, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
+pub(super) async fn manifest(
+    State(console): State<Console>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     object(&console, &id, ObjectKind::Manifest, "application/json", &headers).await
 }
 

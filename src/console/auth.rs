@@ -19,7 +19,9 @@ pub(super) async fn require_token(State(console): State<Console>, request: Reque
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| token.trim());
     match shown {
-        Some(token) if Sha256::digest(token.as_bytes()) == Sha256::digest(console.token.as_bytes()) => next.run(request).await,
+        Some(token) if Sha256::digest(token.as_bytes()) == Sha256::digest(console.token.as_bytes()) => {
+            next.run(request).await
+        }
         Some(_) => Problem::new(StatusCode::UNAUTHORIZED, "the bearer token is wrong").into_response(),
         None => Problem::new(StatusCode::UNAUTHORIZED, "show the token: Authorization: Bearer ...").into_response(),
     }

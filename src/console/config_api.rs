@@ -38,7 +38,11 @@ pub(super) struct ConfigQuery {
 
 #[utoipa::path(get, path = "/api/v1/config", params(("format" = Option<String>, Query,)),
     responses((status = 200, description = "In force; the text alone with Accept: text/plain or format=text", content((ConfigView = "application/json"), (String = "text/plain")))))]
-pub(super) async fn config(State(console): State<Console>, query: Result<Query<ConfigQuery>, QueryRejection>, headers: HeaderMap) -> Result<Response, Problem> {
+pub(super) async fn config(
+    State(console): State<Console>,
+    query: Result<Query<ConfigQuery>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let Query(query) = query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     let as_text = wants_text(query.format.as_deref(), &headers)?;
     let view = console.backend.config().await?;
@@ -48,7 +52,11 @@ pub(super) async fn config(State(console): State<Console>, query: Result<Query<C
 
 #[utoipa::path(put, path = "/api/v1/config", params(("If-Match" = Option<String>, Header,)), request_body(content = String, description = "The whole text (TOML)"),
     responses((status = 200, body = ConfigChange), (status = 409), (status = 412), (status = 422, description = "A problem document with `errors`: line, column, message")))]
-pub(super) async fn put_config(State(console): State<Console>, headers: HeaderMap, bytes: Body) -> Result<Response, Problem> {
+pub(super) async fn put_config(
+    State(console): State<Console>,
+    headers: HeaderMap,
+    bytes: Body,
+) -> Result<Response, Problem> {
     let wanted = wanted(&headers)?;
     Ok(changed(console.backend.set_config(text(bytes)?, wanted).await?))
 }
@@ -65,7 +73,9 @@ pub(super) async fn versions(State(console): State<Console>) -> Answered<Vec<Ver
 
 #[utoipa::path(get, path = "/api/v1/config/versions/{number}", params(("number" = u64, Path,)), responses((status = 200, body = VersionView), (status = 404)))]
 pub(super) async fn version(State(console): State<Console>, Path(number): Path<String>) -> Answered<VersionView> {
-    let number = number.parse().map_err(|_| Problem::new(StatusCode::NOT_FOUND, format!("\"{number}\" is no version: they are numbers")))?;
+    let number = number
+        .parse()
+        .map_err(|_| Problem::new(StatusCode::NOT_FOUND, format!("\"{number}\" is no version: they are numbers")))?;
     Ok(Json(console.backend.config_version(number).await?))
 }
 
@@ -79,7 +89,11 @@ pub(super) struct DiffQuery {
 
 #[utoipa::path(get, path = "/api/v1/config/diff", params(("from" = Option<u64>, Query,), ("to" = Option<u64>, Query,), ("format" = Option<String>, Query,)),
     responses((status = 200, description = "From the version before to the one in force, if nothing else is said; the diff alone with Accept: text/plain or format=text", content((ConfigDiff = "application/json"), (String = "text/plain"))), (status = 404)))]
-pub(super) async fn diff(State(console): State<Console>, query: Result<Query<DiffQuery>, QueryRejection>, headers: HeaderMap) -> Result<Response, Problem> {
+pub(super) async fn diff(
+    State(console): State<Console>,
+    query: Result<Query<DiffQuery>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let Query(query) = query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     let as_text = wants_text(query.format.as_deref(), &headers)?;
     let diff = console.backend.config_diff(query.from, query.to).await?;
@@ -88,7 +102,11 @@ pub(super) async fn diff(State(console): State<Console>, query: Result<Query<Dif
 
 #[utoipa::path(post, path = "/api/v1/config/rollback", params(("If-Match" = Option<String>, Header,)), request_body = Rollback,
     responses((status = 200, body = ConfigChange), (status = 404), (status = 409), (status = 412), (status = 422)))]
-pub(super) async fn rollback(State(console): State<Console>, headers: HeaderMap, bytes: Body) -> Result<Response, Problem> {
+pub(super) async fn rollback(
+    State(console): State<Console>,
+    headers: HeaderMap,
+    bytes: Body,
+) -> Result<Response, Problem> {
     let wanted = wanted(&headers)?;
     let Rollback { version } = json(&body(bytes)?, "a rollback names a version, as in {\"version\": 7}")?;
     Ok(changed(console.backend.rollback(version, wanted).await?))

@@ -46,7 +46,16 @@ pub struct Event {
 impl Event {
     /// An event with nothing but its name.
     pub fn new(name: &'static str) -> Event {
-        Event { name, invite: None, recording: None, outcome: None, cause: None, group: None, element: None, version: None }
+        Event {
+            name,
+            invite: None,
+            recording: None,
+            outcome: None,
+            cause: None,
+            group: None,
+            element: None,
+            version: None,
+        }
     }
 }
 

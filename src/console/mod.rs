@@ -16,15 +16,17 @@ mod proxy_views;
 mod range;
 
 pub use backend::{
-    Alarm, Answer, AssuranceCall, AssuranceGap, AssuranceQuery, AssuranceTotals, AssuranceView, Backend, BackendError, CallView, ControlView, ObjectKind, ParticipantView, Readiness, RecordingView, RecordingsPage, RecordingsQuery,
+    Alarm, Answer, AssuranceCall, AssuranceGap, AssuranceQuery, AssuranceTotals, AssuranceView, Backend, BackendError,
+    CallView, ControlView, ObjectKind, ParticipantView, Readiness, RecordingView, RecordingsPage, RecordingsQuery,
     StreamView, UploadsView,
 };
 pub use events::{BACKLOG, Event};
 pub use problem::Problem;
 pub use proxy_backend::{Object, ProxyBackend};
 pub use proxy_views::{
-    ConditionView, ConfigChange, ConfigCheck, ConfigDiff, ConfigView, ContactView, DestinationView, ElementCounters, ElementStatus, ListenerRef,
-    PickView, Rollback, RegistrationView, RegistrationsPage, RouteTest, RouteTestView, RuleView, ServerGroupView, ShareView, TextError, VersionView, Versioned,
+    ConditionView, ConfigChange, ConfigCheck, ConfigDiff, ConfigView, ContactView, DestinationView, ElementCounters,
+    ElementStatus, ListenerRef, PickView, RegistrationView, RegistrationsPage, Rollback, RouteTest, RouteTestView,
+    RuleView, ServerGroupView, ShareView, TextError, VersionView, Versioned,
 };
 
 use std::sync::Arc;
@@ -55,7 +57,11 @@ impl Console {
     ///
     /// # Errors
     /// What the listener says.
-    pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> std::io::Result<()> {
         let (stopped, mut stopping) = tokio::sync::watch::channel(false);
         let server = axum::serve(listener, self.router()).with_graceful_shutdown(async move {
             stop.await;

@@ -7,13 +7,45 @@ use super::{api, config_api, proxy_api};
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Ferric", description = "Calls, recordings and health of one node. Every path below /api/v1 wants the bearer token."),
+    info(
+        title = "Ferric",
+        description = "Calls, recordings and health of one node. Every path below /api/v1 wants the bearer token."
+    ),
     paths(
-        api::calls, api::call, api::pause, api::resume, api::stop, api::tags, api::recordings, api::recording, api::audio,
-        api::metadata, api::manifest, api::uploads, api::assurance, super::events::events, api::alarms,
-        proxy_api::server_groups, proxy_api::server_group, proxy_api::put_group, proxy_api::delete_group, proxy_api::drain, proxy_api::enable,
-        proxy_api::routes, proxy_api::put_routes, proxy_api::test_route, proxy_api::registrations, proxy_api::ladders, proxy_api::ladder,
-        config_api::config, config_api::put_config, config_api::check, config_api::versions, config_api::version, config_api::diff, config_api::rollback
+        api::calls,
+        api::call,
+        api::pause,
+        api::resume,
+        api::stop,
+        api::tags,
+        api::recordings,
+        api::recording,
+        api::audio,
+        api::metadata,
+        api::manifest,
+        api::uploads,
+        api::assurance,
+        super::events::events,
+        api::alarms,
+        proxy_api::server_groups,
+        proxy_api::server_group,
+        proxy_api::put_group,
+        proxy_api::delete_group,
+        proxy_api::drain,
+        proxy_api::enable,
+        proxy_api::routes,
+        proxy_api::put_routes,
+        proxy_api::test_route,
+        proxy_api::registrations,
+        proxy_api::ladders,
+        proxy_api::ladder,
+        config_api::config,
+        config_api::put_config,
+        config_api::check,
+        config_api::versions,
+        config_api::version,
+        config_api::diff,
+        config_api::rollback
     )
 )]
 struct Api;

@@ -59,7 +59,8 @@ impl From<BackendError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let title = self.status.canonical_reason().unwrap_or("Error");
-        let mut body = json!({ "type": "about:blank", "title": title, "status": self.status.as_u16(), "detail": self.detail });
+        let mut body =
+            json!({ "type": "about:blank", "title": title, "status": self.status.as_u16(), "detail": self.detail });
         for (name, value) in self.members {
             if let Some(body) = body.as_object_mut() {
                 body.insert(name.to_owned(), value);

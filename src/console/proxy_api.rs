@@ -12,7 +12,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::proxy_backend::Object;
-use super::proxy_views::{ConfigChange, ElementStatus, RegistrationsPage, RouteTest, RouteTestView, ServerGroupView, TextError};
+use super::proxy_views::{
+    ConfigChange, ElementStatus, RegistrationsPage, RouteTest, RouteTestView, ServerGroupView, TextError,
+};
 use super::{Console, Problem};
 
 /// Largest body with a group or with routes.
@@ -56,7 +58,8 @@ pub(super) fn wanted(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
         return Ok(None);
     }
     let number = text.trim_matches('"').parse().ok();
-    let wrong = || Problem::new(StatusCode::BAD_REQUEST, "If-Match holds one version, as in \"7\": the ETag of what was read");
+    let wrong =
+        || Problem::new(StatusCode::BAD_REQUEST, "If-Match holds one version, as in \"7\": the ETag of what was read");
     number.map(Some).ok_or_else(wrong)
 }
 
@@ -68,7 +71,8 @@ pub(super) fn body(body: Body) -> Result<Bytes, Problem> {
 /// A body of JSON.
 pub(super) fn json<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, Problem> {
     serde_json::from_slice(bytes).map_err(|error| {
-        let at = TextError { line: error.line(), column: error.column(), message: error.to_string(), source: String::new() };
+        let at =
+            TextError { line: error.line(), column: error.column(), message: error.to_string(), source: String::new() };
         Problem::new(StatusCode::BAD_REQUEST, format!("{what}: {error}")).with_errors(&[at])
     })
 }
@@ -99,17 +103,26 @@ pub(super) async fn server_groups(State(console): State<Console>) -> Result<Resp
 }
 
 #[utoipa::path(get, path = "/api/v1/server-groups/{name}", params(("name" = String, Path,)), responses((status = 200, body = ServerGroupView), (status = 404)))]
-pub(super) async fn server_group(State(console): State<Console>, Path(name): Path<String>) -> Result<Response, Problem> {
+pub(super) async fn server_group(
+    State(console): State<Console>,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
     let found = console.backend.server_groups().await?;
     let group = found.value.into_iter().find(|group| group.name == name);
-    let group = group.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("there is no server group \"{name}\"")))?;
+    let group =
+        group.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("there is no server group \"{name}\"")))?;
     Ok(tagged(found.version, Json(group)))
 }
 
 #[utoipa::path(put, path = "/api/v1/server-groups/{name}", params(("name" = String, Path,), ("If-Match" = Option<String>, Header,)),
     request_body(content = Object, description = "The keys of [[proxy.server_group]]"),
     responses((status = 200, body = ConfigChange), (status = 201, body = ConfigChange), (status = 400), (status = 409), (status = 412), (status = 422)))]
-pub(super) async fn put_group(State(console): State<Console>, Path(name): Path<String>, headers: HeaderMap, bytes: Body) -> Result<Response, Problem> {
+pub(super) async fn put_group(
+    State(console): State<Console>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    bytes: Body,
+) -> Result<Response, Problem> {
     let wanted = wanted(&headers)?;
     let group: Object = json(&body(bytes)?, "a server group is an object with the keys of [[proxy.server_group]]")?;
     Ok(changed(console.backend.set_group(name, group, wanted).await?))
@@ -117,17 +130,27 @@ pub(super) async fn put_group(State(console): State<Console>, Path(name): Path<S
 
 #[utoipa::path(delete, path = "/api/v1/server-groups/{name}", params(("name" = String, Path,), ("If-Match" = Option<String>, Header,)),
     responses((status = 200, body = ConfigChange), (status = 404), (status = 409), (status = 412)))]
-pub(super) async fn delete_group(State(console): State<Console>, Path(name): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
+pub(super) async fn delete_group(
+    State(console): State<Console>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     Ok(changed(console.backend.remove_group(name, wanted(&headers)?).await?))
 }
 
 #[utoipa::path(post, path = "/api/v1/server-groups/{name}/elements/{address}/drain", params(("name" = String, Path,), ("address" = String, Path,)), responses((status = 200, body = ElementStatus), (status = 404)))]
-pub(super) async fn drain(State(console): State<Console>, Path((name, address)): Path<(String, String)>) -> Answered<ElementStatus> {
+pub(super) async fn drain(
+    State(console): State<Console>,
+    Path((name, address)): Path<(String, String)>,
+) -> Answered<ElementStatus> {
     Ok(Json(console.backend.set_drained(name, address, true).await?))
 }
 
 #[utoipa::path(post, path = "/api/v1/server-groups/{name}/elements/{address}/enable", params(("name" = String, Path,), ("address" = String, Path,)), responses((status = 200, body = ElementStatus), (status = 404)))]
-pub(super) async fn enable(State(console): State<Console>, Path((name, address)): Path<(String, String)>) -> Answered<ElementStatus> {
+pub(super) async fn enable(
+    State(console): State<Console>,
+    Path((name, address)): Path<(String, String)>,
+) -> Answered<ElementStatus> {
     Ok(Json(console.backend.set_drained(name, address, false).await?))
 }
 
@@ -139,7 +162,11 @@ pub(super) async fn routes(State(console): State<Console>) -> Result<Response, P
 
 #[utoipa::path(put, path = "/api/v1/routes", params(("If-Match" = Option<String>, Header,)), request_body(content = Vec<Object>, description = "All routes in order, with the keys of [[proxy.route]]"),
     responses((status = 200, body = ConfigChange), (status = 400), (status = 409), (status = 412), (status = 422)))]
-pub(super) async fn put_routes(State(console): State<Console>, headers: HeaderMap, bytes: Body) -> Result<Response, Problem> {
+pub(super) async fn put_routes(
+    State(console): State<Console>,
+    headers: HeaderMap,
+    bytes: Body,
+) -> Result<Response, Problem> {
     let wanted = wanted(&headers)?;
     let routes: Vec<Object> = json(&body(bytes)?, "routes are a list of objects with the keys of [[proxy.route]]")?;
     Ok(changed(console.backend.set_routes(routes, wanted).await?))
@@ -147,18 +174,30 @@ pub(super) async fn put_routes(State(console): State<Console>, headers: HeaderMa
 
 #[utoipa::path(post, path = "/api/v1/routes/test", request_body(content((RouteTest = "application/json"), (String = "text/plain"), (String = "application/sip"))),
     responses((status = 200, body = RouteTestView), (status = 400), (status = 415)))]
-pub(super) async fn test_route(State(console): State<Console>, headers: HeaderMap, bytes: Body) -> Answered<RouteTestView> {
+pub(super) async fn test_route(
+    State(console): State<Console>,
+    headers: HeaderMap,
+    bytes: Body,
+) -> Answered<RouteTestView> {
     let bytes = body(bytes)?;
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let test = match kind.as_str() {
-        "application/json" => json(&bytes, "a test is an object with `message`, and `source` and `listener` if they matter")?,
+        "application/json" => {
+            json(&bytes, "a test is an object with `message`, and `source` and `listener` if they matter")?
+        }
         "text/plain" | "application/sip" | "message/sip" | "" => {
             let message = String::from_utf8(bytes.to_vec());
-            let message = message.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the message is no text in UTF-8"))?;
+            let message =
+                message.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the message is no text in UTF-8"))?;
             RouteTest { message, ..RouteTest::default() }
         }
-        _ => return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send application/json, or the message as text/plain or application/sip")),
+        _ => {
+            return Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "send application/json, or the message as text/plain or application/sip",
+            ));
+        }
     };
     Ok(Json(console.backend.test_route(test).await?))
 }
@@ -173,7 +212,10 @@ pub(super) struct RegistrationsQuery {
 
 #[utoipa::path(get, path = "/api/v1/registrations", params(("aor" = Option<String>, Query, description = "user@domain"), ("limit" = Option<usize>, Query,), ("cursor" = Option<u32>, Query,)),
     responses((status = 200, body = RegistrationsPage), (status = 400)))]
-pub(super) async fn registrations(State(console): State<Console>, query: Result<Query<RegistrationsQuery>, QueryRejection>) -> Answered<RegistrationsPage> {
+pub(super) async fn registrations(
+    State(console): State<Console>,
+    query: Result<Query<RegistrationsQuery>, QueryRejection>,
+) -> Answered<RegistrationsPage> {
     let Query(query) = query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     let limit = query.limit.unwrap_or(100);
     if !(1..=MOST_REGISTRATIONS).contains(&limit) {
@@ -181,7 +223,9 @@ pub(super) async fn registrations(State(console): State<Console>, query: Result<
     }
     let aor = query.aor.map(|aor| {
         let plain = aor.strip_prefix("sip:").or_else(|| aor.strip_prefix("sips:")).unwrap_or(&aor);
-        plain.rsplit_once('@').map_or_else(|| plain.to_owned(), |(user, domain)| format!("{user}@{}", domain.to_ascii_lowercase()))
+        plain
+            .rsplit_once('@')
+            .map_or_else(|| plain.to_owned(), |(user, domain)| format!("{user}@{}", domain.to_ascii_lowercase()))
     });
     Ok(Json(console.backend.registrations(aor, limit, query.cursor).await?))
 }
@@ -193,7 +237,10 @@ pub(super) struct LaddersQuery {
 }
 
 #[utoipa::path(get, path = "/api/v1/ladders", params(("limit" = Option<usize>, Query,)), responses((status = 200, body = Vec<Object>, description = "The last calls, the newest first"), (status = 400)))]
-pub(super) async fn ladders(State(console): State<Console>, query: Result<Query<LaddersQuery>, QueryRejection>) -> Answered<Value> {
+pub(super) async fn ladders(
+    State(console): State<Console>,
+    query: Result<Query<LaddersQuery>, QueryRejection>,
+) -> Answered<Value> {
     let Query(query) = query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     let limit = query.limit.unwrap_or(100);
     if !(1..=MOST_LADDERS).contains(&limit) {

@@ -4,7 +4,8 @@ use serde_json::{Map, Value};
 
 use super::backend::Answer;
 use super::proxy_views::{
-    ConfigChange, ConfigCheck, ConfigDiff, ConfigView, ElementStatus, RegistrationsPage, RouteTest, RouteTestView, ServerGroupView, VersionView, Versioned,
+    ConfigChange, ConfigCheck, ConfigDiff, ConfigView, ElementStatus, RegistrationsPage, RouteTest, RouteTestView,
+    ServerGroupView, VersionView, Versioned,
 };
 
 /// A JSON object.

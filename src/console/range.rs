@@ -19,7 +19,9 @@ pub(super) fn wanted(header: Option<&str>, length: u64) -> Wanted {
         (Ok(first), Ok(last)) if last >= first => Wanted::Part(first, last.min(length - 1)),
         (Ok(first), Err(_)) if last.trim().is_empty() => Wanted::Part(first, length - 1),
         (Err(_), Ok(0)) if first.trim().is_empty() => Wanted::Unsatisfiable,
-        (Err(_), Ok(tail)) if first.trim().is_empty() && length > 0 => Wanted::Part(length.saturating_sub(tail), length - 1),
+        (Err(_), Ok(tail)) if first.trim().is_empty() && length > 0 => {
+            Wanted::Part(length.saturating_sub(tail), length - 1)
+        }
         _ => Wanted::Whole,
     }
 }

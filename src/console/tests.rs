@@ -25,17 +25,20 @@ fn control(state: &'static str) -> ControlView {
 
 impl Backend for Fake {
     fn calls(&self) -> Answer<'_, Vec<CallView>> {
-        found(ID, vec![CallView {
-            id: ID,
-            sip_call_id: "c1".into(),
-            tenant: "acme".into(),
-            state: "recording",
-            started_at: "2026-01-01T00:00:00Z".into(),
-            duration_ms: 5,
-            participants: Vec::new(),
-            streams: Vec::new(),
-            tags: Default::default(),
-        }])
+        found(
+            ID,
+            vec![CallView {
+                id: ID,
+                sip_call_id: "c1".into(),
+                tenant: "acme".into(),
+                state: "recording",
+                started_at: "2026-01-01T00:00:00Z".into(),
+                duration_ms: 5,
+                participants: Vec::new(),
+                streams: Vec::new(),
+                tags: Default::default(),
+            }],
+        )
     }
     fn pause(&self, id: Uuid) -> Answer<'_, ControlView> {
         found(id, control("paused"))
@@ -55,16 +58,19 @@ impl Backend for Fake {
     }
     fn assurance(&self, query: AssuranceQuery) -> Answer<'_, AssuranceView> {
         assert_eq!((query.from.as_deref(), query.limit), (Some("2026-01-01T00:00:00Z"), Some(2)));
-        found(ID, AssuranceView {
-            from: "2026-01-01T00:00:00Z".into(),
-            to: "2026-01-02T00:00:00Z".into(),
-            totals: AssuranceTotals { received: 1, complete: 1, ..AssuranceTotals::default() },
-            adds_up: true,
-            intact: true,
-            problems: Vec::new(),
-            calls: Vec::new(),
-            next_cursor: None,
-        })
+        found(
+            ID,
+            AssuranceView {
+                from: "2026-01-01T00:00:00Z".into(),
+                to: "2026-01-02T00:00:00Z".into(),
+                totals: AssuranceTotals { received: 1, complete: 1, ..AssuranceTotals::default() },
+                adds_up: true,
+                intact: true,
+                problems: Vec::new(),
+                calls: Vec::new(),
+                next_cursor: None,
+            },
+        )
     }
     fn recording(&self, _: Uuid) -> Answer<'_, RecordingView> {
         Box::pin(async { Err(BackendError::NotFound("no such recording".into())) })
@@ -94,7 +100,13 @@ impl Backend for Fake {
 fn change(wanted: Option<u64>, created: bool) -> Answer<'static, ConfigChange> {
     Box::pin(async move {
         match wanted {
-            None | Some(7) => Ok(ConfigChange { version: 8, changed: true, created, changes: vec!["routes: 1".into()], ..ConfigChange::default() }),
+            None | Some(7) => Ok(ConfigChange {
+                version: 8,
+                changed: true,
+                created,
+                changes: vec!["routes: 1".into()],
+                ..ConfigChange::default()
+            }),
             Some(_) => Err(BackendError::Stale("version 7 is in force".into())),
         }
     })
@@ -124,12 +136,19 @@ const ELEMENT: &str = "10.0.0.11:5060;transport=tcp";
 impl ProxyBackend for Fake {
     fn server_groups(&self) -> Answer<'_, Versioned<Vec<ServerGroupView>>> {
         let config = serde_json::json!({ "name": "pool" });
-        found(ID, Versioned { version: 7, value: vec![ServerGroupView { name: "pool".into(), config, state: "up", elements: vec![element()] }] })
+        found(
+            ID,
+            Versioned {
+                version: 7,
+                value: vec![ServerGroupView { name: "pool".into(), config, state: "up", elements: vec![element()] }],
+            },
+        )
     }
     fn set_group(&self, name: String, body: Object, wanted: Option<u64>) -> Answer<'_, ConfigChange> {
         match body.get("policy").and_then(Value::as_str) {
             Some("none") => Box::pin(async {
-                let at = TextError { line: 3, column: 10, message: "no policy".into(), source: "policy = \"none\"".into() };
+                let at =
+                    TextError { line: 3, column: 10, message: "no policy".into(), source: "policy = \"none\"".into() };
                 Err(BackendError::Refused("1 error".into(), vec![at]))
             }),
             _ => change(wanted, name == "new"),
@@ -157,23 +176,36 @@ impl ProxyBackend for Fake {
         change(wanted, false)
     }
     fn test_route(&self, test: RouteTest) -> Answer<'_, RouteTestView> {
-        let listener = test.listener.unwrap_or(ListenerRef { transport: "udp".into(), address: "10.0.0.5:5060".into() });
-        found(ID, RouteTestView {
-            method: test.message,
-            request_uri: "sip:1@x".into(),
-            source: test.source.unwrap_or_default(),
-            listener,
-            siprec: false,
-            decided_by: "default",
-            rule: None,
-            why: "no rule matched".into(),
-            rules: Vec::new(),
-            rewritten_uri: None,
-            destination: DestinationView { kind: "recorder", ..DestinationView::default() },
-        })
+        let listener =
+            test.listener.unwrap_or(ListenerRef { transport: "udp".into(), address: "10.0.0.5:5060".into() });
+        found(
+            ID,
+            RouteTestView {
+                method: test.message,
+                request_uri: "sip:1@x".into(),
+                source: test.source.unwrap_or_default(),
+                listener,
+                siprec: false,
+                decided_by: "default",
+                rule: None,
+                why: "no rule matched".into(),
+                rules: Vec::new(),
+                rewritten_uri: None,
+                destination: DestinationView { kind: "recorder", ..DestinationView::default() },
+            },
+        )
     }
     fn config(&self) -> Answer<'_, ConfigView> {
-        found(ID, ConfigView { version: 7, file: "ferric.toml".into(), text: "[node]\n".into(), needs_restart: vec![], refused: None })
+        found(
+            ID,
+            ConfigView {
+                version: 7,
+                file: "ferric.toml".into(),
+                text: "[node]\n".into(),
+                needs_restart: vec![],
+                refused: None,
+            },
+        )
     }
     fn set_config(&self, text: String, wanted: Option<u64>) -> Answer<'_, ConfigChange> {
         if text == "edited" {
@@ -191,7 +223,8 @@ impl ProxyBackend for Fake {
     fn config_version(&self, number: u64) -> Answer<'_, VersionView> {
         Box::pin(async move {
             let (at, by) = ("2026-01-01T00:00:00Z".into(), "api".into());
-            let view = VersionView { number, at, by, changes: vec![], needs_restart: vec![], sha256: "0".into(), text: None };
+            let view =
+                VersionView { number, at, by, changes: vec![], needs_restart: vec![], sha256: "0".into(), text: None };
             if number == 7 { Ok(view) } else { Err(BackendError::NotFound("no such version".into())) }
         })
     }
@@ -228,7 +261,12 @@ impl ProxyBackend for Fake {
     }
 }
 
-async fn ask(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (StatusCode, axum::http::HeaderMap, Bytes) {
+async fn ask(
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> (StatusCode, axum::http::HeaderMap, Bytes) {
     let router = Console::new(Arc::new(Fake { ready: path != "/readyz" }), "secret").router();
     let mut request = Request::builder().method(method).uri(path);
     for (name, value) in headers {
@@ -326,7 +364,10 @@ async fn server_groups_are_read_changed_and_drained() {
     assert_eq!(json("PUT", "/api/v1/server-groups/pool", "{}").await.0, 200);
     assert_eq!(json("PUT", "/api/v1/server-groups/new", "{}").await.0, 201);
     let (status, problem) = json("PUT", "/api/v1/server-groups/pool", "{\"policy\": \"none\"}").await;
-    assert_eq!((status, problem["errors"][0]["line"].as_u64(), problem["errors"][0]["column"].as_u64()), (422, Some(3), Some(10)));
+    assert_eq!(
+        (status, problem["errors"][0]["line"].as_u64(), problem["errors"][0]["column"].as_u64()),
+        (422, Some(3), Some(10))
+    );
     let (status, problem) = json("PUT", "/api/v1/server-groups/pool", "{\n\"a\": }").await;
     assert_eq!((status, problem["errors"][0]["line"].as_u64()), (400, Some(2)));
     assert_eq!(json("PUT", "/api/v1/server-groups/pool", &"x".repeat(2 << 20)).await.0, 413);
@@ -351,7 +392,11 @@ async fn a_change_is_meant_for_the_version_that_was_read() {
             "/api/v1/config/rollback" => ("POST", "{\"version\": 3}"),
             _ => ("PUT", "{}"),
         };
-        assert_eq!(ask(method, path, &[TOKEN, ("if-match", "\"6\"")], body).await.0, StatusCode::PRECONDITION_FAILED, "{path}");
+        assert_eq!(
+            ask(method, path, &[TOKEN, ("if-match", "\"6\"")], body).await.0,
+            StatusCode::PRECONDITION_FAILED,
+            "{path}"
+        );
         assert_eq!(ask(method, path, &[TOKEN, ("if-match", "\"7\"")], body).await.0, StatusCode::OK, "{path}");
     }
 }
@@ -360,7 +405,8 @@ async fn a_change_is_meant_for_the_version_that_was_read() {
 async fn routes_are_tested_with_json_or_the_message_itself() {
     assert_eq!(json("GET", "/api/v1/routes", "").await.1[0]["to"], "pool");
     assert_eq!(json("PUT", "/api/v1/routes", "{}").await.0, 400);
-    let (status, told) = json("POST", "/api/v1/routes/test", "{\"message\": \"m\", \"source\": \"10.1.1.1:5060\"}").await;
+    let (status, told) =
+        json("POST", "/api/v1/routes/test", "{\"message\": \"m\", \"source\": \"10.1.1.1:5060\"}").await;
     assert_eq!((status, told["source"].as_str()), (200, Some("10.1.1.1:5060")));
     assert_eq!(json("POST", "/api/v1/routes/test", "{\"massage\": \"m\"}").await.0, 400);
     for (kind, status) in [("application/sip", 200), ("text/plain; charset=utf-8", 200), ("image/png", 415)] {
@@ -395,7 +441,10 @@ async fn the_configuration_its_versions_and_their_difference_are_shown() {
 async fn registrations_come_in_pages_or_of_one_user() {
     let (status, page) = json("GET", "/api/v1/registrations?aor=sip:Bob%40Example.COM&limit=7&cursor=2", "").await;
     assert_eq!((status, page["registrations"][0]["aor"].as_str()), (200, Some("Bob@example.com")));
-    assert_eq!((page["registrations"][0]["contact"].as_str(), page["next_cursor"].as_u64()), (Some("7 Some(2)"), Some(3)));
+    assert_eq!(
+        (page["registrations"][0]["contact"].as_str(), page["next_cursor"].as_u64()),
+        (Some("7 Some(2)"), Some(3))
+    );
     assert_eq!(json("GET", "/api/v1/registrations?limit=0", "").await.0, 400);
     assert_eq!(json("GET", "/api/v1/registrations?who=bob", "").await.0, 400);
 }
@@ -406,7 +455,10 @@ async fn ladders_come_as_json_or_as_a_drawing() {
     assert_eq!(json("GET", "/api/v1/ladders?limit=0", "").await.0, 400);
     let (_, _, body) = ask("GET", "/api/v1/ladders/a%2Fb", &[TOKEN], "").await;
     assert_eq!(&body[..], b"{\"messages\":[]}");
-    for (path, headers) in [("/api/v1/ladders/a%2Fb?format=text", vec![TOKEN]), ("/api/v1/ladders/a%2Fb", vec![TOKEN, ("accept", "text/plain")])] {
+    for (path, headers) in [
+        ("/api/v1/ladders/a%2Fb?format=text", vec![TOKEN]),
+        ("/api/v1/ladders/a%2Fb", vec![TOKEN, ("accept", "text/plain")]),
+    ] {
         assert_eq!(&ask("GET", path, &headers, "").await.2[..], b"a -> b\n");
     }
     assert_eq!(json("GET", "/api/v1/ladders/none", "").await.0, 404);

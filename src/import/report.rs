@@ -97,7 +97,8 @@ impl Report {
             note.lines = kept;
             if note.lines.is_empty() && !note.advice.is_empty() {
                 for fate in gone.iter().filter_map(|line| gravest.get(line)).copied().collect::<BTreeSet<Fate>>() {
-                    let lines: Vec<u32> = gone.iter().filter(|line| gravest.get(line) == Some(&fate)).copied().collect();
+                    let lines: Vec<u32> =
+                        gone.iter().filter(|line| gravest.get(line) == Some(&fate)).copied().collect();
                     moved.push((fate, lines, note.what.clone(), note.advice.clone()));
                 }
             }

@@ -154,7 +154,14 @@ impl Agent {
     }
 
     /// Begins a call whose RTP sockets have these ports.
-    pub(super) fn start(&mut self, now: Instant, wall: SystemTime, call: CallNumber, identity: Identity, ports: [u16; 2]) {
+    pub(super) fn start(
+        &mut self,
+        now: Instant,
+        wall: SystemTime,
+        call: CallNumber,
+        identity: Identity,
+        ports: [u16; 2],
+    ) {
         let directions = [Direction::SendOnly; 2];
         let sdp = identity.sdp(1, self.config.media_address, ports, self.config.codec, directions);
         let contact = contact(self.flow.local, self.flow.transport);
@@ -505,8 +512,7 @@ impl Agent {
             response.set_body("application/sdp", Bytes::from(sdp));
         }
         if is_invite && let Ok(cseq) = request.cseq() {
-            let accepted =
-                AcceptedInvite::new(now, cseq.number, self.flow, response.to_bytes(), &self.config.timers);
+            let accepted = AcceptedInvite::new(now, cseq.number, self.flow, response.to_bytes(), &self.config.timers);
             self.deadlines.set((number, Due::Accepted), accepted.poll_timeout());
             call.accepted = Some(accepted);
         }

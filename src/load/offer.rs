@@ -47,7 +47,10 @@ impl Identity {
             call_id: format!("{:016x}{:08x}-{number}@load", rng.random::<u64>(), rng.random::<u32>()),
             from_tag: format!("{:012x}", rng.random::<u64>() & 0xffff_ffff_ffff),
             parties: [
-                Party { name: format!("Caller {number}"), aor: format!("sip:+1408555{:04}@example.com", number % 10_000) },
+                Party {
+                    name: format!("Caller {number}"),
+                    aor: format!("sip:+1408555{:04}@example.com", number % 10_000),
+                },
                 Party { name: format!("Agent {number}"), aor: format!("sip:agent{number}@example.com") },
             ],
             group,
@@ -112,7 +115,8 @@ impl Identity {
             );
         }
         for (label, id) in (1..).zip(&self.streams) {
-            let _ = write!(xml, "<stream stream_id=\"{id}\" session_id=\"{session}\"><label>{label}</label></stream>\r\n");
+            let _ =
+                write!(xml, "<stream stream_id=\"{id}\" session_id=\"{session}\"><label>{label}</label></stream>\r\n");
         }
         let _ = write!(
             xml,

@@ -197,7 +197,11 @@ mod tests {
     #[test]
     fn failures_are_counted_by_reason() {
         let mut calls: Vec<CallReport> = (1..=8).map(|n| call(Some(n), Outcome::Completed)).collect();
-        calls.extend([call(None, Outcome::Refused(503)), call(None, Outcome::Refused(503)), call(None, Outcome::NoAnswer)]);
+        calls.extend([
+            call(None, Outcome::Refused(503)),
+            call(None, Outcome::Refused(503)),
+            call(None, Outcome::NoAnswer),
+        ]);
         let report = LoadReport::of(calls, Duration::ZERO, Duration::from_secs(1));
         assert_eq!((report.answered, report.completed, report.packets), (8, 8, 110));
         assert_eq!(report.failures.get(&Outcome::Refused(503)), Some(&2));

@@ -67,7 +67,9 @@ impl Wire {
             LoadTransport::Tls(client) => {
                 let config = Arc::new(client_config(client)?);
                 let name = match &client.server_name {
-                    Some(name) => ServerName::try_from(name.clone()).map_err(|error| LoadError::Tls(error.to_string()))?,
+                    Some(name) => {
+                        ServerName::try_from(name.clone()).map_err(|error| LoadError::Tls(error.to_string()))?
+                    }
                     None => ServerName::IpAddress(to.ip().into()),
                 };
                 let stream = tcp(to).await.map_err(reach)?;

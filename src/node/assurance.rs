@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use ferric_assurance::{Call, Depth, Finished, GapEntry, Ledger, Outcome};
 use anyhow::Context as _;
+use ferric_assurance::{Call, Depth, Finished, GapEntry, Ledger, Outcome};
 use ferric_media::gaps::GapCause;
 use ferric_media::keys::NodePublicKey;
 use ferric_media::manifest::SignedManifest;
@@ -15,7 +15,9 @@ use uuid::Uuid;
 
 use super::keys::Identity;
 use crate::config::Config;
-use crate::console::{AssuranceCall, AssuranceGap, AssuranceQuery, AssuranceTotals, AssuranceView, BackendError, Event};
+use crate::console::{
+    AssuranceCall, AssuranceGap, AssuranceQuery, AssuranceTotals, AssuranceView, BackendError, Event,
+};
 use crate::metrics;
 
 /// The ledger's folder in the data folder.
@@ -27,18 +29,26 @@ pub(super) fn open(config: &Config, identity: &Identity, events: broadcast::Send
         let outcome = entry.outcome.map_or("", ferric_assurance::Outcome::as_str);
         metrics::assurance(outcome);
         let recording = entry.recordings.first().copied();
-        let event = Event { invite: entry.invite, recording, outcome: Some(outcome), cause: entry.cause.clone(), ..Event::new("assurance.outcome") };
+        let event = Event {
+            invite: entry.invite,
+            recording,
+            outcome: Some(outcome),
+            cause: entry.cause.clone(),
+            ..Event::new("assurance.outcome")
+        };
         let _ = events.send(event);
         let (invite, cause) = (entry.invite.unwrap_or_default(), entry.cause.as_deref().unwrap_or(""));
         tracing::info!(%invite, outcome, cause, gaps = entry.gap_count, "outcome of a call");
     };
-    Ledger::open(&folder, identity.node_key.clone(), identity.party_key, Box::new(tell)).context("the ledger of recording assurance cannot be opened")
+    Ledger::open(&folder, identity.node_key.clone(), identity.party_key, Box::new(tell))
+        .context("the ledger of recording assurance cannot be opened")
 }
 
 /// A manifest is on disk.
 pub(super) fn finished(ledger: &Ledger, signed: &SignedManifest) {
     let manifest = &signed.manifest;
-    let finished = Finished { state: manifest.state, duration_ms: manifest.duration_ms, manifest: Some(signed.digest()) };
+    let finished =
+        Finished { state: manifest.state, duration_ms: manifest.duration_ms, manifest: Some(signed.digest()) };
     ledger.finished(manifest.id, &finished);
 }
 
@@ -63,16 +73,23 @@ const DEFAULT_LIMIT: usize = 1_000;
 const MAX_LIMIT: usize = 10_000;
 
 /// What the API tells of a time.
-pub(super) fn view(ledger: &Ledger, key: &NodePublicKey, query: &AssuranceQuery) -> Result<AssuranceView, BackendError> {
+pub(super) fn view(
+    ledger: &Ledger,
+    key: &NodePublicKey,
+    query: &AssuranceQuery,
+) -> Result<AssuranceView, BackendError> {
     let time = |text: &Option<String>, name: &str| -> Result<Option<Timestamp>, BackendError> {
-        let wrong = |text: &str| BackendError::Invalid(format!("{name} = \"{text}\" is no time such as 2026-01-31T08:00:00Z"));
+        let wrong =
+            |text: &str| BackendError::Invalid(format!("{name} = \"{text}\" is no time such as 2026-01-31T08:00:00Z"));
         text.as_ref().map(|text| text.parse().map_err(|_| wrong(text))).transpose()
     };
     let to = time(&query.to, "to")?.unwrap_or_else(|| Timestamp::from(SystemTime::now() + Duration::from_secs(1)));
     let day_before = Timestamp::from_unix_ms(to.unix_ms() - 86_400_000);
     let from = time(&query.from, "from")?.unwrap_or(day_before);
     let skip: usize = match &query.cursor {
-        Some(cursor) => cursor.parse().map_err(|_| BackendError::Invalid(format!("`{cursor}` is no cursor of a previous page")))?,
+        Some(cursor) => {
+            cursor.parse().map_err(|_| BackendError::Invalid(format!("`{cursor}` is no cursor of a previous page")))?
+        }
         None => 0,
     };
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
@@ -122,7 +139,12 @@ fn call_view(call: Call) -> AssuranceCall {
         gaps: call
             .gaps
             .into_iter()
-            .map(|gap| AssuranceGap { channel: gap.channel, from_ms: gap.from_ms, to_ms: gap.to_ms, reason: gap.reason })
+            .map(|gap| AssuranceGap {
+                channel: gap.channel,
+                from_ms: gap.from_ms,
+                to_ms: gap.to_ms,
+                reason: gap.reason,
+            })
             .collect(),
         gap_count: call.gap_count,
     }

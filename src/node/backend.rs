@@ -22,8 +22,8 @@ use super::signalling::Ask;
 use super::steering::Steering;
 use super::watch::Watcher;
 use crate::console::{
-    Alarm, Answer, AssuranceQuery, AssuranceView, Backend, BackendError, CallView, ControlView, Event, ObjectKind, ParticipantView, Readiness, RecordingView, RecordingsPage,
-    RecordingsQuery, StreamView, UploadsView,
+    Alarm, Answer, AssuranceQuery, AssuranceView, Backend, BackendError, CallView, ControlView, Event, ObjectKind,
+    ParticipantView, Readiness, RecordingView, RecordingsPage, RecordingsQuery, StreamView, UploadsView,
 };
 
 pub(super) struct NodeBackend {
@@ -43,7 +43,10 @@ pub(super) struct NodeBackend {
 
 impl NodeBackend {
     /// Runs what blocks on a shard away from the async threads.
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Worker) -> T + Send + 'static) -> Result<T, BackendError> {
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Worker) -> T + Send + 'static,
+    ) -> Result<T, BackendError> {
         let worker = Arc::clone(&self.worker);
         let done = tokio::task::spawn_blocking(move || work(&worker)).await;
         done.map_err(|_| BackendError::Unavailable("the capture worker does not answer".into()))
@@ -73,7 +76,11 @@ fn call_view(call: CallSnapshot, tenant: String, started_at: String) -> CallView
             .session
             .participants
             .into_iter()
-            .map(|participant| ParticipantView { name: participant.name, aor: participant.aor, channel: participant.channel })
+            .map(|participant| ParticipantView {
+                name: participant.name,
+                aor: participant.aor,
+                channel: participant.channel,
+            })
             .collect(),
         streams: call
             .stats
@@ -87,7 +94,11 @@ fn call_view(call: CallSnapshot, tenant: String, started_at: String) -> CallView
                 lost: stream.lost,
                 jitter_ms: stream.jitter_ms,
                 mos: stream.mos,
-                mos_over_time: stream.mos_over_time.get(stream.mos_over_time.len().saturating_sub(30)..).unwrap_or_default().to_vec(),
+                mos_over_time: stream
+                    .mos_over_time
+                    .get(stream.mos_over_time.len().saturating_sub(30)..)
+                    .unwrap_or_default()
+                    .to_vec(),
                 burst_ratio: stream.burst_ratio,
                 late: stream.late,
                 srtp: stream.srtp.map(str::to_owned),
@@ -167,9 +178,13 @@ impl Backend for NodeBackend {
                 }
             }
             let (tenant, key) = self.books.stored_at(id).await?;
-            let target = self.stores.get(&tenant).ok_or_else(|| BackendError::Unavailable(format!("tenant {tenant} has no store")))?;
+            let target = self
+                .stores
+                .get(&tenant)
+                .ok_or_else(|| BackendError::Unavailable(format!("tenant {tenant} has no store")))?;
             let path = object_store::path::Path::from(format!("{key}/{file}"));
-            let unavailable = |error: object_store::Error| BackendError::Unavailable(format!("the store does not give it: {error}"));
+            let unavailable =
+                |error: object_store::Error| BackendError::Unavailable(format!("the store does not give it: {error}"));
             let found = object_store::ObjectStoreExt::get(&target.store, &path).await.map_err(unavailable)?;
             found.bytes().await.map_err(unavailable)
         })

@@ -3,7 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use ferric_codecs::decode::CodecKind;
-use ferric_media::metadata::{Channel as ChannelNote, Correlator, Interval, Participant, SessionInfo, SipIds, SrcMetadata};
+use ferric_media::metadata::{
+    Channel as ChannelNote, Correlator, Interval, Participant, SessionInfo, SipIds, SrcMetadata,
+};
 use ferric_media::rtp::StreamIndex;
 use ferric_media::srtp::{SrtpConfig, SrtpKey, SrtpSuite};
 use ferric_media::stats::Channel;
@@ -45,7 +47,10 @@ fn index(index: usize) -> StreamIndex {
 
 /// Streams that pass from one recording to another.
 pub(super) fn taken(takes: &[TakenStream]) -> Vec<Taken> {
-    takes.iter().map(|taken| Taken { from: taken.from.0, stream: index(taken.index), becomes: index(taken.becomes) }).collect()
+    takes
+        .iter()
+        .map(|taken| Taken { from: taken.from.0, stream: index(taken.index), becomes: index(taken.becomes) })
+        .collect()
 }
 
 /// Streams as capture wants them.
@@ -68,7 +73,12 @@ fn payload(format: &ferric_sip::sdp::Format) -> Option<(u8, PayloadKind)> {
     let kind = if format.name.eq_ignore_ascii_case("telephone-event") {
         PayloadKind::TelephoneEvent { clock_rate: format.clock_rate }
     } else {
-        PayloadKind::Audio(CodecKind::from_sdp(&format.name, format.clock_rate, format.channels, format.fmtp.as_deref())?)
+        PayloadKind::Audio(CodecKind::from_sdp(
+            &format.name,
+            format.clock_rate,
+            format.channels,
+            format.fmtp.as_deref(),
+        )?)
     };
     Some((format.payload_type, kind))
 }
@@ -96,7 +106,10 @@ pub(super) fn session(info: &Signalled, specs: &[StreamSpec], started_unix_ms: u
         .iter()
         .map(|participant| {
             let since_start = |unix_ms: u64| unix_ms.saturating_sub(started_unix_ms);
-            let interval = Interval { from_ms: since_start(participant.seen_unix_ms), to_ms: participant.gone_unix_ms.map(since_start) };
+            let interval = Interval {
+                from_ms: since_start(participant.seen_unix_ms),
+                to_ms: participant.gone_unix_ms.map(since_start),
+            };
             let throughout = interval.from_ms < 1_000 && interval.to_ms.is_none();
             Participant {
                 id: participant.id.clone(),
@@ -120,9 +133,11 @@ pub(super) fn session(info: &Signalled, specs: &[StreamSpec], started_unix_ms: u
         let received = Timestamp::from(SystemTime::UNIX_EPOCH + Duration::from_millis(document.received_unix_ms));
         SrcMetadata::new(received, document.media_type, &document.body)
     };
-    let (headers, documents): (Vec<_>, Vec<_>) = info.documents.iter().partition(|document| document.media_type == "message/sip");
+    let (headers, documents): (Vec<_>, Vec<_>) =
+        info.documents.iter().partition(|document| document.media_type == "message/sip");
     let tag = |value: &str| value.split(";tag=").nth(1).map(|tag| tag.split(';').next().unwrap_or(tag).to_owned());
-    let correlators = info.correlators.iter().map(|(name, value)| Correlator { name: name.clone(), value: value.clone() });
+    let correlators =
+        info.correlators.iter().map(|(name, value)| Correlator { name: name.clone(), value: value.clone() });
     SessionInfo {
         sip: SipIds {
             call_id: info.sip_call_id.clone(),
@@ -163,8 +178,15 @@ mod tests {
 
     #[test]
     fn streams_keep_their_number_and_channel() {
-        let configs = streams(&[spec(1, "10", "PCMU", 8_000), spec(3, "20", "telephone-event", 8_000), spec(4, "30", "opus", 48_000)]);
-        assert_eq!(configs.iter().map(|config| config.channel).collect::<Vec<_>>(), [Channel::Left, Channel::Right, Channel::Right]);
+        let configs = streams(&[
+            spec(1, "10", "PCMU", 8_000),
+            spec(3, "20", "telephone-event", 8_000),
+            spec(4, "30", "opus", 48_000),
+        ]);
+        assert_eq!(
+            configs.iter().map(|config| config.channel).collect::<Vec<_>>(),
+            [Channel::Left, Channel::Right, Channel::Right]
+        );
         assert_eq!(configs[0].index, StreamIndex(1));
         assert_eq!(configs[1].payloads, [(96, PayloadKind::TelephoneEvent { clock_rate: 8_000 })]);
     }

@@ -126,7 +126,10 @@ impl Bookkeeper {
 
     pub(super) async fn search(&self, query: RecordingsQuery) -> Result<RecordingsPage, BackendError> {
         let page = self.catalog.search(&search(query)?).await.map_err(unavailable)?;
-        Ok(RecordingsPage { recordings: page.recordings.into_iter().map(view).collect(), next_cursor: page.next_cursor })
+        Ok(RecordingsPage {
+            recordings: page.recordings.into_iter().map(view).collect(),
+            next_cursor: page.next_cursor,
+        })
     }
 
     pub(super) async fn find(&self, id: Uuid) -> Result<RecordingView, BackendError> {
@@ -161,7 +164,8 @@ fn unavailable(error: ferric_worker::catalog::CatalogError) -> BackendError {
 
 fn search(query: RecordingsQuery) -> Result<Search, BackendError> {
     let time = |text: Option<String>, name: &str| -> Result<Option<Timestamp>, BackendError> {
-        let wrong = |text: &str| BackendError::Invalid(format!("{name} = \"{text}\" is no time such as 2026-01-31T08:00:00Z"));
+        let wrong =
+            |text: &str| BackendError::Invalid(format!("{name} = \"{text}\" is no time such as 2026-01-31T08:00:00Z"));
         text.map(|text| text.parse().map_err(|_| wrong(&text))).transpose()
     };
     let state = query.state.map(|state| match state.as_str() {

@@ -249,12 +249,15 @@ impl Directory {
                 self.sets.insert(name, elements);
             }
         }
-        let named: Vec<(ElementId, ElementConfig)> = groups.names().map(|(id, element)| (id, element.clone())).collect();
+        let named: Vec<(ElementId, ElementConfig)> =
+            groups.names().map(|(id, element)| (id, element.clone())).collect();
         for (id, element) in named {
             let group = groups.group_of(id).map(|name| name.to_string()).unwrap_or_default();
             let leads_to = match groups.dns_groups().any(|(name, _)| name == group) {
                 true => addresses.remove(&(group, element.address)).unwrap_or_default(),
-                false => self.locator.peek_host(now, &element.host, element.port.unwrap_or(default_port(element.transport))),
+                false => {
+                    self.locator.peek_host(now, &element.host, element.port.unwrap_or(default_port(element.transport)))
+                }
             };
             groups.set_addresses(id, &leads_to);
         }
@@ -323,7 +326,12 @@ fn found(located: Located) -> Found {
 /// The elements of a group from DNS, with their addresses. Of servers that stand there twice the first counts.
 fn elements_of(group: &str, set: &ServerSet) -> Vec<(ElementConfig, Vec<SocketAddr>)> {
     let element = |server: &ferric_locate::Server| ElementConfig {
-        address: format!("{}:{};transport={}", server.target, server.port, set.transport.to_string().to_ascii_lowercase()),
+        address: format!(
+            "{}:{};transport={}",
+            server.target,
+            server.port,
+            set.transport.to_string().to_ascii_lowercase()
+        ),
         host: group.to_owned(),
         port: Some(server.port),
         transport: set.transport,
@@ -407,7 +415,8 @@ fn read(path: &Path) -> Option<LastGood> {
     match read() {
         Ok(last) => Some(last),
         Err(error) => {
-            let missing = error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound);
+            let missing =
+                error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound);
             if !missing {
                 tracing::warn!(file = %path.display(), %error, "what DNS said before is not taken in");
             }

@@ -17,7 +17,9 @@ use std::time::{Instant, SystemTime};
 
 use ferric_proxy::group::{DownCause, ElementState, GroupEvent, GroupShares, GroupView, Hop};
 use ferric_proxy::routing::Action;
-use ferric_proxy::{Explanation, Handled, Listener, LocateTarget, Proxy, ProxyConfig, ProxyOutput, RequestDone, Ticket};
+use ferric_proxy::{
+    Explanation, Handled, Listener, LocateTarget, Proxy, ProxyConfig, ProxyOutput, RequestDone, Ticket,
+};
 use ferric_registrar::{RegistrarConfig, Saved, Users};
 use ferric_sip::flow::{Flow, Transport};
 use ferric_sip::message::Message;
@@ -68,7 +70,8 @@ impl Edge {
     pub(super) fn new(epoch: Epoch, directory: Directory, folder: PathBuf, secret: u64, now: Instant) -> Edge {
         let is_idle = is_idle(&epoch.proxy);
         let limits = TransactionLimits { transactions: TRANSACTIONS };
-        let proxy = Proxy::new(epoch.proxy, Timers::default(), limits, now, unix_s(), rand::random()).with_secret(secret);
+        let proxy =
+            Proxy::new(epoch.proxy, Timers::default(), limits, now, unix_s(), rand::random()).with_secret(secret);
         let mut edge = Edge { proxy, directory, folder, is_idle, known: HashSet::new() };
         edge.apply_registrar(now, epoch.registrar);
         edge.directory.keep_warm(now, &fixed_targets(edge.proxy.config()));
@@ -101,7 +104,9 @@ impl Edge {
                 tracing::info!(restored, "the registrar is ready");
                 self.proxy.set_location(Some(Box::new(registrar)));
             }
-            Err(error) => tracing::error!(folder = %self.folder.display(), %error, "there is no registrar: its folder cannot be used"),
+            Err(error) => {
+                tracing::error!(folder = %self.folder.display(), %error, "there is no registrar: its folder cannot be used")
+            }
         }
     }
 
@@ -111,7 +116,13 @@ impl Edge {
     }
 
     /// Bindings of one user, or of all from a place on.
-    pub(super) fn registrations(&mut self, now: Instant, aor: Option<&str>, from: u32, most: usize) -> (Vec<Saved>, Option<u32>) {
+    pub(super) fn registrations(
+        &mut self,
+        now: Instant,
+        aor: Option<&str>,
+        from: u32,
+        most: usize,
+    ) -> (Vec<Saved>, Option<u32>) {
         self.registrar().map(|registrar| registrar.list(now, aor, from, most)).unwrap_or_default()
     }
 
@@ -141,7 +152,10 @@ impl Edge {
     pub(super) fn shares(&mut self, now: Instant) -> Vec<GroupShares> {
         let names: Vec<_> = self.proxy.config().groups.iter().map(|group| Arc::clone(&group.name)).collect();
         let groups = self.proxy.groups();
-        names.iter().filter_map(|name| groups.preview(now, name, 0, &mut SmallRng::seed_from_u64(0)).into_iter().next()).collect()
+        names
+            .iter()
+            .filter_map(|name| groups.preview(now, name, 0, &mut SmallRng::seed_from_u64(0)).into_iter().next())
+            .collect()
     }
 
     /// Which way a message would take, and whether nothing is configured.
@@ -149,7 +163,13 @@ impl Edge {
         (self.proxy.explain(now, message, flow), self.is_idle)
     }
 
-    pub(super) fn handle_message(&mut self, now: Instant, message: Message, flow: Flow, expected: impl Fn(&Message) -> bool) -> Handled {
+    pub(super) fn handle_message(
+        &mut self,
+        now: Instant,
+        message: Message,
+        flow: Flow,
+        expected: impl Fn(&Message) -> bool,
+    ) -> Handled {
         // What was begun before the last rule went away still comes to its end.
         if self.is_idle && self.proxy.transactions() == 0 {
             return Handled::Local(message);
@@ -190,7 +210,13 @@ impl Edge {
     }
 
     /// Does what proxy and directory want, until they want nothing more.
-    pub(super) fn drain(&mut self, now: Instant, sockets: &SipSockets, sight: &Sight, tell: &mut impl FnMut(EdgeEvent)) {
+    pub(super) fn drain(
+        &mut self,
+        now: Instant,
+        sockets: &SipSockets,
+        sight: &Sight,
+        tell: &mut impl FnMut(EdgeEvent),
+    ) {
         loop {
             while let Some(output) = self.proxy.poll_output() {
                 match output {
@@ -211,7 +237,8 @@ impl Edge {
                         }
                         sight.done(now, &done);
                         if is_unrecorded(&done) {
-                            let tenant = self.proxy.config().trust.tenant_of(done.source.ip()).unwrap_or_default().to_owned();
+                            let tenant =
+                                self.proxy.config().trust.tenant_of(done.source.ip()).unwrap_or_default().to_owned();
                             tell(EdgeEvent::Unrecorded { tenant, done });
                         }
                     }
@@ -263,8 +290,11 @@ impl Edge {
             for element in group.elements {
                 let up = matches!(element.state, ElementState::Up | ElementState::Busy(_));
                 let counters = element.counters;
-                let results =
-                    [("answered", counters.succeeded), ("refused", counters.refused), ("failed_over", counters.failed_over)];
+                let results = [
+                    ("answered", counters.succeeded),
+                    ("refused", counters.refused),
+                    ("failed_over", counters.failed_over),
+                ];
                 metrics::element(&name, &element.address, up, results);
                 seen.insert((name.clone(), element.address));
             }
@@ -298,7 +328,12 @@ fn is_unrecorded(done: &RequestDone) -> bool {
 fn fixed_targets(config: &ProxyConfig) -> Vec<LocateTarget> {
     let uris = config.routes.rules().iter().filter_map(|rule| match &rule.action {
         Action::Uri(uri) => Uri::parse(uri).ok(),
-        Action::Group(_) | Action::RequestUri | Action::Registrar | Action::Srs | Action::Reject { .. } | Action::Redirect(_) => None,
+        Action::Group(_)
+        | Action::RequestUri
+        | Action::Registrar
+        | Action::Srs
+        | Action::Reject { .. }
+        | Action::Redirect(_) => None,
     });
     let target = |uri: Uri| {
         let transport = match uri.params.get("transport").map(str::to_ascii_lowercase).as_deref() {
@@ -395,7 +430,18 @@ fn proxy_config(config: &Config, bound: &[(Transport, SocketAddr)]) -> ProxyConf
     if bound.iter().any(|(_, address)| address.ip().is_unspecified()) {
         proxy.own_hosts = proxy.networks.iter().map(|(address, _)| *address).collect();
     }
-    if let Some(config::Proxy { record_route, groups, routes, registrar, udp_mtu, calls_per_second, max_open, timeout, .. }) = &config.proxy {
+    if let Some(config::Proxy {
+        record_route,
+        groups,
+        routes,
+        registrar,
+        udp_mtu,
+        calls_per_second,
+        max_open,
+        timeout,
+        ..
+    }) = &config.proxy
+    {
         proxy.record_route = *record_route;
         proxy.groups = groups.clone();
         proxy.routes = routes.clone();
@@ -442,6 +488,8 @@ mod tests {
     fn this_machine_has_at_least_its_loopback() {
         let found = interfaces();
         let (_, network) = found.iter().find(|(address, _)| address.is_loopback()).unwrap();
-        assert!(network.contains(IpAddr::from([127, 1, 2, 3])) || network.contains(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])));
+        assert!(
+            network.contains(IpAddr::from([127, 1, 2, 3])) || network.contains(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]))
+        );
     }
 }

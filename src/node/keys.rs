@@ -57,7 +57,8 @@ pub(super) fn prepare(config: &Config) -> anyhow::Result<Identity> {
     let admin_token = secret(&token_file)?;
     let party_secret = secret(&keys.join("parties.key"))?;
     let party_key = <sha2::Sha256 as sha2::Digest>::digest(party_secret.as_bytes()).into();
-    let proxy_secret: [u8; 32] = <sha2::Sha256 as sha2::Digest>::digest(secret(&keys.join("proxy.key"))?.as_bytes()).into();
+    let proxy_secret: [u8; 32] =
+        <sha2::Sha256 as sha2::Digest>::digest(secret(&keys.join("proxy.key"))?.as_bytes()).into();
     let proxy_secret = proxy_secret.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte));
     Ok(Identity { node_key: Arc::new(node_key), node_public_file, admin_token, token_file, party_key, proxy_secret })
 }

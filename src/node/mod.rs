@@ -31,6 +31,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, bail};
 use ferric_assurance::Ledger;
 use ferric_media::keys::Recipient;
+use ferric_media::manifest::RecordingState;
 use ferric_sip::dialog::SessionTimerConfig;
 use ferric_sip::flow::Transport;
 use ferric_sip::transaction::{Timers, TransactionLimits};
@@ -38,17 +39,16 @@ use ferric_sip_io::{IoLimits, ListenerConfig, SipSockets, client_config, server_
 use ferric_srs::offer::MediaPolicy;
 use ferric_srs::port::{CaptureEvent, RecordingId};
 use ferric_srs::{Srs, SrsConfig};
+use ferric_worker::Ending;
 use ferric_worker::call::WorkerEvent;
 use ferric_worker::recover::recover;
 use ferric_worker::spool::Spool;
 use ferric_worker::spool_commit::Finisher;
 use ferric_worker::spool_gauge::{HighWater, SpoolGauge};
+use ferric_worker::spool_writer::FinishedRecording;
 use ferric_worker::store::open_target;
 use ferric_worker::sync::GroupSync;
 use ferric_worker::upload::{Stores, UploadConfig, UploadEvent, UploadHandle, Uploader};
-use ferric_media::manifest::RecordingState;
-use ferric_worker::Ending;
-use ferric_worker::spool_writer::FinishedRecording;
 use ferric_worker::worker::{TenantKeys, Worker, WorkerConfig};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc};
@@ -121,11 +121,15 @@ struct SipThread {
 
 impl SipThread {
     fn start() -> anyhow::Result<SipThread> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the SIP thread")?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the SIP thread")?;
         let (handle, stop) = (runtime.handle().clone(), CancellationToken::new());
         let stopped = stop.clone();
         let run = move || runtime.block_on(async move { stopped.cancelled().await });
-        let thread = std::thread::Builder::new().name("sip".to_owned()).spawn(run).context("cannot start the SIP thread")?;
+        let thread =
+            std::thread::Builder::new().name("sip".to_owned()).spawn(run).context("cannot start the SIP thread")?;
         Ok(SipThread { handle, stop, thread: Some(thread) })
     }
 }
@@ -156,7 +160,8 @@ impl Node {
         raise_file_limit(config.capture.max_calls);
         let identity = keys::prepare(&config)?;
         let spool_root = config.node.data_dir.join("spool");
-        let spool = Spool::open(&spool_root).with_context(|| format!("the spool {} cannot be opened", spool_root.display()))?;
+        let spool =
+            Spool::open(&spool_root).with_context(|| format!("the spool {} cannot be opened", spool_root.display()))?;
         let (books, book_task) = catalogue::open(&config, identity.party_key).await?;
         let hint = books.last_manifest(&config.node.id).await;
         let (committer, recovery) = recover(&spool, Arc::clone(&identity.node_key), &config.node.id, hint)
@@ -180,7 +185,8 @@ impl Node {
         let stop = CancellationToken::new();
         let stores = Stores::default();
         for tenant in &config.tenants {
-            let target = open_target(&tenant.store, &tenant.prefix).with_context(|| format!("the store of tenant {}", tenant.name))?;
+            let target = open_target(&tenant.store, &tenant.prefix)
+                .with_context(|| format!("the store of tenant {}", tenant.name))?;
             stores.set(&tenant.name, target.clone());
             tokio::spawn(watch::probe_store(tenant.name.clone(), target, stores.clone()));
         }
@@ -198,7 +204,8 @@ impl Node {
             }
             watch::upload_event(&upload_books, event);
         });
-        let (uploads, uploader) = Uploader::start(spool.clone(), stores.clone(), upload_config, upload_events, stop.child_token());
+        let (uploads, uploader) =
+            Uploader::start(spool.clone(), stores.clone(), upload_config, upload_events, stop.child_token());
         let (ready_uploads, ready_books, ready_ledger) = (uploads.clone(), books.clone(), ledger.clone());
         let finisher = Arc::new(Finisher::start(committer, move |manifest| {
             assurance::finished(&ready_ledger, manifest);
@@ -240,15 +247,33 @@ impl Node {
         let servers = config.proxy.as_ref().map_or_else(Vec::new, |proxy| proxy.dns.clone());
         let (transports, ipv6) = spoken(&sip);
         let directory = {
-            let start = async move { directory::Directory::start(&servers, transports, ipv6, last_good, Instant::now()) };
+            let start =
+                async move { directory::Directory::start(&servers, transports, ipv6, last_good, Instant::now()) };
             sip_thread.handle.spawn(start).await.context("the SIP thread is gone")??
         };
         let registrations = config.node.data_dir.join("registrar");
         let edge = edge::Edge::new(epoch, directory, registrations, identity.proxy_secret, Instant::now());
-        let task = Signalling::new(srs, edge, looks_on, sockets.clone(), Arc::clone(&worker), books.clone(), Arc::clone(&signalling), ledger.clone(), events.clone(), config.records());
+        let task = Signalling::new(
+            srs,
+            edge,
+            looks_on,
+            sockets.clone(),
+            Arc::clone(&worker),
+            books.clone(),
+            Arc::clone(&signalling),
+            ledger.clone(),
+            events.clone(),
+            config.records(),
+        );
         let mut tasks = Vec::new();
         tasks.push(sip_thread.handle.spawn(task.run(inbound, ask_receiver)));
-        tasks.push(tokio::spawn(capture_events(worker_events, asks.clone(), books.clone(), Arc::clone(&signalling), events.clone())));
+        tasks.push(tokio::spawn(capture_events(
+            worker_events,
+            asks.clone(),
+            books.clone(),
+            Arc::clone(&signalling),
+            events.clone(),
+        )));
 
         let steering = Steering::open(&config, source, &sip, asks.clone(), events.clone());
         let watcher = watch::Watcher {
@@ -296,7 +321,24 @@ impl Node {
             recovered: recovery.finished.len(),
             records: config.records(),
         };
-        Ok(Node { addresses, worker, finisher, sync, uploads, asks, signalling, books, ledger, stop, tasks, book_task, uploader, sip_thread, steering, request_log })
+        Ok(Node {
+            addresses,
+            worker,
+            finisher,
+            sync,
+            uploads,
+            asks,
+            signalling,
+            books,
+            ledger,
+            stop,
+            tasks,
+            book_task,
+            uploader,
+            sip_thread,
+            steering,
+            request_log,
+        })
     }
 
     /// Where it listens and keeps things.
@@ -473,7 +515,10 @@ fn spoken(bound: &[(Transport, SocketAddr)]) -> (Vec<Transport>, bool) {
 
 fn srs_config(config: &Config, bound: &[(Transport, SocketAddr)]) -> SrsConfig {
     let names = edge::advertised(config, bound);
-    let advertise = bound.iter().enumerate().filter_map(|(at, (transport, address))| Some((*transport, *address, names.get(&at)?.clone())));
+    let advertise = bound
+        .iter()
+        .enumerate()
+        .filter_map(|(at, (transport, address))| Some((*transport, *address, names.get(&at)?.clone())));
     SrsConfig {
         timers: Timers::default(),
         limits: TransactionLimits::default(),
@@ -481,7 +526,12 @@ fn srs_config(config: &Config, bound: &[(Transport, SocketAddr)]) -> SrsConfig {
         media: MediaPolicy {
             storable: bridge::storable,
             suites: bridge::SUITES,
-            srtp_required: config.tenants.iter().filter(|tenant| tenant.srtp_required).map(|tenant| tenant.name.clone()).collect(),
+            srtp_required: config
+                .tenants
+                .iter()
+                .filter(|tenant| tenant.srtp_required)
+                .map(|tenant| tenant.name.clone())
+                .collect(),
             sdes_without_tls: config.sip.sdes_without_tls,
         },
         session_timer: SessionTimerConfig::default(),

@@ -17,8 +17,9 @@ use crate::config::edit::{self, EditError};
 use crate::config::unified;
 use crate::config::versions::{Version, Versions};
 use crate::console::{
-    Answer, BackendError, ConfigChange, ConfigCheck, ConfigDiff, ConfigView, ElementCounters, ElementStatus, Object, ProxyBackend, RegistrationView, RegistrationsPage, RouteTest,
-    RouteTestView, ServerGroupView, VersionView, Versioned,
+    Answer, BackendError, ConfigChange, ConfigCheck, ConfigDiff, ConfigView, ElementCounters, ElementStatus, Object,
+    ProxyBackend, RegistrationView, RegistrationsPage, RouteTest, RouteTestView, ServerGroupView, VersionView,
+    Versioned,
 };
 
 impl From<EditError> for BackendError {
@@ -27,13 +28,16 @@ impl From<EditError> for BackendError {
         match error {
             EditError::NoSuchGroup(_) => BackendError::NotFound(text),
             EditError::Json(_) => BackendError::Invalid(text),
-            EditError::Text(_) | EditError::Shape(_) | EditError::InUse { .. } => BackendError::Conflict { text, diff: None },
+            EditError::Text(_) | EditError::Shape(_) | EditError::InUse { .. } => {
+                BackendError::Conflict { text, diff: None }
+            }
         }
     }
 }
 
 fn registration(saved: Saved) -> RegistrationView {
-    let until = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(saved.expires)).unwrap_or(SystemTime::UNIX_EPOCH);
+    let until =
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(saved.expires)).unwrap_or(SystemTime::UNIX_EPOCH);
     RegistrationView {
         aor: saved.aor,
         contact: saved.uri,
@@ -94,7 +98,11 @@ fn group(shares: &GroupShares, configured: &[Value]) -> ServerGroupView {
     let up = shares.shares.iter().filter(|share| share.element.state == ElementState::Up).count();
     ServerGroupView {
         name: name.to_owned(),
-        config: configured.iter().find(|config| config.get("name").and_then(Value::as_str) == Some(name)).cloned().unwrap_or(Value::Null),
+        config: configured
+            .iter()
+            .find(|config| config.get("name").and_then(Value::as_str) == Some(name))
+            .cloned()
+            .unwrap_or(Value::Null),
         state: match up {
             0 => "dead",
             _ if up == shares.shares.len() => "up",
@@ -111,7 +119,8 @@ fn version_view(version: Version, text: Option<String>) -> VersionView {
 
 fn version(state: &State, number: u64) -> Result<(Version, String), BackendError> {
     let found = state.versions.as_ref().map_or(Ok(None), |versions| versions.get(number));
-    let found = found.map_err(|error| BackendError::Unavailable(format!("version {number} cannot be read: {error}")))?;
+    let found =
+        found.map_err(|error| BackendError::Unavailable(format!("version {number} cannot be read: {error}")))?;
     found.ok_or_else(|| BackendError::NotFound(format!("there is no version {number}")))
 }
 
@@ -160,7 +169,9 @@ impl ProxyBackend for NodeBackend {
             };
             let known: Vec<String> = view.elements.iter().map(|element| element.address.clone()).collect();
             let found = view.elements.into_iter().find(|status| status.address == element);
-            found.ok_or_else(|| BackendError::NotFound(format!("{group} has no element \"{element}\"; there are {}", known.join(", "))))
+            found.ok_or_else(|| {
+                BackendError::NotFound(format!("{group} has no element \"{element}\"; there are {}", known.join(", ")))
+            })
         })
     }
 
@@ -178,7 +189,8 @@ impl ProxyBackend for NodeBackend {
     fn test_route(&self, test: RouteTest) -> Answer<'_, RouteTestView> {
         Box::pin(async move {
             let (message, flow) = route_test::read(&test, &self.steering.bound)?;
-            let told = self.steering.ask(|tell| Ask::Explain { message: Box::new(message.clone()), flow, tell }).await?;
+            let told =
+                self.steering.ask(|tell| Ask::Explain { message: Box::new(message.clone()), flow, tell }).await?;
             Ok(route_test::view(&message, &flow, *told))
         })
     }
@@ -228,16 +240,18 @@ impl ProxyBackend for NodeBackend {
 
     fn rollback(&self, number: u64, wanted: Option<u64>) -> Answer<'_, ConfigChange> {
         let note = Some(format!("back to version {number}"));
-        Box::pin(self.steering.run(move |steering| {
-            steering.change(wanted, note, |state| Ok((version(state, number)?.1, false)))
-        }))
+        Box::pin(
+            self.steering
+                .run(move |steering| steering.change(wanted, note, |state| Ok((version(state, number)?.1, false)))),
+        )
     }
 
     fn registrations(&self, aor: Option<String>, limit: usize, cursor: Option<u32>) -> Answer<'_, RegistrationsPage> {
         Box::pin(async move {
             let (tell, told) = oneshot::channel();
             let _ = self.asks.send(Ask::Registrations { aor, from: cursor.unwrap_or(0), most: limit, tell });
-            let (found, next_cursor) = told.await.map_err(|_| BackendError::Unavailable("signalling does not answer".into()))?;
+            let (found, next_cursor) =
+                told.await.map_err(|_| BackendError::Unavailable("signalling does not answer".into()))?;
             Ok(RegistrationsPage { registrations: found.into_iter().map(registration).collect(), next_cursor })
         })
     }
@@ -251,7 +265,8 @@ impl ProxyBackend for NodeBackend {
 
     fn ladder(&self, call_id: String) -> Answer<'_, (Value, String)> {
         Box::pin(async move {
-            let ladder = sight::get(&self.ladders, &call_id).ok_or_else(|| BackendError::NotFound("no call of that Call-ID is remembered".into()))?;
+            let ladder = sight::get(&self.ladders, &call_id)
+                .ok_or_else(|| BackendError::NotFound("no call of that Call-ID is remembered".into()))?;
             let json = serde_json::to_value(&ladder).map_err(|error| BackendError::Unavailable(error.to_string()))?;
             Ok((json, ladder.to_string()))
         })

@@ -74,7 +74,12 @@ impl NodeRegistrar {
     ///
     /// # Errors
     /// When the folder or the journal cannot be had.
-    pub(super) fn open(settings: RegistrarConfig, users: Option<Users>, folder: &Path, now: Instant) -> io::Result<(NodeRegistrar, usize)> {
+    pub(super) fn open(
+        settings: RegistrarConfig,
+        users: Option<Users>,
+        folder: &Path,
+        now: Instant,
+    ) -> io::Result<(NodeRegistrar, usize)> {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         let file = folder.join("bindings.jsonl");
         let mut core = Registrar::new(settings, users, &rand::random());
@@ -86,7 +91,11 @@ impl NodeRegistrar {
             tracing::warn!(file = %file.display(), lines = broken, "registrations: lines that cannot be read are left out");
         }
         if restored < known {
-            tracing::info!(restored, dropped = known - restored, "registrations: those whose connection or user is gone are dropped");
+            tracing::info!(
+                restored,
+                dropped = known - restored,
+                "registrations: those whose connection or user is gone are dropped"
+            );
         }
         let journal = Journal::start(file)?;
         Ok((NodeRegistrar { core, journal }, restored))
@@ -212,7 +221,8 @@ impl Queue {
         let idle = |waiting: &mut Waiting| waiting.entries.is_empty() && !waiting.closed;
         let waiting = self.wake.wait_while(self.waiting(), idle).unwrap_or_else(PoisonError::into_inner);
         let gathers = |waiting: &mut Waiting| !waiting.closed;
-        let (mut waiting, _) = self.wake.wait_timeout_while(waiting, GATHER, gathers).unwrap_or_else(PoisonError::into_inner);
+        let (mut waiting, _) =
+            self.wake.wait_timeout_while(waiting, GATHER, gathers).unwrap_or_else(PoisonError::into_inner);
         (std::mem::take(&mut waiting.entries), waiting.closed)
     }
 }
@@ -237,7 +247,9 @@ impl Journal {
         let failed = Arc::new(AtomicBool::new(false));
         let mut writer = Writer::open(file)?;
         let flag = Arc::clone(&failed);
-        let thread = std::thread::Builder::new().name("registrations".to_owned()).spawn(move || run(&mut writer, &entries, &flag))?;
+        let thread = std::thread::Builder::new()
+            .name("registrations".to_owned())
+            .spawn(move || run(&mut writer, &entries, &flag))?;
         Ok(Journal { queue: Some(queue), thread: Some(thread), failed, from: None, due: None })
     }
 

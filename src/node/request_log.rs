@@ -91,7 +91,8 @@ fn run(mut writer: Writer, queue: &Queue) {
         let is_last = queue.closed.load(Ordering::Acquire);
         let waiting = std::mem::take(&mut *queue.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         let count = waiting.len() as u64;
-        let written = waiting.iter().try_for_each(|done| writer.write(done.to_line().as_bytes())).and_then(|()| writer.flush());
+        let written =
+            waiting.iter().try_for_each(|done| writer.write(done.to_line().as_bytes())).and_then(|()| writer.flush());
         if let Err(error) = written {
             queue.dropped.fetch_add(count, Ordering::Relaxed);
             tracing::debug!(%error, "lines of the request log are lost");
@@ -172,11 +173,14 @@ mod tests {
             writer.flush().unwrap();
             writer.turn().unwrap();
         }
-        let mut names: Vec<String> =
-            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
-        let expected: Vec<String> =
-            std::iter::once("requests.jsonl".to_owned()).chain((1..=KEPT).map(|n| format!("requests.jsonl.{n}"))).collect();
+        let expected: Vec<String> = std::iter::once("requests.jsonl".to_owned())
+            .chain((1..=KEPT).map(|n| format!("requests.jsonl.{n}")))
+            .collect();
         assert_eq!(names, expected);
         assert_eq!(std::fs::read_to_string(folder.path().join("requests.jsonl.1")).unwrap(), format!("{}\n", KEPT + 1));
         use std::os::unix::fs::PermissionsExt;

@@ -10,7 +10,8 @@ use ferric_sip::message::{Message, ParseErrorKind};
 use ferric_sip::method::Method;
 
 use crate::console::{
-    BackendError, ConditionView, ContactView, DestinationView, ListenerRef, PickView, RouteTest, RouteTestView, RuleView, ShareView, TextError,
+    BackendError, ConditionView, ContactView, DestinationView, ListenerRef, PickView, RouteTest, RouteTestView,
+    RuleView, ShareView, TextError,
 };
 
 /// What signalling tells of a message.
@@ -30,14 +31,18 @@ pub(super) fn read(test: &RouteTest, bound: &[(Transport, SocketAddr)]) -> Resul
     let message = Message::parse(as_sent(&test.message)).map_err(|error| {
         let line = match error.kind {
             ParseErrorKind::HeaderLine(number) => number + 1,
-            ParseErrorKind::NotSip | ParseErrorKind::RequestLine(_) | ParseErrorKind::StatusLine | ParseErrorKind::Version => 1,
+            ParseErrorKind::NotSip
+            | ParseErrorKind::RequestLine(_)
+            | ParseErrorKind::StatusLine
+            | ParseErrorKind::Version => 1,
             ParseErrorKind::Unfinished
             | ParseErrorKind::TooLong(_)
             | ParseErrorKind::TooManyLines(_)
             | ParseErrorKind::ContentLength
             | ParseErrorKind::BodyCut { .. } => 0,
         };
-        let source = line.checked_sub(1).and_then(|at| test.message.trim_start().lines().nth(at)).unwrap_or_default().to_owned();
+        let source =
+            line.checked_sub(1).and_then(|at| test.message.trim_start().lines().nth(at)).unwrap_or_default().to_owned();
         let at = TextError { line, column: usize::from(line > 0), message: error.to_string(), source };
         BackendError::Unreadable(format!("the message cannot be read: {error}"), vec![at])
     })?;
@@ -48,16 +53,23 @@ pub(super) fn read(test: &RouteTest, bound: &[(Transport, SocketAddr)]) -> Resul
     let spoken = via.as_ref().and_then(|via| transport(&via.transport));
     let local = match &test.listener {
         Some(listener) => {
-            let wrong = || BackendError::Invalid("listener is as in {\"transport\": \"udp\", \"address\": \"10.0.0.5:5060\"}".into());
+            let wrong = || {
+                BackendError::Invalid(
+                    "listener is as in {\"transport\": \"udp\", \"address\": \"10.0.0.5:5060\"}".into(),
+                )
+            };
             (transport(&listener.transport).ok_or_else(wrong)?, listener.address.parse().map_err(|_| wrong())?)
         }
         None => {
             let fits = bound.iter().find(|(have, _)| spoken.is_none_or(|spoken| spoken == *have));
-            fits.or(bound.first()).copied().unwrap_or((Transport::Udp, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 5_060)))
+            fits.or(bound.first())
+                .copied()
+                .unwrap_or((Transport::Udp, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 5_060)))
         }
     };
     let remote = match &test.source {
-        Some(text) => address(text).ok_or_else(|| BackendError::Invalid(format!("source = \"{text}\" is no address: write 10.1.0.20:5060")))?,
+        Some(text) => address(text)
+            .ok_or_else(|| BackendError::Invalid(format!("source = \"{text}\" is no address: write 10.1.0.20:5060")))?,
         None => {
             let host = via.as_ref().and_then(|via| via.host.trim_matches(['[', ']']).parse::<IpAddr>().ok());
             let port = via.as_ref().and_then(|via| via.port).unwrap_or(5_060);
@@ -88,7 +100,9 @@ fn as_sent(text: &str) -> Bytes {
 }
 
 fn transport(text: &str) -> Option<Transport> {
-    [Transport::Udp, Transport::Tcp, Transport::Tls].into_iter().find(|transport| transport.as_str().eq_ignore_ascii_case(text))
+    [Transport::Udp, Transport::Tcp, Transport::Tls]
+        .into_iter()
+        .find(|transport| transport.as_str().eq_ignore_ascii_case(text))
 }
 
 fn address(text: &str) -> Option<SocketAddr> {
@@ -105,7 +119,14 @@ pub(super) fn view(message: &Message, flow: &Flow, told: Told) -> RouteTestView 
         let why = format!("{} lies in no network of [[sip.trust]]", flow.remote.ip());
         (decided_by.as_str(), why, destination, Vec::new(), None, None)
     } else if is_recorders {
-        ("dialog", "it belongs to what the recorder has begun".to_owned(), Destination::Recorder, Vec::new(), None, None)
+        (
+            "dialog",
+            "it belongs to what the recorder has begun".to_owned(),
+            Destination::Recorder,
+            Vec::new(),
+            None,
+            None,
+        )
     } else if is_idle {
         let why = "no server group, route or registrar is configured: all requests are for the recorder".to_owned();
         ("unconfigured", why, Destination::Recorder, Vec::new(), None, None)
@@ -132,12 +153,18 @@ pub(super) fn view(message: &Message, flow: &Flow, told: Told) -> RouteTestView 
         method: message.method().as_str().to_owned(),
         request_uri: uri,
         source: flow.remote.to_string(),
-        listener: ListenerRef { transport: flow.transport.as_str().to_ascii_lowercase(), address: flow.local.to_string() },
+        listener: ListenerRef {
+            transport: flow.transport.as_str().to_ascii_lowercase(),
+            address: flow.local.to_string(),
+        },
         siprec,
         decided_by,
         rule,
         why,
-        rules: rules.iter().map(|rule| RuleView { name: rule.rule.clone(), matched: rule.matched, conditions: conditions(rule) }).collect(),
+        rules: rules
+            .iter()
+            .map(|rule| RuleView { name: rule.rule.clone(), matched: rule.matched, conditions: conditions(rule) })
+            .collect(),
         rewritten_uri: rewritten,
         destination: shown(destination),
     }
@@ -145,16 +172,22 @@ pub(super) fn view(message: &Message, flow: &Flow, told: Told) -> RouteTestView 
 
 fn why(decided_by: DecidedBy, rule: Option<&str>, destination: &Destination, siprec: bool) -> String {
     match (decided_by, destination) {
-        (DecidedBy::Rule, _) => format!("\"{}\" is the first rule of which every condition holds", rule.unwrap_or_default()),
+        (DecidedBy::Rule, _) => {
+            format!("\"{}\" is the first rule of which every condition holds", rule.unwrap_or_default())
+        }
         (DecidedBy::Route, _) => "its own Route header field says where it goes".to_owned(),
-        (DecidedBy::Dialog, Destination::Element { .. }) => "it belongs to a dialog: the element that has the call gets it".to_owned(),
+        (DecidedBy::Dialog, Destination::Element { .. }) => {
+            "it belongs to a dialog: the element that has the call gets it".to_owned()
+        }
         (DecidedBy::Dialog, _) => "it belongs to a dialog: it goes where its Request-URI leads".to_owned(),
         (DecidedBy::Default | DecidedBy::Stranger, destination) => {
             let what = match destination {
                 Destination::Recorder if siprec => "it asks for a recording",
                 Destination::Recorder => "it is addressed to this node",
                 Destination::Group(..) => "the Request-URI names a server group",
-                Destination::Registrar | Destination::Contacts(..) => "the Request-URI lies in a domain of the registrar",
+                Destination::Registrar | Destination::Contacts(..) => {
+                    "the Request-URI lies in a domain of the registrar"
+                }
                 Destination::Element { .. }
                 | Destination::Hop(_)
                 | Destination::Name(_)
@@ -171,11 +204,17 @@ fn shown(destination: Destination) -> DestinationView {
     match destination {
         Destination::Recorder => told("recorder", "this node's recorder".to_owned()),
         Destination::Group(name, groups) => {
-            let picked = groups.iter().find_map(|shares| Some((Some(shares.picked.clone()?), shares.group.name.to_string())));
+            let picked =
+                groups.iter().find_map(|shares| Some((Some(shares.picked.clone()?), shares.group.name.to_string())));
             let text = match &picked {
-                Some((element, group)) if *group == name => format!("server group {name}, now {}", element.as_deref().unwrap_or_default()),
+                Some((element, group)) if *group == name => {
+                    format!("server group {name}, now {}", element.as_deref().unwrap_or_default())
+                }
                 Some((element, group)) => {
-                    format!("server group {name}, of which no element takes calls; its fallback {group}, now {}", element.as_deref().unwrap_or_default())
+                    format!(
+                        "server group {name}, of which no element takes calls; its fallback {group}, now {}",
+                        element.as_deref().unwrap_or_default()
+                    )
                 }
                 None => format!("server group {name}, of which no element takes calls: 503"),
             };
@@ -183,21 +222,29 @@ fn shown(destination: Destination) -> DestinationView {
             let element = picked.and_then(|(element, _)| element);
             DestinationView { element, status, groups: groups.iter().map(pick).collect(), ..told("group", text) }
         }
-        Destination::Element { group, element } => {
-            DestinationView { element: Some(element.clone()), ..told("element", format!("element {element} of server group {group}")) }
+        Destination::Element { group, element } => DestinationView {
+            element: Some(element.clone()),
+            ..told("element", format!("element {element} of server group {group}"))
+        },
+        Destination::Hop(hop) => {
+            told("address", format!("{} {}", hop.transport.as_str().to_ascii_lowercase(), hop.address))
         }
-        Destination::Hop(hop) => told("address", format!("{} {}", hop.transport.as_str().to_ascii_lowercase(), hop.address)),
         Destination::Name(name) => {
             let port = name.port.map_or_else(String::new, |port| format!(":{port}"));
-            let transport = name.transport.map_or_else(String::new, |transport| format!(" {}", transport.as_str().to_ascii_lowercase()));
+            let transport = name
+                .transport
+                .map_or_else(String::new, |transport| format!(" {}", transport.as_str().to_ascii_lowercase()));
             told("name", format!("{}{port}{transport}, as DNS says", name.host))
         }
         Destination::Registrar => told("registrar", "the registrar takes it".to_owned()),
         Destination::Contacts(aor, contacts) => {
-            let contacts: Vec<ContactView> =
-                contacts.into_iter().map(|contact| ContactView { uri: contact.uri, q: contact.q, path: contact.path }).collect();
+            let contacts: Vec<ContactView> = contacts
+                .into_iter()
+                .map(|contact| ContactView { uri: contact.uri, q: contact.q, path: contact.path })
+                .collect();
             let status = contacts.is_empty().then_some(480);
-            DestinationView { status, ..told("contacts", format!("the {} contacts of {aor}", contacts.len())) }.with_contacts(contacts)
+            DestinationView { status, ..told("contacts", format!("the {} contacts of {aor}", contacts.len())) }
+                .with_contacts(contacts)
         }
         Destination::Redirect(to) => DestinationView { status: Some(302), ..told("redirect", format!("302 to {to}")) },
         Destination::Reject { status, reason, cause } => {
@@ -261,10 +308,20 @@ mod tests {
     #[test]
     fn what_is_asked_for_goes_before_what_is_assumed() {
         let listener = Some(ListenerRef { transport: "tls".into(), address: "10.0.0.5:5061".into() });
-        let test = RouteTest { source: Some("10.2.0.1".into()), listener, ..pasted("OPTIONS sip:x SIP/2.0\nVia: SIP/2.0/UDP 10.1.0.9\n") };
+        let test = RouteTest {
+            source: Some("10.2.0.1".into()),
+            listener,
+            ..pasted("OPTIONS sip:x SIP/2.0\nVia: SIP/2.0/UDP 10.1.0.9\n")
+        };
         let (_, flow) = ask(test.clone()).unwrap();
-        assert_eq!((flow.transport, flow.local.to_string().as_str(), flow.remote.to_string().as_str()), (Transport::Tls, "10.0.0.5:5061", "10.2.0.1:5060"));
-        assert!(matches!(ask(RouteTest { source: Some("there".into()), ..test.clone() }), Err(BackendError::Invalid(_))));
+        assert_eq!(
+            (flow.transport, flow.local.to_string().as_str(), flow.remote.to_string().as_str()),
+            (Transport::Tls, "10.0.0.5:5061", "10.2.0.1:5060")
+        );
+        assert!(matches!(
+            ask(RouteTest { source: Some("there".into()), ..test.clone() }),
+            Err(BackendError::Invalid(_))
+        ));
         let listener = Some(ListenerRef { transport: "sctp".into(), address: "10.0.0.5:5061".into() });
         assert!(matches!(ask(RouteTest { listener, ..test }), Err(BackendError::Invalid(_))));
     }

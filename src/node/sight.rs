@@ -7,7 +7,9 @@ use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use ferric_proxy::RequestDone;
-use ferric_sight::{CallSummary, HepHandle, HepMessage, HepOptions, HepSender, Ladder, LadderLimits, LadderRing, Listener};
+use ferric_sight::{
+    CallSummary, HepHandle, HepMessage, HepOptions, HepSender, Ladder, LadderLimits, LadderRing, Listener,
+};
 use ferric_sip::flow::Flow;
 use ferric_sip::method::Method;
 
@@ -68,7 +70,14 @@ impl Sight {
     /// A request of the proxy is over; `now` is when.
     pub(super) fn done(&self, now: Instant, done: &RequestDone) {
         metrics::proxy_request(done.side, done.status);
-        tracing::debug!(method = done.method, status = done.status, side = done.side, rule = done.rule, element = done.element, "request answered");
+        tracing::debug!(
+            method = done.method,
+            status = done.status,
+            side = done.side,
+            rule = done.rule,
+            element = done.element,
+            "request answered"
+        );
         let Some(log) = &self.log else { return };
         let ago = Instant::now().saturating_duration_since(now) + done.elapsed;
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -12,19 +12,19 @@
 //! sockets and creates files, which takes a fraction of a millisecond.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use ferric_assurance::Ledger;
-use ferric_proxy::group::{GroupEvent, GroupShares, GroupView};
 use ferric_proxy::Handled;
+use ferric_proxy::group::{GroupEvent, GroupShares, GroupView};
 use ferric_registrar::Saved;
 use ferric_sip::flow::Flow;
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
 use ferric_sip_io::{Inbound, InboundKind, SipSockets};
-use ferric_srs::port::{CaptureEvent, RefuseReason, Command, ReleaseCause, RecordingId, SessionInfo, StreamSpec};
+use ferric_srs::port::{CaptureEvent, Command, RecordingId, RefuseReason, ReleaseCause, SessionInfo, StreamSpec};
 use ferric_srs::{Srs, SrsEvent, SrsOutput};
 use ferric_worker::call::Assignment;
 use ferric_worker::worker::Worker;
@@ -69,27 +69,13 @@ pub(super) enum Ask {
     /// What do the server groups look like?
     Groups(oneshot::Sender<Vec<GroupView>>),
     /// Who is registered: one user, or all from a place on, at most so many; and the place to go on from.
-    Registrations {
-        aor: Option<String>,
-        from: u32,
-        most: usize,
-        tell: oneshot::Sender<(Vec<Saved>, Option<u32>)>,
-    },
+    Registrations { aor: Option<String>, from: u32, most: usize, tell: oneshot::Sender<(Vec<Saved>, Option<u32>)> },
     /// How would the server groups share out calls that begin now?
     Shares(oneshot::Sender<Vec<GroupShares>>),
     /// Which way would a message take?
-    Explain {
-        message: Box<Message>,
-        flow: Flow,
-        tell: oneshot::Sender<Box<Told>>,
-    },
+    Explain { message: Box<Message>, flow: Flow, tell: oneshot::Sender<Box<Told>> },
     /// An element of a group takes no new calls, or takes them again; answers whether there is such an element.
-    Drained {
-        group: String,
-        element: String,
-        drained: bool,
-        done: oneshot::Sender<bool>,
-    },
+    Drained { group: String, element: String, drained: bool, done: oneshot::Sender<bool> },
 }
 
 /// Numbers that others read.
@@ -316,7 +302,12 @@ impl Signalling {
             }
             Ask::Explain { message, flow, tell } => {
                 let (explanation, is_idle) = self.edge.explain(now, &message, &flow);
-                let _ = tell.send(Box::new(Told { explanation, is_idle, is_recorders: self.srs.expects(&message), records: self.records }));
+                let _ = tell.send(Box::new(Told {
+                    explanation,
+                    is_idle,
+                    is_recorders: self.srs.expects(&message),
+                    records: self.records,
+                }));
             }
             Ask::Drained { group, element, drained, done } => {
                 let _ = done.send(self.edge.proxy().groups().set_drained(&group, &element, drained));
@@ -358,7 +349,9 @@ impl Signalling {
     /// The ledger hears of every INVITE.
     fn note(&self, event: &SrsEvent) {
         match event {
-            SrsEvent::Offered { invite, tenant, call_id, source_kind } => self.ledger.received(invite.0, tenant, call_id, source_kind),
+            SrsEvent::Offered { invite, tenant, call_id, source_kind } => {
+                self.ledger.received(invite.0, tenant, call_id, source_kind)
+            }
             SrsEvent::Feeds { invite, recording } => self.ledger.recorded_by(invite.0, recording.0),
             SrsEvent::Refused { invite, status, cause } => self.ledger.refused(invite.0, *status, cause),
             SrsEvent::Closed { invite, cause } => self.ledger.ended(invite.0, cause.as_str()),
@@ -409,21 +402,24 @@ impl Signalling {
                     }
                 }
             }
-            Command::Change { recording, streams, takes } => match self.worker.update(recording.0, bridge::streams(&streams), &bridge::taken(&takes)) {
-                Ok(addresses) => {
-                    if let Some(known) = self.known.get_mut(&recording) {
-                        known.streams.retain(|had| !streams.iter().any(|stream| stream.index == had.index));
-                        known.streams.extend(streams);
-                        known.streams.sort_by_key(|stream| stream.index);
+            Command::Change { recording, streams, takes } => {
+                match self.worker.update(recording.0, bridge::streams(&streams), &bridge::taken(&takes)) {
+                    Ok(addresses) => {
+                        if let Some(known) = self.known.get_mut(&recording) {
+                            known.streams.retain(|had| !streams.iter().any(|stream| stream.index == had.index));
+                            known.streams.extend(streams);
+                            known.streams.sort_by_key(|stream| stream.index);
+                        }
+                        self.tell_capture(recording);
+                        let streams = bridge::addresses(&addresses);
+                        self.srs.handle_capture(now, CaptureEvent::Ready { recording, streams });
                     }
-                    self.tell_capture(recording);
-                    let streams = bridge::addresses(&addresses);
-                    self.srs.handle_capture(now, CaptureEvent::Ready { recording, streams });
+                    Err(refusal) => {
+                        self.srs
+                            .handle_capture(now, CaptureEvent::Refused { recording, reason: bridge::refusal(refusal) });
+                    }
                 }
-                Err(refusal) => {
-                    self.srs.handle_capture(now, CaptureEvent::Refused { recording, reason: bridge::refusal(refusal) });
-                }
-            },
+            }
             Command::Info { recording, info } => {
                 if let Some(known) = self.known.get_mut(&recording) {
                     known.info = info;
@@ -459,10 +455,16 @@ fn group_event(event: GroupEvent) -> Event {
 
 fn log(event: SrsEvent) {
     match event {
-        SrsEvent::Offered { invite, source_kind, .. } => tracing::debug!(invite = %invite.0, source_kind, "a recording is asked for"),
+        SrsEvent::Offered { invite, source_kind, .. } => {
+            tracing::debug!(invite = %invite.0, source_kind, "a recording is asked for")
+        }
         SrsEvent::Feeds { invite, recording } => tracing::debug!(invite = %invite.0, %recording, "recorded as"),
-        SrsEvent::Refused { invite, status, cause } => tracing::info!(invite = %invite.0, status, cause, "not recorded"),
-        SrsEvent::Closed { invite, cause } => tracing::debug!(invite = %invite.0, cause = cause.as_str(), "dialog over"),
+        SrsEvent::Refused { invite, status, cause } => {
+            tracing::info!(invite = %invite.0, status, cause, "not recorded")
+        }
+        SrsEvent::Closed { invite, cause } => {
+            tracing::debug!(invite = %invite.0, cause = cause.as_str(), "dialog over")
+        }
         SrsEvent::Started { recording } => tracing::info!(%recording, "call recorded from here"),
         SrsEvent::Ended { recording, cause } => tracing::info!(%recording, cause = cause.as_str(), "call ended"),
         SrsEvent::RequestDone { method, status } => tracing::debug!(method, status, "request answered"),
@@ -477,6 +479,8 @@ fn log(event: SrsEvent) {
         SrsEvent::MetadataProblem { invite, problem } => {
             tracing::warn!(invite = %invite.0, problem, "recording metadata is damaged; the call is recorded all the same");
         }
-        SrsEvent::Probing { recording } => tracing::info!(%recording, "no RTP: asking the peer whether it is still there"),
+        SrsEvent::Probing { recording } => {
+            tracing::info!(%recording, "no RTP: asking the peer whether it is still there")
+        }
     }
 }

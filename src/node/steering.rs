@@ -198,7 +198,9 @@ impl Steering {
         };
         let number = state.number();
         if let Some(wanted) = wanted.filter(|wanted| *wanted != number) {
-            return Err(BackendError::Stale(format!("version {number} is in force, not {wanted}: look at it, and send the change again")));
+            return Err(BackendError::Stale(format!(
+                "version {number} is in force, not {wanted}: look at it, and send the change again"
+            )));
         }
         untouched(&source)?;
         let (text, created) = edit(&state)?;
@@ -226,7 +228,10 @@ impl Steering {
         let source = state.source.clone();
         let judged = match &source {
             Some(source) => self.judge(source, text),
-            None => Err(BackendError::Refused("this node was started from values, not from a configuration".to_owned(), Vec::new())),
+            None => Err(BackendError::Refused(
+                "this node was started from values, not from a configuration".to_owned(),
+                Vec::new(),
+            )),
         };
         match judged {
             Ok(config) => ConfigCheck {
@@ -236,18 +241,27 @@ impl Steering {
                 needs_restart: changes::waiting(&self.started, &config),
                 warnings: config.warnings,
             },
-            Err(BackendError::Refused(detail, errors)) if errors.is_empty() => {
-                ConfigCheck { errors: vec![TextError { line: 0, column: 0, message: detail, source: String::new() }], ..ConfigCheck::default() }
-            }
+            Err(BackendError::Refused(detail, errors)) if errors.is_empty() => ConfigCheck {
+                errors: vec![TextError { line: 0, column: 0, message: detail, source: String::new() }],
+                ..ConfigCheck::default()
+            },
             Err(BackendError::Refused(_, errors)) => ConfigCheck { errors, ..ConfigCheck::default() },
-            Err(other) => {
-                ConfigCheck { errors: vec![TextError { line: 0, column: 0, message: other.to_string(), source: String::new() }], ..ConfigCheck::default() }
-            }
+            Err(other) => ConfigCheck {
+                errors: vec![TextError { line: 0, column: 0, message: other.to_string(), source: String::new() }],
+                ..ConfigCheck::default()
+            },
         }
     }
 
     /// Puts a checked configuration into force.
-    fn take(&self, state: &mut State, text: String, config: Config, by: &str, note: Option<String>) -> Result<ConfigChange, BackendError> {
+    fn take(
+        &self,
+        state: &mut State,
+        text: String,
+        config: Config,
+        by: &str,
+        note: Option<String>,
+    ) -> Result<ConfigChange, BackendError> {
         let mut change = ConfigChange {
             changed: text != state.text(),
             needs_restart: changes::waiting(&self.started, &config),
@@ -282,10 +296,17 @@ impl Steering {
             tracing::info!(version, by, "the configuration is the one in force");
         }
         if !change.needs_restart.is_empty() {
-            tracing::warn!(sections = change.needs_restart.join(", "), "these differ from what the node runs by: they wait for a restart");
+            tracing::warn!(
+                sections = change.needs_restart.join(", "),
+                "these differ from what the node runs by: they wait for a restart"
+            );
         }
         if change.changed {
-            let _ = self.events.send(Event { version: Some(version), cause: Some(by.to_owned()), ..Event::new("config.applied") });
+            let _ = self.events.send(Event {
+                version: Some(version),
+                cause: Some(by.to_owned()),
+                ..Event::new("config.applied")
+            });
         }
         Ok(change)
     }
@@ -295,7 +316,9 @@ impl Steering {
         let State { source: Some(source), versions, .. } = state else { return Ok(()) };
         if let Some(versions) = versions {
             let added = versions.add(text, by, change.changes.clone(), change.needs_restart.clone());
-            added.map_err(|error| BackendError::Unavailable(format!("the version cannot be kept, nothing changes: {error}")))?;
+            added.map_err(|error| {
+                BackendError::Unavailable(format!("the version cannot be kept, nothing changes: {error}"))
+            })?;
         }
         if by == "api"
             && let Err(error) = replace_file(&source.file, text)
@@ -304,7 +327,9 @@ impl Steering {
                 versions.take_back();
             }
             let file = source.file.display();
-            let text = format!("{file} cannot be written, nothing changes: {error}; the node needs the right to write the file and its folder");
+            let text = format!(
+                "{file} cannot be written, nothing changes: {error}; the node needs the right to write the file and its folder"
+            );
             return Err(BackendError::Conflict { text, diff: None });
         }
         source.on_disk = Some(text.to_owned());
@@ -315,7 +340,9 @@ impl Steering {
     /// Drains what is remembered as drained; true when all of it was there.
     fn drain_again(&self) -> bool {
         let state = self.lock();
-        let drain = |(group, element, drained)| self.ask_now(|done| Ask::Drained { group, element, drained, done }).unwrap_or(true);
+        let drain = |(group, element, drained)| {
+            self.ask_now(|done| Ask::Drained { group, element, drained, done }).unwrap_or(true)
+        };
         entries(&state.drained).into_iter().map(drain).fold(true, |all, found| all && found)
     }
 
@@ -323,9 +350,12 @@ impl Steering {
     pub(super) fn set_drained(&self, group: &str, element: &str, drained: bool) -> Result<bool, BackendError> {
         let mut state = self.lock();
         let groups = self.ask_now(Ask::Groups)?;
-        let is_there = |view: &GroupView| *view.config.name == *group && view.elements.iter().any(|have| have.address == element);
+        let is_there =
+            |view: &GroupView| *view.config.name == *group && view.elements.iter().any(|have| have.address == element);
         let (of, name) = (group.to_owned(), element.to_owned());
-        if !groups.iter().any(is_there) || !self.ask_now(|done| Ask::Drained { group: of, element: name, drained, done })? {
+        if !groups.iter().any(is_there)
+            || !self.ask_now(|done| Ask::Drained { group: of, element: name, drained, done })?
+        {
             return Ok(false);
         }
         state.drained.entry(group.to_owned()).or_default().insert(element.to_owned(), drained);
@@ -350,14 +380,19 @@ fn untouched(source: &Source) -> Result<(), BackendError> {
     let now = match std::fs::read_to_string(&source.file) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(BackendError::Unavailable(format!("{} cannot be read: {error}", source.file.display()))),
+        Err(error) => {
+            return Err(BackendError::Unavailable(format!("{} cannot be read: {error}", source.file.display())));
+        }
     };
     if now == source.on_disk {
         return Ok(());
     }
-    let diff = unified(source.on_disk.as_deref().unwrap_or(""), now.as_deref().unwrap_or(""), "in force", "on the disk");
+    let diff =
+        unified(source.on_disk.as_deref().unwrap_or(""), now.as_deref().unwrap_or(""), "in force", "on the disk");
     let file = source.file.display();
-    let text = format!("{file} was changed on the disk and is not in force: send SIGHUP to take it over, or put it back; then send the change again");
+    let text = format!(
+        "{file} was changed on the disk and is not in force: send SIGHUP to take it over, or put it back; then send the change again"
+    );
     Err(BackendError::Conflict { text, diff: Some(diff) })
 }
 
@@ -367,7 +402,9 @@ fn words(old: &Config, new: &Config, is_same: bool) -> Vec<String> {
         return Vec::new();
     }
     let mut words = changes::between(old, new);
-    words.extend(changes::waiting(old, new).into_iter().map(|section| format!("{section} changed: it waits for a restart")));
+    words.extend(
+        changes::waiting(old, new).into_iter().map(|section| format!("{section} changed: it waits for a restart")),
+    );
     if words.is_empty() {
         words.push("comments or order".to_owned());
     }
@@ -383,14 +420,21 @@ fn open_versions(config: &Config, source: &Source) -> Option<Versions> {
             Some((_, true)) => return Ok(versions),
             Some((number, false)) => {
                 let before = versions.get(number).ok().flatten().and_then(|(_, text)| source.parse(&text).ok());
-                before.map_or_else(|| vec!["the version before cannot be read".to_owned()], |before| words(&before, config, false))
+                before.map_or_else(
+                    || vec!["the version before cannot be read".to_owned()],
+                    |before| words(&before, config, false),
+                )
             }
             None => vec!["the first one".to_owned()],
         };
         versions.add(&source.text, "start", changes, Vec::new())?;
         Ok(versions)
     });
-    opened.inspect_err(|error| tracing::error!(folder = %folder.display(), %error, "versions of the configuration cannot be kept")).ok()
+    opened
+        .inspect_err(
+            |error| tracing::error!(folder = %folder.display(), %error, "versions of the configuration cannot be kept"),
+        )
+        .ok()
 }
 
 fn folder(config: &Config) -> PathBuf {

@@ -126,16 +126,31 @@ impl Watcher {
     fn find_alarms(&self, level_error: Option<String>) -> Vec<Alarm> {
         let mut alarms = Vec::new();
         if let Some(error) = level_error {
-            alarms.push(Alarm { name: "spool-unreadable", text: error, advice: "Check the disk that holds the data folder." });
+            alarms.push(Alarm {
+                name: "spool-unreadable",
+                text: error,
+                advice: "Check the disk that holds the data folder.",
+            });
         }
         if !self.gauge.is_open() {
-            let text = format!("{} bytes are left for the spool; new calls are refused with 503", self.gauge.available_bytes());
-            alarms.push(Alarm { name: "spool-full", text, advice: "Free space, or see why the store does not take recordings." });
+            let text = format!(
+                "{} bytes are left for the spool; new calls are refused with 503",
+                self.gauge.available_bytes()
+            );
+            alarms.push(Alarm {
+                name: "spool-full",
+                text,
+                advice: "Free space, or see why the store does not take recordings.",
+            });
         }
         let stats = self.worker.stats();
         if stats.scribe.disk_refuses.load(Ordering::Relaxed) {
             let text = "the disk refuses audio of running calls; it is kept in memory for some seconds".to_owned();
-            alarms.push(Alarm { name: "disk-refuses", text, advice: "Free space at once: running recordings are cut otherwise." });
+            alarms.push(Alarm {
+                name: "disk-refuses",
+                text,
+                advice: "Free space at once: running recordings are cut otherwise.",
+            });
         }
         let cut = stats.scribe.cut_short.load(Ordering::Relaxed);
         if cut > 0 {
@@ -144,38 +159,64 @@ impl Watcher {
         }
         let overdue = self.ledger.overdue(self.max_call);
         if let Some(first) = overdue.first() {
-            let text = format!("{} calls have no outcome although they should be over (the first came at {})", overdue.len(), first.received);
+            let text = format!(
+                "{} calls have no outcome although they should be over (the first came at {})",
+                overdue.len(),
+                first.received
+            );
             let advice = "`ferric assurance` lists them; the log tells what became of their recordings.";
             alarms.push(Alarm { name: "assurance-overdue", text, advice });
         }
         let (_, waiting, faults) = self.ledger.health();
         if waiting > 0 || faults > 0 {
-            let text = format!("the ledger of recording assurance has {waiting} lines that the disk refuses, and {faults} faults");
-            alarms.push(Alarm { name: "assurance-ledger", text, advice: "Check the disk that holds the data folder; `ferric assurance` names faults." });
+            let text = format!(
+                "the ledger of recording assurance has {waiting} lines that the disk refuses, and {faults} faults"
+            );
+            alarms.push(Alarm {
+                name: "assurance-ledger",
+                text,
+                advice: "Check the disk that holds the data folder; `ferric assurance` names faults.",
+            });
         }
         if self.is_rate_limited() {
             let limited = self.sockets.stats().rate_limited.load(Ordering::Relaxed);
-            let text = format!("{limited} SIP messages were dropped since the start: their sources sent more requests a second than they may");
+            let text = format!(
+                "{limited} SIP messages were dropped since the start: their sources sent more requests a second than they may"
+            );
             let advice = "If that is one of your SBCs, give its [[sip.trust]] a requests_per_second, or raise [sip.limits] requests_per_second_per_source.";
             alarms.push(Alarm { name: "sip-rate", text, advice });
         }
         let unopened = self.signalling.unopened();
         if let Some((id, in_clear)) = unopened.first() {
-            let what = if *in_clear { "media comes in clear where SRTP was agreed" } else { "SRTP comes that none of the agreed keys opens" };
+            let what = if *in_clear {
+                "media comes in clear where SRTP was agreed"
+            } else {
+                "SRTP comes that none of the agreed keys opens"
+            };
             let text = format!("{} calls are not being recorded whole: {what} (recording {id})", unopened.len());
-            let advice = "Check the SBC's SRTP settings: the keys of a=crypto, its suite, and whether a proxy rewrites the SDP.";
+            let advice =
+                "Check the SBC's SRTP settings: the keys of a=crypto, its suite, and whether a proxy rewrites the SDP.";
             alarms.push(Alarm { name: "srtp-undecryptable", text, advice });
         }
         let waiting = self.finisher.stats().waiting.load(Ordering::Relaxed);
         if waiting > 0 {
             let text = format!("{waiting} finished recordings wait because the disk refuses their manifests");
-            alarms.push(Alarm { name: "finish-waits", text, advice: "Free space; they are finished by themselves then." });
+            alarms.push(Alarm {
+                name: "finish-waits",
+                text,
+                advice: "Free space; they are finished by themselves then.",
+            });
         }
         let uploads = self.uploads.stats();
         for tenant in uploads.tenants.iter().filter(|tenant| tenant.failing) {
             let said = tenant.last_error.as_deref().unwrap_or("no reason given");
-            let text = format!("the store of tenant {} fails ({} recordings wait): {said}", tenant.tenant, tenant.waiting);
-            alarms.push(Alarm { name: "store-fails", text, advice: "Check the store, its address and its credentials." });
+            let text =
+                format!("the store of tenant {} fails ({} recordings wait): {said}", tenant.tenant, tenant.waiting);
+            alarms.push(Alarm {
+                name: "store-fails",
+                text,
+                advice: "Check the store, its address and its credentials.",
+            });
         }
         if uploads.lag(SystemTime::now().into()) > OLD_BACKLOG {
             let text = format!("{} recordings wait for their store, the oldest for over ten minutes", uploads.waiting);
@@ -185,7 +226,11 @@ impl Watcher {
             && !aside.is_empty()
         {
             let text = format!("{} recordings were set aside and wait for a person", aside.len());
-            alarms.push(Alarm { name: "set-aside", text, advice: "`ferric spool ls` names the reasons; `ferric spool retry` puts them back." });
+            alarms.push(Alarm {
+                name: "set-aside",
+                text,
+                advice: "`ferric spool ls` names the reasons; `ferric spool retry` puts them back.",
+            });
         }
         alarms
     }
@@ -193,14 +238,20 @@ impl Watcher {
     fn find_proxy_alarms(&self, groups: &[GroupView], alarms: &mut Vec<Alarm>) {
         group_alarms(groups, alarms);
         if let Some(why) = self.steering.refused() {
-            let text = format!("the configuration file was refused when it was read last, and what was in force before still is: {why}");
+            let text = format!(
+                "the configuration file was refused when it was read last, and what was in force before still is: {why}"
+            );
             let advice = "Correct the file (`ferric check` shows what is wrong) and send SIGHUP again.";
             alarms.push(Alarm { name: "config-refused", text, advice });
         }
         let lost = self.request_log.as_ref().map_or(0, RequestLog::dropped);
         if lost > 0 {
             let text = format!("{lost} finished requests since the start are missing in the request log");
-            alarms.push(Alarm { name: "request-log-lost", text, advice: "The disk of the request log is too slow, or full." });
+            alarms.push(Alarm {
+                name: "request-log-lost",
+                text,
+                advice: "The disk of the request log is too slow, or full.",
+            });
         }
     }
 
@@ -235,15 +286,22 @@ fn group_alarms(groups: &[GroupView], alarms: &mut Vec<Alarm>) {
     for group in groups {
         let name = &group.config.name;
         if !group.elements.iter().any(|element| element.state == ElementState::Up) {
-            let states: Vec<String> =
-                group.elements.iter().map(|element| format!("{} is {}", element.address, element.state.as_str())).collect();
+            let states: Vec<String> = group
+                .elements
+                .iter()
+                .map(|element| format!("{} is {}", element.address, element.state.as_str()))
+                .collect();
             let states = if states.is_empty() { "it has no elements".to_owned() } else { states.join(", ") };
             let then = match &group.config.fallback {
                 Some(fallback) => format!("its fallback {fallback} is asked"),
                 None => "callers get 503".to_owned(),
             };
             let text = format!("no element of server group {name} takes calls ({states}): {then}");
-            alarms.push(Alarm { name: "group-dead", text, advice: "See why the elements do not answer, and whether they are drained." });
+            alarms.push(Alarm {
+                name: "group-dead",
+                text,
+                advice: "See why the elements do not answer, and whether they are drained.",
+            });
         }
     }
     let down = groups.iter().flat_map(|group| {
@@ -254,8 +312,17 @@ fn group_alarms(groups: &[GroupView], alarms: &mut Vec<Alarm>) {
     });
     for (group, element, cause) in down.take(MOST_ELEMENT_ALARMS) {
         let seconds = element.since.map_or(0, |since| since.as_secs());
-        let text = format!("{} of server group {} is down for {seconds} s ({})", element.address, group.config.name, cause.as_str());
-        alarms.push(Alarm { name: "element-down", text, advice: "See whether it runs and answers OPTIONS; one answer brings it back." });
+        let text = format!(
+            "{} of server group {} is down for {seconds} s ({})",
+            element.address,
+            group.config.name,
+            cause.as_str()
+        );
+        alarms.push(Alarm {
+            name: "element-down",
+            text,
+            advice: "See whether it runs and answers OPTIONS; one answer brings it back.",
+        });
     }
 }
 

@@ -54,7 +54,9 @@ impl Behaviour {
     /// Takes note of a line.
     pub(super) fn note(&mut self, record: &Record) {
         let Some((_, element)) = record.was else { return };
-        if matches!(record.how, How::Here | How::Request) || (self.profiles.len() >= MOST && !self.profiles.contains_key(&element)) {
+        if matches!(record.how, How::Here | How::Request)
+            || (self.profiles.len() >= MOST && !self.profiles.contains_key(&element))
+        {
             return;
         }
         let profile = self.profiles.entry(element).or_default();
@@ -101,7 +103,13 @@ impl Behaviour {
     }
 
     /// What a request meets at an element.
-    pub(super) fn fate<R: Rng + ?Sized>(&self, record: &Record, element: Name, failover_codes: &[u16], rng: &mut R) -> Fate {
+    pub(super) fn fate<R: Rng + ?Sized>(
+        &self,
+        record: &Record,
+        element: Name,
+        failover_codes: &[u16],
+        rng: &mut R,
+    ) -> Fate {
         let is_same = record.was.is_some_and(|(_, was)| was == element);
         let own = if record.first_try { record.elapsed } else { self.usual(element) };
         match record.how {

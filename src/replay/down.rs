@@ -15,7 +15,9 @@ const DAY: Duration = Duration::from_secs(86_400);
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DownError {
     /// Not written as it should be.
-    #[error("\"{0}\" says nobody and no time: write 10.0.0.11:5060@10:05, group/*@10:05-10:20 or an element@2026-01-31T10:05:00Z")]
+    #[error(
+        "\"{0}\" says nobody and no time: write 10.0.0.11:5060@10:05, group/*@10:05-10:20 or an element@2026-01-31T10:05:00Z"
+    )]
     Form(String),
     /// It is over before it begins.
     #[error("\"{0}\" ends before it begins")]
@@ -58,7 +60,9 @@ impl FromStr for Down {
             return Err(form());
         }
         // Dashes stand in dates too.
-        let split = times.match_indices('-').find_map(|(at, _)| Some((when(times.get(..at)?)?, Some(when(times.get(at + 1..)?)?))));
+        let split = times
+            .match_indices('-')
+            .find_map(|(at, _)| Some((when(times.get(..at)?)?, Some(when(times.get(at + 1..)?)?))));
         let (from, to) = split.or_else(|| Some((when(times)?, None))).ok_or_else(form)?;
         if let (When::At(from), Some(When::At(to))) = (from, to)
             && to <= from
@@ -108,7 +112,12 @@ impl Down {
 
     /// The elements that are meant, as group and address.
     pub(super) fn elements(&self, config: &ProxyConfig) -> Result<Vec<(String, String)>, DownError> {
-        let all = || config.groups.iter().flat_map(|group| group.elements.iter().map(move |element| (&*group.name, element.address.as_str())));
+        let all = || {
+            config
+                .groups
+                .iter()
+                .flat_map(|group| group.elements.iter().map(move |element| (&*group.name, element.address.as_str())))
+        };
         let owned = |(group, element): (&str, &str)| (group.to_owned(), element.to_owned());
         if let Some(name) = self.what.strip_suffix("/*")
             && let Some(group) = config.groups.iter().find(|group| group.name.eq_ignore_ascii_case(name))
@@ -117,7 +126,8 @@ impl Down {
             return Ok(all().filter(|(of, _)| *of == &*group.name).map(owned).chain(from_dns).collect());
         }
         let wanted = same_spelling(&self.what);
-        let found: Vec<(String, String)> = all().filter(|(_, address)| same_spelling(address) == wanted).map(owned).collect();
+        let found: Vec<(String, String)> =
+            all().filter(|(_, address)| same_spelling(address) == wanted).map(owned).collect();
         if !found.is_empty() {
             return Ok(found);
         }

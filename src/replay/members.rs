@@ -41,7 +41,10 @@ impl Members {
         for group in &mut configs {
             if group.dns.take().is_some() {
                 group.elements = vec![by_dns()];
-                notes.push(format!("{} takes its elements from DNS, which is not asked: taken as one that lives", group.name));
+                notes.push(format!(
+                    "{} takes its elements from DNS, which is not asked: taken as one that lives",
+                    group.name
+                ));
             }
             for element in &group.elements {
                 let place = (names.of(&group.name), names.of(&same_spelling(&element.address)));

@@ -89,7 +89,12 @@ pub struct Settings {
 ///
 /// # Errors
 /// [`ReplayError`] when a log cannot be read or is none, or an element of `settings` is not in the configuration.
-pub fn run(candidate: &ProxyConfig, settings: &Settings, inputs: Vec<Input>, progress: &mut dyn FnMut(u64)) -> Result<Report, ReplayError> {
+pub fn run(
+    candidate: &ProxyConfig,
+    settings: &Settings,
+    inputs: Vec<Input>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Report, ReplayError> {
     let mut plan = Plan::new(candidate);
     let mut sim = Sim::new(candidate, settings, &mut plan.names)?;
     let mut merged = Merged::new(inputs)?;

@@ -50,7 +50,8 @@ pub(super) fn same_spelling(address: &str) -> String {
         (None, None) => (text, false),
     };
     let (host_port, parameters) = text.split_once(';').unwrap_or((text, ""));
-    let named = parameters.split(';').find_map(|parameter| parameter.strip_prefix("transport=")).map(str::to_ascii_lowercase);
+    let named =
+        parameters.split(';').find_map(|parameter| parameter.strip_prefix("transport=")).map(str::to_ascii_lowercase);
     let transport = named.unwrap_or_else(|| if secure { "tls" } else { "udp" }.to_owned());
     let Ok((host, port)) = split_host_port(host_port) else { return address.to_owned() };
     let port = port.unwrap_or(if transport == "tls" { 5_061 } else { 5_060 });

@@ -58,7 +58,8 @@ impl Plan {
         }
         let chain = |first: &str| {
             let mut chain = vec![first.to_owned()];
-            while let Some(next) = chain.last().and_then(|last| config.groups.iter().find(|group| *group.name == **last)?.fallback.clone())
+            while let Some(next) =
+                chain.last().and_then(|last| config.groups.iter().find(|group| *group.name == **last)?.fallback.clone())
                 && !chain.contains(&next)
             {
                 chain.push(next);
@@ -125,7 +126,10 @@ impl Plan {
                 let decided = self.way(&subject, uri, line);
                 (decided, subject.in_doubt())
             }
-            Err(_) => (Decided { rule: None, leads: ": bad Request-URI".to_owned(), to: To::Refused(400), unmatched: false }, false),
+            Err(_) => (
+                Decided { rule: None, leads: ": bad Request-URI".to_owned(), to: To::Refused(400), unmatched: false },
+                false,
+            ),
         };
         let same = record.how == How::Request || self.is_same(&decided, line);
         let new = format!("{}{}", decided.rule.unwrap_or("no rule"), decided.leads);
@@ -138,10 +142,15 @@ impl Plan {
         record.new_route = new_route;
         record.was_route = if same { new_route } else { self.names.of(&was_route(line)) };
         record.goal = match to {
-            _ if record.how == How::Request => Goal::Refused(self.names.of("the request itself is refused"), line.status),
+            _ if record.how == How::Request => {
+                Goal::Refused(self.names.of("the request itself is refused"), line.status)
+            }
             To::Group(place) => Goal::Group(place),
             To::Elsewhere => Goal::Elsewhere(self.names.of(&destination)),
-            To::Refused(status) => Goal::Refused(self.names.of(if (300..400).contains(&status) { "redirected" } else { "refused" }), status),
+            To::Refused(status) => Goal::Refused(
+                self.names.of(if (300..400).contains(&status) { "redirected" } else { "refused" }),
+                status,
+            ),
         };
     }
 
@@ -196,7 +205,10 @@ impl Plan {
         let refused_here = matches!(&*line.cause, "rule" | "no-route" | "no-group" | "scheme" | "bad-uri");
         match decided.to {
             To::Group(place) => match &line.group {
-                Some(was) => self.groups.get(place).is_some_and(|(_, chain)| chain.iter().any(|name| name.eq_ignore_ascii_case(was))),
+                Some(was) => self
+                    .groups
+                    .get(place)
+                    .is_some_and(|(_, chain)| chain.iter().any(|name| name.eq_ignore_ascii_case(was))),
                 None => !refused_here && line.cause != "registrar",
             },
             To::Elsewhere => line.group.is_none() && !refused_here,

@@ -37,8 +37,10 @@ impl How {
         match cause {
             "timeout" | "no-element" | "unreachable" if has_element => How::Silent,
             "invalid" | "challenge" => How::Request,
-            "rule" | "no-route" | "no-group" | "no-element" | "not-registered" | "no-user" | "bad-uri" | "scheme" | "no-such-host"
-            | "dns-down" | "timeout" | "unreachable" | "overload" | "transport" | "registrar" => How::Here,
+            "rule" | "no-route" | "no-group" | "no-element" | "not-registered" | "no-user" | "bad-uri" | "scheme"
+            | "no-such-host" | "dns-down" | "timeout" | "unreachable" | "overload" | "transport" | "registrar" => {
+                How::Here
+            }
             _ => How::Answered,
         }
     }

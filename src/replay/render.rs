@@ -19,7 +19,11 @@ impl fmt::Display for Report {
             writeln!(f, "\nRequests that match no rule: {}", self.unmatched)?;
         }
         if self.late > 0 {
-            writeln!(f, "\nLines that came too late to be put in order, taken at the time that was reached: {}", self.late)?;
+            writeln!(
+                f,
+                "\nLines that came too late to be put in order, taken at the time that was reached: {}",
+                self.late
+            )?;
         }
         if self.damaged.count > 0 {
             writeln!(f, "\nDamaged lines, left out: {}", self.damaged.count)?;
@@ -106,10 +110,18 @@ impl Report {
             let route = width(shown().map(|row| row.route.as_str()), "route");
             let reason = width(shown().map(|row| row.reason.as_str()), "why");
             let at = 24;
-            writeln!(f, "  {:>9}  {:<route$}  {:<reason$}  {:<at$}  {:<at$}  example", "requests", "route", "why", "first", "last")?;
+            writeln!(
+                f,
+                "  {:>9}  {:<route$}  {:<reason$}  {:<at$}  {:<at$}  example",
+                "requests", "route", "why", "first", "last"
+            )?;
             for row in shown() {
                 let (first, last) = (row.first.to_string(), row.last.to_string());
-                writeln!(f, "  {:>9}  {:<route$}  {:<reason$}  {first:<at$}  {last:<at$}  {}", row.requests, row.route, row.reason, row.example)?;
+                writeln!(
+                    f,
+                    "  {:>9}  {:<route$}  {:<reason$}  {first:<at$}  {last:<at$}  {}",
+                    row.requests, row.route, row.reason, row.example
+                )?;
             }
             rest(f, self.failures.len(), SHOWN)?;
         }

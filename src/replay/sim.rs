@@ -245,7 +245,11 @@ impl Sim {
     fn probe(&mut self) {
         while let Some((id, _, timeout)) = self.groups.poll_probe(self.now) {
             let Some(member) = self.members.of(&self.groups, id) else { continue };
-            let status = if self.members.is_dead(member) { None } else { self.behaviour.probe(self.members.element(member), &mut self.rng) };
+            let status = if self.members.is_dead(member) {
+                None
+            } else {
+                self.behaviour.probe(self.members.element(member), &mut self.rng)
+            };
             match status {
                 Some(status) => {
                     if self.groups.note_probe(self.now, id, Some(status)) {
@@ -268,7 +272,13 @@ impl Sim {
         let at = self.clock();
         match record.goal {
             Goal::Refused(label, status) => {
-                let label = if record.how == How::Request { label } else if status < 400 { self.labels.redirected } else { self.labels.refused };
+                let label = if record.how == How::Request {
+                    label
+                } else if status < 400 {
+                    self.labels.redirected
+                } else {
+                    self.labels.refused
+                };
                 self.tally.end(record, Some((self.labels.nothing, label)), End::Status(status));
             }
             Goal::Elsewhere(to) if to == self.recorder || !self.is_too_much(invite) => {
@@ -282,7 +292,17 @@ impl Sim {
                 let Some(name) = self.configs.get(group).map(|group| Arc::clone(&group.name)) else { return };
                 self.next += 1;
                 let (now, id) = (self.now, self.next);
-                let open = Open { record, invite, group: name, tried: Vec::new(), stamp: 0, at: None, sent: now, heard: false, last: None };
+                let open = Open {
+                    record,
+                    invite,
+                    group: name,
+                    tried: Vec::new(),
+                    stamp: 0,
+                    at: None,
+                    sent: now,
+                    heard: false,
+                    last: None,
+                };
                 self.ask(id, open);
             }
             Goal::Elsewhere(_) | Goal::Group(_) => self.tally.end(record, None, End::Failed(Reason::Overload)),
@@ -418,7 +438,8 @@ impl Sim {
 
     /// An element went down: whoever waits for a sign of it moves on.
     fn leave(&mut self, member: usize) {
-        let waiting: Vec<u64> = self.waiting.range((member, 0)..=(member, u64::MAX)).map(|(_, request)| *request).collect();
+        let waiting: Vec<u64> =
+            self.waiting.range((member, 0)..=(member, u64::MAX)).map(|(_, request)| *request).collect();
         for request in waiting {
             self.silent(request);
         }
@@ -470,7 +491,10 @@ impl Sim {
         for (at, ..) in &self.switches {
             self.notes.push(format!("{} lies behind the end of the log: --down has no effect then", timestamp(*at)));
         }
-        if self.record_route && !self.sees_ends && self.configs.iter().flat_map(|group| &group.elements).any(|element| element.max_calls.is_some()) {
+        if self.record_route
+            && !self.sees_ends
+            && self.configs.iter().flat_map(|group| &group.elements).any(|element| element.max_calls.is_some())
+        {
             self.notes.push("the log has no BYE, so that no call ends in it: max_calls was not judged".to_owned());
         }
         let unknown = self.members.not_in(&self.behaviour);

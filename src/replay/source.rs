@@ -108,12 +108,18 @@ impl Merged {
     }
 
     /// The next request by time.
-    pub(super) fn next(&mut self, plan: &mut Plan, progress: &mut dyn FnMut(u64)) -> Result<Option<Record>, ReplayError> {
+    pub(super) fn next(
+        &mut self,
+        plan: &mut Plan,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Option<Record>, ReplayError> {
         for source in &mut self.sources {
             source.fill(self.most, plan, &mut self.buffer, &mut self.read, progress)?;
         }
         let first = |source: &Source| source.waiting.peek().map(|Reverse(waiting)| waiting.0);
-        let Some(source) = self.sources.iter_mut().filter(|source| !source.waiting.is_empty()).min_by_key(|source| first(source)) else {
+        let Some(source) =
+            self.sources.iter_mut().filter(|source| !source.waiting.is_empty()).min_by_key(|source| first(source))
+        else {
             return Ok(None);
         };
         let Some(Reverse(Waiting(at, _, mut record))) = source.waiting.pop() else { return Ok(None) };
@@ -187,7 +193,9 @@ impl Source {
     /// A file of which no line is good is something else.
     fn judge(&mut self) -> Result<(), ReplayError> {
         match self.first_bad.take().filter(|_| self.good == 0) {
-            Some((line, error)) => Err(ReplayError::NoLog { name: self.input.name.clone(), lines: self.lines, line, error }),
+            Some((line, error)) => {
+                Err(ReplayError::NoLog { name: self.input.name.clone(), lines: self.lines, line, error })
+            }
             None => Ok(()),
         }
     }

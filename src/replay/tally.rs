@@ -219,7 +219,12 @@ impl Tally {
         if self.failures.len() >= MOST_FAILURES && !self.failures.contains_key(&key) {
             return;
         }
-        let failure = self.failures.entry(key).or_insert_with(|| Failure { count: 0, first: record.at, last: record.at, example: record.call_id });
+        let failure = self.failures.entry(key).or_insert_with(|| Failure {
+            count: 0,
+            first: record.at,
+            last: record.at,
+            example: record.call_id,
+        });
         failure.count += 1;
         if record.at < failure.first {
             failure.first = record.at;
@@ -233,9 +238,16 @@ impl Tally {
         let mut routes: Vec<RouteChange> = self
             .routes
             .into_iter()
-            .map(|((was, new), (requests, example))| RouteChange { requests, was: text(was), would_be: text(new), example: example.into() })
+            .map(|((was, new), (requests, example))| RouteChange {
+                requests,
+                was: text(was),
+                would_be: text(new),
+                example: example.into(),
+            })
             .collect();
-        routes.sort_by(|a, b| b.requests.cmp(&a.requests).then_with(|| (&a.was, &a.would_be).cmp(&(&b.was, &b.would_be))));
+        routes.sort_by(|a, b| {
+            b.requests.cmp(&a.requests).then_with(|| (&a.was, &a.would_be).cmp(&(&b.was, &b.would_be)))
+        });
         let mut failures: Vec<((Name, Reason), FailureRow)> = self
             .failures
             .into_iter()
@@ -251,12 +263,19 @@ impl Tally {
                 (key, row)
             })
             .collect();
-        failures.sort_by(|(a, one), (b, other)| other.requests.cmp(&one.requests).then_with(|| (&one.route, a.1).cmp(&(&other.route, b.1))));
+        failures.sort_by(|(a, one), (b, other)| {
+            other.requests.cmp(&one.requests).then_with(|| (&one.route, a.1).cmp(&(&other.route, b.1)))
+        });
         let mut elements = Vec::new();
         let mut delayed = Vec::new();
         for ((group, element), row) in self.rows {
             if row.delayed > 0 {
-                delayed.push(Delayed { group: text(group), element: text(element), requests: row.delayed, longest_ms: milliseconds(row.longest) });
+                delayed.push(Delayed {
+                    group: text(group),
+                    element: text(element),
+                    requests: row.delayed,
+                    longest_ms: milliseconds(row.longest),
+                });
             }
             elements.push(ElementShare {
                 group: text(group),
@@ -268,7 +287,9 @@ impl Tally {
                 down_ms: milliseconds(row.down),
             });
         }
-        elements.sort_by(|a, b| (a.group.is_empty(), &a.group, &a.element).cmp(&(b.group.is_empty(), &b.group, &b.element)));
+        elements.sort_by(|a, b| {
+            (a.group.is_empty(), &a.group, &a.element).cmp(&(b.group.is_empty(), &b.group, &b.element))
+        });
         delayed.sort_by(|a, b| (&a.group, &a.element).cmp(&(&b.group, &b.element)));
         Report {
             from: timestamp(self.first.unwrap_or_default()),

@@ -44,7 +44,8 @@ fn rule(name: &str, conditions: Vec<Condition>, action: Action) -> Rule {
 }
 
 fn config(groups: Vec<GroupConfig>, rules: Vec<Rule>) -> ProxyConfig {
-    let listeners = vec![Listener { transport: Transport::Udp, address: "10.0.0.5:5060".parse().unwrap(), advertise: None }];
+    let listeners =
+        vec![Listener { transport: Transport::Udp, address: "10.0.0.5:5060".parse().unwrap(), advertise: None }];
     let mut config = ProxyConfig::new(listeners, TrustTable::private("acme"), |_| false);
     config.groups = groups;
     config.routes = RouteTable::new(rules);
@@ -89,7 +90,8 @@ fn text(lines: &[RequestDone]) -> String {
 
 fn replay_texts(config: &ProxyConfig, down: &[&str], texts: Vec<String>) -> Result<Report, ReplayError> {
     let settings = Settings { seed: 7, down: down.iter().map(|text| text.parse().unwrap()).collect() };
-    let input = |(number, text): (usize, String)| Input { name: format!("log{number}"), reader: Box::new(Cursor::new(text)) };
+    let input =
+        |(number, text): (usize, String)| Input { name: format!("log{number}"), reader: Box::new(Cursor::new(text)) };
     run(config, &settings, texts.into_iter().enumerate().map(input).collect(), &mut |_| {})
 }
 
@@ -103,12 +105,20 @@ fn share<'a>(report: &'a Report, element: &str) -> &'a ElementShare {
 
 #[test]
 fn shares_follow_the_weights() {
-    let report = replay(&to_pool(vec![group("pool", &[("10.0.0.1:5060", 1, 75), ("10.0.0.2:5060", 1, 25)])]), &[], &ten_minutes(50));
+    let report = replay(
+        &to_pool(vec![group("pool", &[("10.0.0.1:5060", 1, 75), ("10.0.0.2:5060", 1, 25)])]),
+        &[],
+        &ten_minutes(50),
+    );
     let (one, two) = (share(&report, "10.0.0.1:5060"), share(&report, "10.0.0.2:5060"));
     assert_eq!((one.before, two.before, one.after + two.after), (12_000, 0, 12_000));
     assert!((8_760..9_240).contains(&one.after), "{}", one.after);
     assert_eq!((report.same_route, report.new_failures, one.peak_before_per_s), (12_000, 0, 20));
-    assert!(report.notes.iter().any(|note| note == "not in the log, taken to be healthy: 10.0.0.2:5060"), "{:?}", report.notes);
+    assert!(
+        report.notes.iter().any(|note| note == "not in the log, taken to be healthy: 10.0.0.2:5060"),
+        "{:?}",
+        report.notes
+    );
 }
 
 #[test]
@@ -144,8 +154,14 @@ fn what_rings_at_an_element_that_dies_is_lost() {
     let report = replay(&config, &["10.0.0.1:5060@10:05:00"], &lines);
     assert_eq!((report.new_failures, report.failures.len()), (4, 1));
     let failure = &report.failures[0];
-    assert_eq!((failure.reason.as_str(), failure.example.as_str()), ("the element dies while it rings there", "call-296"));
-    assert_eq!((failure.first.to_string(), failure.last.to_string()), ("2023-11-14T10:04:56.000Z".into(), "2023-11-14T10:04:59.000Z".into()));
+    assert_eq!(
+        (failure.reason.as_str(), failure.example.as_str()),
+        ("the element dies while it rings there", "call-296")
+    );
+    assert_eq!(
+        (failure.first.to_string(), failure.last.to_string()),
+        ("2023-11-14T10:04:56.000Z".into(), "2023-11-14T10:04:59.000Z".into())
+    );
 }
 
 #[test]
@@ -241,7 +257,8 @@ fn other_routes_are_told_with_their_number() {
         rule("calls", vec![Condition::UserPrefix("+1".into())], Action::Group("pool".into())),
     ];
     let report = replay(&config(vec![pool(), other()], rules), &[], &lines);
-    let rows: Vec<(u64, &str, &str)> = report.routes.iter().map(|row| (row.requests, row.was.as_str(), row.would_be.as_str())).collect();
+    let rows: Vec<(u64, &str, &str)> =
+        report.routes.iter().map(|row| (row.requests, row.was.as_str(), row.would_be.as_str())).collect();
     assert_eq!(
         rows,
         [
@@ -251,13 +268,23 @@ fn other_routes_are_told_with_their_number() {
         ]
     );
     assert_eq!((report.same_route, report.new_failures, report.healed), (390, 100, 10));
-    assert_eq!((report.failures[0].route.as_str(), report.failures[0].reason.as_str()), ("block: reject 403", "answered 403"));
+    assert_eq!(
+        (report.failures[0].route.as_str(), report.failures[0].reason.as_str()),
+        ("block: reject 403", "answered 403")
+    );
 }
 
 #[test]
 fn without_a_rule_the_defaults_of_the_proxy_apply() {
     let mut lines = ten_minutes(100_000);
-    for (line, uri) in lines.iter_mut().zip(["sip:a@example.com", "sip:b@pool", "sip:10.0.0.5", "sip:c@elsewhere.example", "tel:+1555", "no uri"]) {
+    for (line, uri) in lines.iter_mut().zip([
+        "sip:a@example.com",
+        "sip:b@pool",
+        "sip:10.0.0.5",
+        "sip:c@elsewhere.example",
+        "tel:+1555",
+        "no uri",
+    ]) {
         (line.rule, line.request_uri) = (None, uri.to_owned());
     }
     lines[5].source = "192.0.2.1:5060".parse().unwrap();
@@ -267,7 +294,10 @@ fn without_a_rule_the_defaults_of_the_proxy_apply() {
     assert_eq!((report.unmatched, report.same_route), (5, 1));
     let mut ways: Vec<&str> = report.routes.iter().map(|row| row.would_be.as_str()).collect();
     ways.sort_unstable();
-    assert_eq!(ways, ["no rule -> registrar", "no rule -> this node's recorder", "no rule: 404", "no rule: bad Request-URI"]);
+    assert_eq!(
+        ways,
+        ["no rule -> registrar", "no rule -> this node's recorder", "no rule: 404", "no rule: bad Request-URI"]
+    );
     lines[5].request_uri = "sip:x@example.com".into();
     let report = replay(&config, &[], &lines);
     assert!(report.routes.iter().any(|row| row.would_be == "no rule: 192.0.2.1 is not in [[sip.trust]]"));
@@ -280,14 +310,23 @@ fn what_the_log_does_not_show_is_said() {
     lines[0].from_uri = Some("sip:alice:secret@example.com".into());
     let rules = vec![
         rule("tenant", vec![Condition::Header("X-Tenant".into(), None)], Action::Reject { code: 403, reason: None }),
-        rule("from", vec![Condition::From(regex::Regex::new("bob").unwrap())], Action::Reject { code: 403, reason: None }),
+        rule(
+            "from",
+            vec![Condition::From(regex::Regex::new("bob").unwrap())],
+            Action::Reject { code: 403, reason: None },
+        ),
         rule("calls", vec![Condition::UserPrefix("+1".into())], Action::Group("pool".into())),
     ];
     let config = config(vec![group("pool", &[("10.0.0.1:5060", 1, 50)])], rules);
     let report = replay(&config, &[], &lines);
     assert_eq!(report.redacted, 50);
     assert!(report.notes.iter().any(|note| note.starts_with("50 lines hide (***)")), "{:?}", report.notes);
-    assert!(report.notes.iter().any(|note| note.starts_with("no line of the log has x-tenant") && note.contains("600 requests")));
+    assert!(
+        report
+            .notes
+            .iter()
+            .any(|note| note.starts_with("no line of the log has x-tenant") && note.contains("600 requests"))
+    );
     lines[7].headers.insert("x-tenant".into(), "blue".into());
     let report = replay(&config, &[], &lines);
     assert!(!report.notes.iter().any(|note| note.contains("x-tenant")) && report.new_failures >= 1);
@@ -302,12 +341,16 @@ fn damaged_lines_are_named_and_what_is_no_log_is_refused() {
     text.push_str(&format!("\nhalf a li\n{}\n", "x".repeat(700_000)));
     let report = replay_texts(&config, &[], vec![text]).unwrap();
     assert_eq!((report.requests, report.damaged.count), (60, 3));
-    let places: Vec<String> = report.damaged.first.iter().map(|line| line.split(": ").next().unwrap().to_owned()).collect();
+    let places: Vec<String> =
+        report.damaged.first.iter().map(|line| line.split(": ").next().unwrap().to_owned()).collect();
     assert_eq!(places, ["log0:2", "log0:63", "log0:64"]);
     assert!(report.damaged.first[2].contains("longer than"), "{:?}", report.damaged.first);
 
     let wrong = replay_texts(&config, &[], vec!["[proxy]\n".repeat(5_000)]).unwrap_err().to_string();
-    assert!(wrong.starts_with("log0 is no log of finished requests: none of its first 1000 lines is one; line 1: "), "{wrong}");
+    assert!(
+        wrong.starts_with("log0 is no log of finished requests: none of its first 1000 lines is one; line 1: "),
+        "{wrong}"
+    );
     assert!(matches!(replay_texts(&config, &[], vec!["x".into(), String::new()]), Err(ReplayError::NoLog { .. })));
     assert!(matches!(replay_texts(&config, &[], vec![String::new()]), Err(ReplayError::Empty)));
     let unknown = replay_texts(&config, &["10.0.0.3@10:05"], vec![lines.join("\n")]).unwrap_err().to_string();

@@ -73,7 +73,12 @@ impl Book {
             Kind::Finished => {
                 let (Some(recording), Some(outcome)) = (entry.recording, entry.outcome) else { return };
                 if self.fed.contains_key(&recording) {
-                    let done = Done { outcome, cause: entry.cause.clone(), gaps: entry.gaps.clone(), gap_count: entry.gap_count };
+                    let done = Done {
+                        outcome,
+                        cause: entry.cause.clone(),
+                        gaps: entry.gaps.clone(),
+                        gap_count: entry.gap_count,
+                    };
                     self.done.entry(recording).or_insert(done);
                 }
             }
@@ -113,7 +118,8 @@ impl Book {
     pub(crate) fn outcome(&self, invite: Uuid, at: Timestamp) -> Option<Entry> {
         let open = self.open.get(&invite)?;
         let (_, ended) = open.ended.as_ref()?;
-        let done: Vec<&Done> = open.recordings.iter().map(|recording| self.done.get(recording)).collect::<Option<_>>()?;
+        let done: Vec<&Done> =
+            open.recordings.iter().map(|recording| self.done.get(recording)).collect::<Option<_>>()?;
         let mut entry = Entry::new(Kind::Outcome, at);
         entry.invite = Some(invite);
         entry.recordings.clone_from(&open.recordings);

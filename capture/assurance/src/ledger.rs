@@ -91,7 +91,12 @@ impl Ledger {
     ///
     /// # Errors
     /// The folder cannot be made, or a file of it not be read.
-    pub fn open(folder: &Path, key: Arc<NodeKey>, call_key: [u8; 32], on_outcome: OnOutcome) -> Result<Ledger, LedgerError> {
+    pub fn open(
+        folder: &Path,
+        key: Arc<NodeKey>,
+        call_key: [u8; 32],
+        on_outcome: OnOutcome,
+    ) -> Result<Ledger, LedgerError> {
         let io = |path: &Path| {
             let path = path.to_owned();
             move |source| LedgerError::Io { path, source }
@@ -109,7 +114,9 @@ impl Ledger {
                         seq = seq.max(entry.seq);
                         book.take(&entry);
                     }
-                    None => tracing::error!(file = %path.display(), "the ledger has a line that is none: `ferric assurance` names it"),
+                    None => {
+                        tracing::error!(file = %path.display(), "the ledger has a line that is none: `ferric assurance` names it")
+                    }
                 }
             }
         }
@@ -323,7 +330,8 @@ impl Inner {
                 }
             }
         }
-        if sync && std::mem::take(&mut self.dirty)
+        if sync
+            && std::mem::take(&mut self.dirty)
             && let Some((_, file)) = &self.file
             && let Err(error) = file.sync_data()
         {

@@ -108,7 +108,10 @@ pub fn read(folder: &Path, from: Timestamp, to: Timestamp) -> std::io::Result<Re
     let mut times: HashMap<Uuid, Timestamp> = HashMap::new();
     let mut report = Report::default();
     let first_day = from.to_string().get(..10).unwrap_or_default().to_owned();
-    for path in files(folder)?.into_iter().filter(|path| path.file_stem().is_some_and(|day| *day.to_string_lossy() >= *first_day)) {
+    for path in files(folder)?
+        .into_iter()
+        .filter(|path| path.file_stem().is_some_and(|day| *day.to_string_lossy() >= *first_day))
+    {
         each_line(&path, |number, line| {
             let Some(entry) = Entry::parse(line) else {
                 note(&mut report.problems, format!("{} line {number} cannot be read", path.display()));
@@ -128,7 +131,9 @@ pub fn read(folder: &Path, from: Timestamp, to: Timestamp) -> std::io::Result<Re
                     }
                 }
                 Kind::Outcome => match find(&mut calls, &times, invite) {
-                    Some(call) if call.outcome.is_some() => note(&mut report.problems, format!("INVITE {invite} has two outcomes")),
+                    Some(call) if call.outcome.is_some() => {
+                        note(&mut report.problems, format!("INVITE {invite} has two outcomes"))
+                    }
                     Some(call) => settle(call, entry),
                     // Of an INVITE that came before.
                     None => {}
@@ -154,7 +159,11 @@ pub fn read(folder: &Path, from: Timestamp, to: Timestamp) -> std::io::Result<Re
     Ok(report)
 }
 
-fn find<'a>(calls: &'a mut BTreeMap<(Timestamp, Uuid), Call>, times: &HashMap<Uuid, Timestamp>, invite: Uuid) -> Option<&'a mut Call> {
+fn find<'a>(
+    calls: &'a mut BTreeMap<(Timestamp, Uuid), Call>,
+    times: &HashMap<Uuid, Timestamp>,
+    invite: Uuid,
+) -> Option<&'a mut Call> {
     calls.get_mut(&(*times.get(&invite)?, invite))
 }
 
@@ -231,7 +240,12 @@ pub enum Depth {
 ///
 /// # Errors
 /// A file cannot be read.
-pub fn verify(folder: &Path, key: &NodePublicKey, days: Option<(&str, &str)>, depth: Depth) -> std::io::Result<Verification> {
+pub fn verify(
+    folder: &Path,
+    key: &NodePublicKey,
+    days: Option<(&str, &str)>,
+    depth: Depth,
+) -> std::io::Result<Verification> {
     let mut done = Verification::default();
     let mut before: Option<(u64, Digest)> = None;
     let in_days = |path: &PathBuf| {
@@ -258,7 +272,8 @@ pub fn verify(folder: &Path, key: &NodePublicKey, days: Option<(&str, &str)>, de
             if depth == Depth::Every && !entry.is_signed(key) {
                 done.broken = Some(format!("{place} is not signed by this node, or was changed"));
             } else if !follows {
-                done.broken = Some(format!("{place} does not follow the line before it: a line was taken out or put in"));
+                done.broken =
+                    Some(format!("{place} does not follow the line before it: a line was taken out or put in"));
             } else {
                 done.lines += 1;
             }
@@ -268,7 +283,8 @@ pub fn verify(folder: &Path, key: &NodePublicKey, days: Option<(&str, &str)>, de
             }
         })?;
         if let Some((number, _)) = last.filter(|(_, entry)| !entry.is_signed(key)) {
-            done.broken.get_or_insert(format!("{} line {number} is not signed by this node, or was changed", path.display()));
+            done.broken
+                .get_or_insert(format!("{} line {number} is not signed by this node, or was changed", path.display()));
         }
     }
     Ok(done)

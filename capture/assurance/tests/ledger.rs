@@ -23,7 +23,9 @@ fn key() -> Arc<NodeKey> {
 fn open(folder: &Path) -> (Ledger, Told) {
     let told = Told::default();
     let tell = Arc::clone(&told);
-    let on_outcome = Box::new(move |entry: &ferric_assurance::Entry| tell.lock().unwrap().push((entry.invite.unwrap(), entry.outcome.unwrap())));
+    let on_outcome = Box::new(move |entry: &ferric_assurance::Entry| {
+        tell.lock().unwrap().push((entry.invite.unwrap(), entry.outcome.unwrap()))
+    });
     (Ledger::open(folder, key(), [7; 32], on_outcome).unwrap(), told)
 }
 
@@ -66,7 +68,11 @@ fn each_way_of_a_call_has_its_outcome() {
     for recording in [102, 103] {
         ledger.recorded_by(id(2), id(recording));
     }
-    ledger.details(id(103), vec![GapEntry { channel: 1, from_ms: 5, to_ms: 900, reason: "no-rtp".into() }], Some("no media came".into()));
+    ledger.details(
+        id(103),
+        vec![GapEntry { channel: 1, from_ms: 5, to_ms: 900, reason: "no-rtp".into() }],
+        Some("no media came".into()),
+    );
     ledger.finished(id(103), &done(RecordingState::Partial));
     ledger.finished(id(102), &done(RecordingState::Complete));
     ledger.ended(id(2), "bye");
@@ -90,7 +96,8 @@ fn each_way_of_a_call_has_its_outcome() {
     assert_eq!(report.calls[4].status, Some(503));
     assert_eq!(told.lock().unwrap().len(), 6);
     assert_eq!(ledger.health(), (0, 0, 1), "the late refusal is a contradiction");
-    let text = std::fs::read_to_string(std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path()).unwrap();
+    let text =
+        std::fs::read_to_string(std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path()).unwrap();
     assert!(!text.contains("call-1"), "a Call-ID stands there as a hash only");
     assert!(text.contains(&ferric_assurance::call_hash(&[7; 32], "call-1")));
 }
@@ -172,7 +179,8 @@ fn any_changed_byte_shows() {
     }
     let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
     for gone in 1..lines.len() - 1 {
-        let rest: Vec<u8> = lines.iter().enumerate().filter(|(at, _)| *at != gone).flat_map(|(_, line)| line.to_vec()).collect();
+        let rest: Vec<u8> =
+            lines.iter().enumerate().filter(|(at, _)| *at != gone).flat_map(|(_, line)| line.to_vec()).collect();
         std::fs::write(&path, rest).unwrap();
         assert!(check(folder.path()).unwrap().broken.is_some(), "without line {gone}");
     }

@@ -13,10 +13,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use ferric_codecs::decode::CodecKind;
+use ferric_codecs::g711;
 use ferric_codecs::opus::OpusSettings;
 use ferric_codecs::party::PartyEncoder;
 use ferric_codecs::testing::syllables;
-use ferric_codecs::g711;
 use ferric_media::keys::PrivateKey;
 use ferric_media::pipeline::{MediaPipeline, PipelineConfig};
 use ferric_media::recorder::{Output, Recorder, RecorderConfig};
@@ -111,7 +111,12 @@ fn bare(voices: &[Vec<i16>; 2], calls: usize) -> Duration {
 }
 
 /// Visits every call every 60 ms with the packets since.
-fn visit(packets: &[(usize, u16, Vec<u8>)], calls: usize, seconds: usize, mut each: impl FnMut(usize, usize, &[(usize, u16, Vec<u8>)])) {
+fn visit(
+    packets: &[(usize, u16, Vec<u8>)],
+    calls: usize,
+    seconds: usize,
+    mut each: impl FnMut(usize, usize, &[(usize, u16, Vec<u8>)]),
+) {
     let mut from = 0;
     for now_ms in (VISIT_MS..=seconds * 1_000).step_by(VISIT_MS) {
         let to = from + packets[from..].iter().take_while(|(at, ..)| *at < now_ms).count();
@@ -139,7 +144,13 @@ fn main() {
     let before = cpu();
     let mut recorders: Vec<_> = (0..calls)
         .map(|call| {
-            let config = RecorderConfig::new(Uuid::from_u128(call as u128), "bench", "bench", vec![key.public().clone()], [call as u8; 32]);
+            let config = RecorderConfig::new(
+                Uuid::from_u128(call as u128),
+                "bench",
+                "bench",
+                vec![key.public().clone()],
+                [call as u8; 32],
+            );
             Recorder::new(start, SystemTime::UNIX_EPOCH, config, streams()).unwrap()
         })
         .collect();
@@ -177,13 +188,26 @@ fn main() {
         cpu() - before
     };
     let pipeline_spent = piped(PipelineConfig::default());
-    let masking_spent = piped(PipelineConfig { mask_dtmf: true, jitter_delay: Duration::from_millis(200), ..PipelineConfig::default() });
+    let masking_spent = piped(PipelineConfig {
+        mask_dtmf: true,
+        jitter_delay: Duration::from_millis(200),
+        ..PipelineConfig::default()
+    });
 
     println!("{calls} calls of {seconds} s, two parties, PCMU, 20 kbit/s, complexity 1");
     println!("                 CPU s per call-hour   of bare libopus   calls a core");
-    for (name, spent) in [("bare libopus", bare_spent), ("pipeline", pipeline_spent), ("  masking keys", masking_spent), ("recorder", recorder_spent)] {
+    for (name, spent) in [
+        ("bare libopus", bare_spent),
+        ("pipeline", pipeline_spent),
+        ("  masking keys", masking_spent),
+        ("recorder", recorder_spent),
+    ] {
         let hour = per_hour(spent);
-        println!("{name:<16} {hour:>19.3} {:>16.1}% {:>14.0}", 100.0 * bare_spent.as_secs_f64() / spent.as_secs_f64(), 3_600.0 / hour);
+        println!(
+            "{name:<16} {hour:>19.3} {:>16.1}% {:>14.0}",
+            100.0 * bare_spent.as_secs_f64() / spent.as_secs_f64(),
+            3_600.0 / hour
+        );
     }
     println!("sealed audio     {:>19.1} kbit/s a call", file_bytes as f64 * 8.0 / 1_000.0 / (calls * seconds) as f64);
     println!("memory           {:>19} KiB a call (grown resident set)", grown / calls as u64);

@@ -1,7 +1,13 @@
 //! What opening SRTP costs: CPU per packet of 20 ms G.711, each suite.
 //!
 //! `cargo run --release -p ferric-media --example srtp_cpu`
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::cast_possible_truncation, clippy::cast_precision_loss, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    missing_docs
+)]
 
 use std::time::Instant;
 
@@ -32,6 +38,10 @@ fn main() {
             assert_eq!(receiver.open_rtp(began, packet, &mut out), Opened::Plain);
         }
         let each = began.elapsed().as_secs_f64() / f64::from(PACKETS);
-        println!("{name:<26} {:>6.2} us a packet, {:>5.2} CPU s a call-hour of two streams", each * 1e6, each * 100.0 * 3_600.0);
+        println!(
+            "{name:<26} {:>6.2} us a packet, {:>5.2} CPU s a call-hour of two streams",
+            each * 1e6,
+            each * 100.0 * 3_600.0
+        );
     }
 }

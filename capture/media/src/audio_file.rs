@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use ferric_codecs::ogg::OpusWriter;
 use ferric_codecs::opus_packet::{self_delimit, silence};
-use rand::rngs::StdRng;
 use rand::RngExt as _;
+use rand::rngs::StdRng;
 
 use crate::keys::Recipient;
 use crate::pipeline::EncodedFrame;

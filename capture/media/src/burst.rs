@@ -184,7 +184,10 @@ mod tests {
     #[test]
     fn without_loss_all_is_one_gap() {
         let bursts = counted(&calm(40)).bursts().unwrap();
-        assert_eq!(bursts, BurstCounts { bursts: 0, burst_density: 0.0, gap_density: 0.0, mean_burst: 0.0, mean_gap: 40.0 });
+        assert_eq!(
+            bursts,
+            BurstCounts { bursts: 0, burst_density: 0.0, gap_density: 0.0, mean_burst: 0.0, mean_gap: 40.0 }
+        );
         assert!(LossCounter::default().bursts().is_none());
     }
 

@@ -162,8 +162,13 @@ impl ClockMap {
             }
             self.next = (self.next + 1) % WINDOWS;
             let fresh = |window: &&Window| arrival_us - window.since_us < WINDOW_AGE_US;
-            self.floor =
-                self.closed.iter().flatten().filter(fresh).map(|window| window.minimum).fold(self.open.minimum, i64::min);
+            self.floor = self
+                .closed
+                .iter()
+                .flatten()
+                .filter(fresh)
+                .map(|window| window.minimum)
+                .fold(self.open.minimum, i64::min);
             self.open = Window { minimum: i64::MAX, packets: 0, since_us: arrival_us };
         }
         if !self.settled {
@@ -262,7 +267,14 @@ mod tests {
     fn the_least_delayed_of_the_first_packets_is_the_anchor() {
         let mut map = ClockMap::new(8_000, 1_000, 130_000);
         for (packet, delay) in [(1, 17_000), (2, 4_000), (3, 25_000)] {
-            assert_eq!(map.observe(packet, 1_000 + 160 * packet.cast_signed(), 100_000 + packet.cast_signed() * 20_000 + delay), Fit::Fits);
+            assert_eq!(
+                map.observe(
+                    packet,
+                    1_000 + 160 * packet.cast_signed(),
+                    100_000 + packet.cast_signed() * 20_000 + delay
+                ),
+                Fit::Fits
+            );
         }
         assert_eq!(ms(map.position(1_000)), 104);
         // Settled, it bends only.
@@ -312,7 +324,10 @@ mod tests {
         assert_eq!(map.undecided(), None);
         // Ten seconds later the timestamps go on as if nothing had been.
         for (packet, fit) in [(26, Fit::Behind), (27, Fit::Behind), (28, Fit::Behind), (29, Fit::BehindSince(26))] {
-            assert_eq!(map.observe(packet, packet.cast_signed() * 160, 10_000_000 + packet.cast_signed() * 20_000), fit);
+            assert_eq!(
+                map.observe(packet, packet.cast_signed() * 160, 10_000_000 + packet.cast_signed() * 20_000),
+                fit
+            );
         }
         map.shift_behind(10_600_000);
         assert_eq!(ms(map.position(26 * 160)), 10_520);

@@ -258,7 +258,14 @@ mod tests {
             for low in LOW {
                 for high in HIGH {
                     let pause = vec![0; rate as usize / 5];
-                    let audio = [pause.clone(), tone(rate, low, high, 50, 4_000.0), pause.clone(), tone(rate, low, high, 200, 900.0), pause].concat();
+                    let audio = [
+                        pause.clone(),
+                        tone(rate, low, high, 50, 4_000.0),
+                        pause.clone(),
+                        tone(rate, low, high, 200, 900.0),
+                        pause,
+                    ]
+                    .concat();
                     let (out, keys) = masked(rate, &audio);
                     let loud = out.iter().filter(|sample| sample.unsigned_abs() > 200).count();
                     assert_eq!((loud, keys), (0, 2), "{low} {high} at {rate}");
@@ -271,8 +278,10 @@ mod tests {
     fn speech_hardly_suffers() {
         let mut lost_ms = 0;
         for name in ["caller", "agent"] {
-            let file = std::fs::read(format!("{}/../../testdata/speech/{name}.wav", env!("CARGO_MANIFEST_DIR"))).unwrap();
-            let audio: Vec<i16> = file[44..].chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect();
+            let file =
+                std::fs::read(format!("{}/../../testdata/speech/{name}.wav", env!("CARGO_MANIFEST_DIR"))).unwrap();
+            let audio: Vec<i16> =
+                file[44..].chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect();
             let (out, _) = masked(16_000, &audio);
             lost_ms += audio.iter().zip(&out).filter(|(a, b)| a != b).count() / 16;
         }

@@ -345,7 +345,8 @@ fn parse_header(bytes: &[u8]) -> Result<Header, String> {
 /// The nonce of a segment.
 pub(crate) fn nonce(prefix: &[u8; 7], counter: u32, last: bool) -> [u8; 12] {
     let mut nonce = [0; 12];
-    for (to, from) in nonce.iter_mut().zip(prefix.iter().copied().chain(counter.to_be_bytes()).chain([u8::from(last)])) {
+    for (to, from) in nonce.iter_mut().zip(prefix.iter().copied().chain(counter.to_be_bytes()).chain([u8::from(last)]))
+    {
         *to = from;
     }
     nonce

@@ -35,7 +35,8 @@ pub fn rtp(start: Instant, data: &[u8]) {
         (97, CodecKind::L16 { rate: 16_000, channels: 2 }),
         (98, CodecKind::G726 { bits: 4, aal2: false }),
     ];
-    let mut payloads: Vec<(u8, PayloadKind)> = kinds.into_iter().map(|(number, kind)| (number, PayloadKind::Audio(kind))).collect();
+    let mut payloads: Vec<(u8, PayloadKind)> =
+        kinds.into_iter().map(|(number, kind)| (number, PayloadKind::Audio(kind))).collect();
     payloads.push((101, PayloadKind::TelephoneEvent { clock_rate: 8_000 }));
     let stream = StreamConfig {
         index: StreamIndex(0),

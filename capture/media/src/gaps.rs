@@ -51,7 +51,9 @@ impl GapList {
         if let Some(total) = self.total_ms.get_mut(cause as usize) {
             *total += end_ms - start_ms;
         }
-        if let Some(last) = self.gaps.last_mut().filter(|last| last.cause == cause && start_ms <= last.end_ms + CLOSE_MS) {
+        if let Some(last) =
+            self.gaps.last_mut().filter(|last| last.cause == cause && start_ms <= last.end_ms + CLOSE_MS)
+        {
             last.end_ms = last.end_ms.max(end_ms);
             return;
         }

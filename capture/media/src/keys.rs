@@ -23,7 +23,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use rand::CryptoRng;
-use rsa::pkcs8::{DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _, LineEnding};
+use rsa::pkcs8::{
+    DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _, LineEnding,
+};
 use rsa::traits::PublicKeyParts as _;
 use rsa::{Oaep, RsaPrivateKey, RsaPublicKey};
 use serde::{Deserialize, Serialize};
@@ -55,7 +57,9 @@ pub enum KeyError {
         reason: String,
     },
     /// The RSA modulus has the wrong size.
-    #[error("an RSA key of {bits} bits; needed are {RSA_MIN_BITS} to {RSA_MAX_BITS} bits (`ferric keys new` makes 2048)")]
+    #[error(
+        "an RSA key of {bits} bits; needed are {RSA_MIN_BITS} to {RSA_MAX_BITS} bits (`ferric keys new` makes 2048)"
+    )]
     Size {
         /// Its size in bits.
         bits: usize,
@@ -136,9 +140,7 @@ impl Recipient {
 
     /// Wraps a file key (RSA-OAEP-256).
     pub(crate) fn wrap<R: CryptoRng + ?Sized>(&self, file_key: &[u8; 16], rng: &mut R) -> Result<Vec<u8>, KeyError> {
-        self.key
-            .encrypt(rng, Oaep::<Sha256>::new(), file_key)
-            .map_err(|error| KeyError::Operation(error.to_string()))
+        self.key.encrypt(rng, Oaep::<Sha256>::new(), file_key).map_err(|error| KeyError::Operation(error.to_string()))
     }
 }
 
@@ -235,7 +237,11 @@ impl NodeKey {
     /// # Errors
     /// Not such a PEM or not Ed25519.
     pub fn from_pem(pem: &str) -> Result<NodeKey, KeyError> {
-        expect_label(pem, "PRIVATE KEY", "an Ed25519 private key in PKCS#8 PEM (`openssl genpkey -algorithm ed25519`)")?;
+        expect_label(
+            pem,
+            "PRIVATE KEY",
+            "an Ed25519 private key in PKCS#8 PEM (`openssl genpkey -algorithm ed25519`)",
+        )?;
         let key = SigningKey::from_pkcs8_pem(pem.trim())
             .map_err(|error| KeyError::Unreadable { what: "Ed25519 private key", reason: error.to_string() })?;
         NodeKey::new(key)
@@ -393,7 +399,10 @@ pub(crate) mod tests {
         let public = test_key().public().to_pem().unwrap();
         let node = NodeKey::generate(&mut StdRng::seed_from_u64(3)).unwrap();
         let say = |error: KeyError| error.to_string();
-        assert!(say(Recipient::from_pem(&private).unwrap_err()).starts_with("a PRIVATE KEY was given; needed is an RSA public"));
+        assert!(
+            say(Recipient::from_pem(&private).unwrap_err())
+                .starts_with("a PRIVATE KEY was given; needed is an RSA public")
+        );
         assert!(say(PrivateKey::from_pem(&public).unwrap_err()).starts_with("a PUBLIC KEY was given"));
         assert!(say(PrivateKey::from_pem("-----BEGIN RSA PRIVATE KEY-----\n").unwrap_err()).contains("openssl pkcs8"));
         assert!(say(Recipient::from_pem("").unwrap_err()).starts_with("the text does not begin"));

@@ -20,8 +20,8 @@ pub mod timestamp;
 
 mod audio_file;
 mod burst;
-mod dtmf_mask;
 pub mod clock_map;
+mod dtmf_mask;
 pub mod fuzz;
 pub mod gaps;
 pub mod jitter;

@@ -462,7 +462,10 @@ mod tests {
         let signed = manifest(1, None, &node(1));
         let text = std::str::from_utf8(signed.as_bytes()).unwrap();
         assert!(text.starts_with(r#"{"audio":{"bytes":10,"segments":3,"sha256":""#), "{text}");
-        assert!(text.contains(r#""previous":null,"signature":""#) && text.contains(r#""tenant":"acme \"é\"\n"}"#), "{text}");
+        assert!(
+            text.contains(r#""previous":null,"signature":""#) && text.contains(r#""tenant":"acme \"é\"\n"}"#),
+            "{text}"
+        );
         let value: Value = serde_json::from_str(text).unwrap();
         assert_eq!(canonical_json(&value).unwrap(), signed.as_bytes());
         assert!(canonical_json(&serde_json::json!({"a": 1.5})).is_err());

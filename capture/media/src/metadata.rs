@@ -461,7 +461,11 @@ mod tests {
             mos: Some(4.2),
             ..StreamReport::default()
         });
-        metadata.gaps.push(Gap { channel: Some(1), at: Interval { from_ms: 10, to_ms: Some(70) }, reason: "loss".into() });
+        metadata.gaps.push(Gap {
+            channel: Some(1),
+            at: Interval { from_ms: 10, to_ms: Some(70) },
+            reason: "loss".into(),
+        });
         metadata.pauses.push(Pause { at: Interval { from_ms: 100, to_ms: None }, by: Some("api".into()) });
         metadata.dtmf.push(Dtmf { channel: 0, at: Interval { from_ms: 5, to_ms: Some(9) }, digit: Some('#') });
         metadata.tags.push(Tag { name: "case".into(), value: "12".into(), at_ms: 4 });
@@ -475,7 +479,10 @@ mod tests {
         let names: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
         let mut sorted = names.clone();
         sorted.sort_unstable();
-        assert_eq!(sorted, ["id", "nodes", "participants", "sip", "src_metadata", "started_at", "state", "tenant", "v"]);
+        assert_eq!(
+            sorted,
+            ["id", "nodes", "participants", "sip", "src_metadata", "started_at", "state", "tenant", "v"]
+        );
         assert_eq!(value["state"], "recording");
         assert_eq!(value["src_metadata"][0]["body"], "<a>\r\n é</a>");
         assert_eq!(value["src_metadata"][1]["body_base64"], "__4");
@@ -483,7 +490,9 @@ mod tests {
 
     #[test]
     fn a_masked_digit_keeps_its_time_only() {
-        let json = serde_json::to_string(&Dtmf { channel: 1, at: Interval { from_ms: 5, to_ms: Some(9) }, digit: None }).unwrap();
+        let json =
+            serde_json::to_string(&Dtmf { channel: 1, at: Interval { from_ms: 5, to_ms: Some(9) }, digit: None })
+                .unwrap();
         assert_eq!(json, r#"{"channel":1,"from_ms":5,"to_ms":9}"#);
     }
 

@@ -91,7 +91,9 @@ mod tests {
     #[test]
     fn three_loud_parties_at_once_make_no_click() {
         let wave = |hz: f64| -> Vec<i16> {
-            (0..8_000).map(|n| (20_000.0 * (2.0 * std::f64::consts::PI * hz * f64::from(n) / 8_000.0).sin()) as i16).collect()
+            (0..8_000)
+                .map(|n| (20_000.0 * (2.0 * std::f64::consts::PI * hz * f64::from(n) / 8_000.0).sin()) as i16)
+                .collect()
         };
         let parties = [wave(200.0), wave(300.0), wave(370.0)];
         let mut mix = Mix::default();

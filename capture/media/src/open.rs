@@ -73,7 +73,9 @@ pub enum OpenError {
         bytes: u64,
     },
     /// The file ends within a segment.
-    #[error("the file ends within segment {segment}, which begins at byte {offset}: at least {missing} bytes are missing")]
+    #[error(
+        "the file ends within segment {segment}, which begins at byte {offset}: at least {missing} bytes are missing"
+    )]
     CutSegment {
         /// Counted from 0.
         segment: u32,
@@ -83,7 +85,9 @@ pub enum OpenError {
         missing: u64,
     },
     /// The file ends after a whole segment that is not the last.
-    #[error("the file ends after {segments} segments, at byte {bytes}, without its last segment: the recording was cut")]
+    #[error(
+        "the file ends after {segments} segments, at byte {bytes}, without its last segment: the recording was cut"
+    )]
     Cut {
         /// Segments that opened.
         segments: u32,
@@ -323,13 +327,21 @@ mod tests {
 
     /// A file of four segments and the byte at which each begins (and the end).
     fn file() -> (Vec<u8>, Vec<usize>) {
-        let header =
-            SealHeader { id: Uuid::from_u128(5), tenant: "acme".into(), content: Content::Json, created: Timestamp::default() };
+        let header = SealHeader {
+            id: Uuid::from_u128(5),
+            tenant: "acme".into(),
+            content: Content::Json,
+            created: Timestamp::default(),
+        };
         let (mut sealer, mut file) =
             Sealer::new(&header, &[test_key().public().clone()], &mut StdRng::seed_from_u64(9)).unwrap();
         let mut starts = vec![file.len()];
         for (i, part) in PARTS.iter().enumerate() {
-            if i + 1 < PARTS.len() { sealer.seal(part, &mut file).unwrap() } else { sealer.finish(part, &mut file).map(drop).unwrap() }
+            if i + 1 < PARTS.len() {
+                sealer.seal(part, &mut file).unwrap()
+            } else {
+                sealer.finish(part, &mut file).map(drop).unwrap()
+            }
             starts.push(file.len());
         }
         (file, starts)
@@ -352,7 +364,10 @@ mod tests {
             file.chunks(step).for_each(|chunk| opener.push(chunk, &mut out).unwrap());
             let summary = opener.finish().unwrap();
             assert_eq!(out, PARTS.concat());
-            assert_eq!((summary.segments, summary.bytes, summary.plaintext_bytes), (4, file.len() as u64, out.len() as u64));
+            assert_eq!(
+                (summary.segments, summary.bytes, summary.plaintext_bytes),
+                (4, file.len() as u64, out.len() as u64)
+            );
             assert_eq!(opener.header().unwrap().tenant, "acme");
         }
     }

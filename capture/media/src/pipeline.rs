@@ -202,14 +202,17 @@ impl MediaPipeline {
     /// Takes a datagram of a stream's RTCP port; true when it is from the stream's host and of use.
     pub fn handle_rtcp(&mut self, arrival: Instant, stream: StreamIndex, from: SocketAddr, bytes: &[u8]) -> bool {
         let (us, ours) = (self.call_us(arrival), self.config.ssrc);
-        let Some(stream) = self.stream_mut(stream).filter(|stream| stream.source().is_some_and(|source| source.ip() == from.ip()))
+        let Some(stream) =
+            self.stream_mut(stream).filter(|stream| stream.source().is_some_and(|source| source.ip() == from.ip()))
         else {
             return false;
         };
         let Some(plain) = stream.open_rtcp(bytes) else { return false };
         let mut reported = false;
         let valid = rtcp::parse(&plain, |item| match item {
-            RtcpItem::Reference { ssrc, reference, delay } if ssrc == ours => stream.take_reference(us, reference, delay),
+            RtcpItem::Reference { ssrc, reference, delay } if ssrc == ours => {
+                stream.take_reference(us, reference, delay)
+            }
             RtcpItem::SenderReport(_) | RtcpItem::Cname { .. } | RtcpItem::Bye { .. } | RtcpItem::Reference { .. } => {
                 reported |= stream.handle_rtcp(us, &item);
             }
@@ -327,7 +330,8 @@ impl MediaPipeline {
             if !self.encoders_fresh {
                 // What was said before the pause shall not colour what comes after.
                 self.counted = self.frames();
-                self.encoders = [PartyEncoder::new(self.rate, self.config.opus), PartyEncoder::new(self.rate, self.config.opus)];
+                self.encoders =
+                    [PartyEncoder::new(self.rate, self.config.opus), PartyEncoder::new(self.rate, self.config.opus)];
                 self.encoders_fresh = true;
             }
             sink(EncodedFrame { number, position_48k, packets: [true_silence(frame_ms); 2] });
@@ -389,7 +393,9 @@ impl MediaPipeline {
 
     /// When the next frame is due.
     pub fn next_frame_at(&self) -> Option<Instant> {
-        let end = u32::try_from(self.next + 1).ok().map(|frames| Duration::from_millis(u64::from(self.config.opus.frame_ms)) * frames)?;
+        let end = u32::try_from(self.next + 1)
+            .ok()
+            .map(|frames| Duration::from_millis(u64::from(self.config.opus.frame_ms)) * frames)?;
         self.ended_us.is_none().then(|| self.start + end + self.config.jitter_delay)
     }
 

@@ -56,7 +56,9 @@ fn impairment(codec: Option<CodecKind>) -> Impairment {
         // No value in G.113 for Opus: taken as transparent.
         Some(CodecKind::Opus) => wide(0.0),
         Some(CodecKind::L16 { rate, .. }) if rate >= 16_000 => wide(0.0),
-        Some(CodecKind::Pcmu | CodecKind::Pcma | CodecKind::L16 { .. } | CodecKind::ComfortNoise) | None => narrow(0.0, CONCEALED),
+        Some(CodecKind::Pcmu | CodecKind::Pcma | CodecKind::L16 { .. } | CodecKind::ComfortNoise) | None => {
+            narrow(0.0, CONCEALED)
+        }
     }
 }
 
@@ -151,7 +153,8 @@ impl QualityTrack {
             earlier = earlier.saturating_sub(whole);
         }
         let Some(last) = self.last.as_mut().filter(|_| earlier > 0) else { return };
-        last.loss = Loss { expected: last.loss.expected + earlier, gone: last.loss.gone + earlier, runs: last.loss.runs + 1 };
+        last.loss =
+            Loss { expected: last.loss.expected + earlier, gone: last.loss.gone + earlier, runs: last.loss.runs + 1 };
         if let Some(value) = self.values.get_mut(last.at) {
             *value = hundredths(mos(last.conditions.codec, last.loss, last.conditions.delay_ms));
         }

@@ -26,8 +26,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use uuid::Uuid;
 
-use crate::dtmf_mask::LOOK_AHEAD_MS;
 use crate::audio_file::AudioFile;
+use crate::dtmf_mask::LOOK_AHEAD_MS;
 use crate::eopus::Content;
 use crate::keys::Recipient;
 use crate::manifest::{AudioEntry, Digest, MetadataEntry, RecordingState};
@@ -39,8 +39,8 @@ use crate::rtp::{Ssrc, StreamIndex, is_rtcp};
 use crate::seal::{SealError, SealHeader, SealSummary, seal_document};
 use crate::stats::RecordingStats;
 use crate::stream::{StreamConfig, StreamEvent};
-use crate::verdict::{Shortfall, shortfall, warnings};
 use crate::timestamp::Timestamp;
+use crate::verdict::{Shortfall, shortfall, warnings};
 
 /// Pauses and tags kept of one recording, each.
 const MAX_MARKS: usize = 1_000;
@@ -213,13 +213,21 @@ impl Recorder {
     ///
     /// # Errors
     /// The file keys cannot be wrapped for the recipients.
-    pub fn new(now: Instant, wall: SystemTime, config: RecorderConfig, streams: Vec<StreamConfig>) -> Result<Recorder, RecorderError> {
+    pub fn new(
+        now: Instant,
+        wall: SystemTime,
+        config: RecorderConfig,
+        streams: Vec<StreamConfig>,
+    ) -> Result<Recorder, RecorderError> {
         let mut rng = StdRng::from_seed(config.seed);
         let started_at = Timestamp::from(wall);
-        let header = SealHeader { id: config.id, tenant: config.tenant.clone(), content: Content::OggOpus, created: started_at };
+        let header =
+            SealHeader { id: config.id, tenant: config.tenant.clone(), content: Content::OggOpus, created: started_at };
         let rate = if streams.iter().any(StreamConfig::is_wideband) { 16_000 } else { 8_000 };
-        let (file, first) = AudioFile::new(&header, &config.recipients, config.opus.frame_ms, config.segment, rate, &mut rng)?;
-        let mut metadata = RecordingMetadata::new(config.id, &config.tenant, &config.node, started_at, config.session.clone());
+        let (file, first) =
+            AudioFile::new(&header, &config.recipients, config.opus.frame_ms, config.segment, rate, &mut rng)?;
+        let mut metadata =
+            RecordingMetadata::new(config.id, &config.tenant, &config.node, started_at, config.session.clone());
         let ahead = if config.mask_dtmf { Duration::from_millis(u64::from(LOOK_AHEAD_MS)) } else { Duration::ZERO };
         let pipeline_config = PipelineConfig {
             opus: config.opus,
@@ -332,7 +340,9 @@ impl Recorder {
             self.waiting_since = Some(now);
             return;
         }
-        let heard = heard.and_then(|us| u64::try_from(us).ok()).and_then(|us| self.pipeline.start().checked_add(Duration::from_micros(us)));
+        let heard = heard
+            .and_then(|us| u64::try_from(us).ok())
+            .and_then(|us| self.pipeline.start().checked_add(Duration::from_micros(us)));
         let back = self.silent && heard > self.last_media;
         self.last_media = heard;
         if back {

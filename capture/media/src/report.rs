@@ -6,7 +6,12 @@ use crate::stats::{Channel, RecordingStats, StreamStats};
 
 /// Replaces the capture side's part of the document.
 /// `scores` are of the whole recording, in the order of the streams.
-pub(crate) fn fill(metadata: &mut RecordingMetadata, stats: &RecordingStats, scores: Vec<Vec<Option<f64>>>, mask_dtmf: bool) {
+pub(crate) fn fill(
+    metadata: &mut RecordingMetadata,
+    stats: &RecordingStats,
+    scores: Vec<Vec<Option<f64>>>,
+    mask_dtmf: bool,
+) {
     metadata.dtmf_masked = mask_dtmf;
     metadata.streams = stats.streams.iter().zip(scores).map(|(stats, scores)| stream(stats, scores)).collect();
     (metadata.gaps, metadata.holds, metadata.dtmf) = (Vec::new(), Vec::new(), Vec::new());

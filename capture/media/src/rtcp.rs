@@ -140,7 +140,9 @@ fn source_description<'a>(mut body: &'a [u8], chunks: u8, found: &mut impl FnMut
 fn extended_report<'a>(body: &[u8], found: &mut impl FnMut(RtcpItem<'a>)) {
     let mut blocks = body.get(4..).unwrap_or_default();
     while let Some((&[kind, _, high, low], rest)) = blocks.split_first_chunk::<4>() {
-        let Some((block, after)) = rest.split_at_checked(usize::from(u16::from_be_bytes([high, low])) * 4) else { return };
+        let Some((block, after)) = rest.split_at_checked(usize::from(u16::from_be_bytes([high, low])) * 4) else {
+            return;
+        };
         if kind == REFERENCE_DELAY {
             for answer in block.chunks_exact(12) {
                 let at = |offset: usize| word(answer.get(offset..).unwrap_or_default());
@@ -242,7 +244,8 @@ mod tests {
 
     #[test]
     fn a_sender_report_with_its_name_is_read() {
-        let report = SenderReport { ssrc: Ssrc(5), ntp: 0x1122_3344_5566_7788, rtp_timestamp: 9, packets: 3, octets: 480 };
+        let report =
+            SenderReport { ssrc: Ssrc(5), ntp: 0x1122_3344_5566_7788, rtp_timestamp: 9, packets: 3, octets: 480 };
         let mut bytes = Vec::new();
         write_sender_report(&report, "a@host", &mut bytes);
         let mut seen = Vec::new();
@@ -281,7 +284,13 @@ mod tests {
             }
         }
         let mut bytes = Vec::new();
-        write_report(Ssrc(1), Some(&ReportBlock { cumulative_lost: -2, ..ReportBlock::default() }), "x", false, &mut bytes);
+        write_report(
+            Ssrc(1),
+            Some(&ReportBlock { cumulative_lost: -2, ..ReportBlock::default() }),
+            "x",
+            false,
+            &mut bytes,
+        );
         assert_eq!(bytes[13..16], [0xff, 0xff, 0xfe]);
     }
 

@@ -123,7 +123,14 @@ mod tests {
 
     fn packet(payload: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        let packet = RtpPacket { marker: true, payload_type: 8, sequence: 65_535, timestamp: 0xfedc_ba98, ssrc: Ssrc(7), payload };
+        let packet = RtpPacket {
+            marker: true,
+            payload_type: 8,
+            sequence: 65_535,
+            timestamp: 0xfedc_ba98,
+            ssrc: Ssrc(7),
+            payload,
+        };
         packet.write(&mut out);
         out
     }

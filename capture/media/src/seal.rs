@@ -25,7 +25,9 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::eopus::{AEAD, Content, Header, KEY_WRAP, MAGIC, MAX_HEADER, MAX_RECIPIENTS, MAX_SEGMENT, TAG, WrappedKey, nonce};
+use crate::eopus::{
+    AEAD, Content, Header, KEY_WRAP, MAGIC, MAX_HEADER, MAX_RECIPIENTS, MAX_SEGMENT, TAG, WrappedKey, nonce,
+};
 use crate::keys::{KeyError, Recipient};
 use crate::timestamp::Timestamp;
 
@@ -60,7 +62,9 @@ pub enum SealError {
     #[error("no public key to seal for")]
     NoRecipient,
     /// The header would not fit its limits.
-    #[error("{0} recipients make the header too long; at most {MAX_RECIPIENTS} keys and {MAX_HEADER} bytes are allowed")]
+    #[error(
+        "{0} recipients make the header too long; at most {MAX_RECIPIENTS} keys and {MAX_HEADER} bytes are allowed"
+    )]
     TooManyRecipients(usize),
     /// The file key could not be wrapped.
     #[error("cannot wrap the file key: {0}")]
@@ -112,7 +116,11 @@ impl Sealer {
             .iter()
             .map(|recipient| {
                 let key = recipient.wrap(&file_key, rng)?;
-                Ok(WrappedKey { kid: recipient.id().clone(), alg: KEY_WRAP.to_owned(), key: URL_SAFE_NO_PAD.encode(key) })
+                Ok(WrappedKey {
+                    kid: recipient.id().clone(),
+                    alg: KEY_WRAP.to_owned(),
+                    key: URL_SAFE_NO_PAD.encode(key),
+                })
             })
             .collect::<Result<Vec<_>, KeyError>>()?;
         let json = serde_json::to_vec(&Header {
@@ -243,7 +251,12 @@ mod tests {
     use rand::rngs::StdRng;
 
     fn header() -> SealHeader {
-        SealHeader { id: Uuid::from_u128(1), tenant: "acme".into(), content: Content::OggOpus, created: Timestamp::from_unix_ms(0) }
+        SealHeader {
+            id: Uuid::from_u128(1),
+            tenant: "acme".into(),
+            content: Content::OggOpus,
+            created: Timestamp::from_unix_ms(0),
+        }
     }
 
     fn sealer() -> (Sealer, Vec<u8>) {
@@ -263,7 +276,11 @@ mod tests {
 
             let (mut b, mut file) = sealer();
             let summary = b.finish(&plain, &mut file).unwrap();
-            assert_eq!(summary.segments as usize, size.div_ceil(MAX_SEGMENT).max(1), "no empty segment when something is left");
+            assert_eq!(
+                summary.segments as usize,
+                size.div_ceil(MAX_SEGMENT).max(1),
+                "no empty segment when something is left"
+            );
             assert_eq!(open_all(test_key(), &file).unwrap(), plain);
         }
     }
@@ -293,7 +310,10 @@ mod tests {
         let (file, _) = seal_document(&header(), &both, b"{}", &mut StdRng::seed_from_u64(4)).unwrap();
         assert_eq!(open_all(test_key(), &file).unwrap(), b"{}");
         assert_eq!(open_all(&other, &file).unwrap(), b"{}");
-        assert_eq!(seal_document(&header(), &[], b"", &mut StdRng::seed_from_u64(4)).unwrap_err(), SealError::NoRecipient);
+        assert_eq!(
+            seal_document(&header(), &[], b"", &mut StdRng::seed_from_u64(4)).unwrap_err(),
+            SealError::NoRecipient
+        );
         let many = vec![test_key().public().clone(); 65];
         assert_eq!(
             seal_document(&header(), &many, b"", &mut StdRng::seed_from_u64(4)).unwrap_err(),

@@ -21,14 +21,14 @@ use crate::burst::LossCounter;
 use crate::clock_map::{ClockMap, Fit, ticks_to_us};
 use crate::dtmf_mask::DtmfMask;
 use crate::jitter::{JitterBuffer, Waiting};
+use crate::quality::{Conditions, QualityTrack, mos};
 use crate::reception::{Place, Reception};
+use crate::round_trip::RoundTrip;
 use crate::rtcp::{ReportBlock, RtcpItem};
 use crate::rtp::{RtpPacket, Ssrc};
 use crate::sender_clock::SenderClock;
 use crate::source::{SourceLock, Verdict};
 use crate::srtp::{Opened, Reject, SrtpReceiver};
-use crate::quality::{Conditions, QualityTrack, mos};
-use crate::round_trip::RoundTrip;
 use crate::stats::{Bursts, LAST_SCORES, StreamStats};
 use crate::telephone_event::{TelephoneEvents, duration_us};
 use crate::voice::{Placed, Voice};
@@ -215,7 +215,13 @@ impl Stream {
     }
 
     /// Takes a datagram.
-    pub(crate) fn handle_rtp(&mut self, arrival: Arrival, from: SocketAddr, bytes: &[u8], events: &mut impl FnMut(StreamEvent)) {
+    pub(crate) fn handle_rtp(
+        &mut self,
+        arrival: Arrival,
+        from: SocketAddr,
+        bytes: &[u8],
+        events: &mut impl FnMut(StreamEvent),
+    ) {
         let Some(receiver) = &mut self.srtp else { return self.handle_plain(arrival, from, bytes, events) };
         let mut plain = std::mem::take(&mut self.plain);
         let stream = self.config.index;
@@ -385,7 +391,8 @@ impl Stream {
         }
         self.held_payload.clear();
         self.held_payload.extend_from_slice(packet.payload);
-        let (ssrc, sequence, timestamp, payload_type) = (packet.ssrc, packet.sequence, packet.timestamp, packet.payload_type);
+        let (ssrc, sequence, timestamp, payload_type) =
+            (packet.ssrc, packet.sequence, packet.timestamp, packet.payload_type);
         self.held = Some(Held { ssrc, sequence, timestamp, payload_type, codec, us });
     }
 
@@ -588,7 +595,9 @@ impl Stream {
                 self.sender_clock.set_name(name);
                 false
             }
-            RtcpItem::SenderReport(_) | RtcpItem::Cname { .. } | RtcpItem::Bye { .. } | RtcpItem::Reference { .. } => false,
+            RtcpItem::SenderReport(_) | RtcpItem::Cname { .. } | RtcpItem::Bye { .. } | RtcpItem::Reference { .. } => {
+                false
+            }
         }
     }
 
@@ -621,7 +630,10 @@ impl Stream {
     }
 
     fn conditions(&self, reorder_delay_ms: f64) -> Conditions {
-        Conditions { codec: self.voice.codec(), delay_ms: reorder_delay_ms + self.round_trip.mean_ms().unwrap_or(0.0) / 2.0 }
+        Conditions {
+            codec: self.voice.codec(),
+            delay_ms: reorder_delay_ms + self.round_trip.mean_ms().unwrap_or(0.0) / 2.0,
+        }
     }
 
     /// Ten seconds are over.

@@ -26,7 +26,14 @@ pub(crate) struct TelephoneEvents {
 
 impl TelephoneEvents {
     /// Takes a payload; `secret` keeps the time and not the digit. False when it is no event.
-    pub(crate) fn handle(&mut self, timestamp: u32, arrival_us: i64, clock_rate: u32, payload: &[u8], secret: bool) -> bool {
+    pub(crate) fn handle(
+        &mut self,
+        timestamp: u32,
+        arrival_us: i64,
+        clock_rate: u32,
+        payload: &[u8],
+        secret: bool,
+    ) -> bool {
         let Some(&[event, _, high, low]) = payload.first_chunk::<4>() else { return false };
         let ticks = u64::from(u16::from_be_bytes([high, low]));
         let duration_ms = ticks * 1_000 / u64::from(clock_rate.max(1));

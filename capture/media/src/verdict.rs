@@ -123,8 +123,16 @@ mod tests {
     fn a_call_of_which_nothing_came_is_partial() {
         assert_eq!(judged(|_| ()), Some(Shortfall::NoMedia));
         assert_eq!(judged(|streams| streams[0].packets = 1), None, "one side alone is a recording");
-        assert_eq!(judged(|streams| streams.iter_mut().for_each(|stream| stream.active_ms = 0)), None, "on hold throughout");
-        assert_eq!(judged(|streams| streams.iter_mut().for_each(|stream| stream.active_ms = 2_900)), None, "too short to tell");
+        assert_eq!(
+            judged(|streams| streams.iter_mut().for_each(|stream| stream.active_ms = 0)),
+            None,
+            "on hold throughout"
+        );
+        assert_eq!(
+            judged(|streams| streams.iter_mut().for_each(|stream| stream.active_ms = 2_900)),
+            None,
+            "too short to tell"
+        );
     }
 
     #[test]

@@ -120,11 +120,23 @@ impl Voice {
 
     /// Places a payload. `missing` packets are not there between it and the
     /// last; `fresh` when it begins a stretch of timestamps.
-    pub(crate) fn place(&mut self, kind: CodecKind, payload: &[u8], timestamp: i64, missing: u64, fresh: bool, map: &mut ClockMap) -> Placed {
+    pub(crate) fn place(
+        &mut self,
+        kind: CodecKind,
+        payload: &[u8],
+        timestamp: i64,
+        missing: u64,
+        fresh: bool,
+        map: &mut ClockMap,
+    ) -> Placed {
         let Some(slot) = self.select(kind) else { return Placed::Undecodable };
         let missing = missing + self.missing;
-        let Some(decoder) = self.slots.get_mut(slot).and_then(|slot| slot.decoder.as_mut()) else { return Placed::Undecodable };
-        let Some(samples) = decoder.samples(payload).ok().and_then(|samples| i64::try_from(samples).ok()).filter(|&s| s > 0) else {
+        let Some(decoder) = self.slots.get_mut(slot).and_then(|slot| slot.decoder.as_mut()) else {
+            return Placed::Undecodable;
+        };
+        let Some(samples) =
+            decoder.samples(payload).ok().and_then(|samples| i64::try_from(samples).ok()).filter(|&s| s > 0)
+        else {
             self.missing = missing + 1;
             return Placed::Undecodable;
         };
@@ -156,7 +168,9 @@ impl Voice {
                 }
             }
         }
-        let Some(decoder) = self.slots.get_mut(slot).and_then(|slot| slot.decoder.as_mut()) else { return Placed::Undecodable };
+        let Some(decoder) = self.slots.get_mut(slot).and_then(|slot| slot.decoder.as_mut()) else {
+            return Placed::Undecodable;
+        };
         let mut decoded = false;
         self.track.write(|out| {
             let start = out.len();
@@ -277,7 +291,8 @@ impl Voice {
     fn conceal(&mut self, samples: usize) {
         let left = i64::from(self.track.native_rate()) * CONCEAL_MS / 1_000 - self.concealed;
         let audible = usize::try_from(left).unwrap_or(0).min(samples);
-        let decoder = self.current.and_then(|current| self.slots.get_mut(current)).and_then(|slot| slot.decoder.as_mut());
+        let decoder =
+            self.current.and_then(|current| self.slots.get_mut(current)).and_then(|slot| slot.decoder.as_mut());
         let concealed = match decoder {
             Some(decoder) if audible > 0 => {
                 self.track.write(|out| decoder.conceal(audible, out));

@@ -96,7 +96,8 @@ fn strangers_are_dropped_and_a_new_source_follows_a_silent_one() {
     recorded.assert_same(1, 6_200, &bob[49_600..], 8.0, 0.93);
     let stats = &recorded.stats.streams[1];
     assert_eq!((stats.stranger, stats.lost, stats.segments), (50, 0, 1));
-    let of_bob: Vec<_> = recorded.events.iter().filter(|event| format!("{event:?}").contains("StreamIndex(1)")).collect();
+    let of_bob: Vec<_> =
+        recorded.events.iter().filter(|event| format!("{event:?}").contains("StreamIndex(1)")).collect();
     assert_eq!(
         of_bob,
         [
@@ -152,9 +153,16 @@ fn a_codec_may_change_and_the_file_follows_to_wideband() {
     assert_eq!(recorded.stats.encoder_rate, 16_000);
     let stats = &recorded.stats.streams[1];
     assert_eq!((stats.lost, stats.late, stats.segments, stats.lost_ms), (0, 0, 1, 0));
-    assert_eq!((stats.codec, stats.codecs.clone()), (Some("G722"), vec!["PCMU/8000".to_owned(), "G722/8000".to_owned()]));
+    assert_eq!(
+        (stats.codec, stats.codecs.clone()),
+        (Some("G722"), vec!["PCMU/8000".to_owned(), "G722/8000".to_owned()])
+    );
     // Heard at 8 kHz, the other party goes through the change unharmed.
-    let heard = Recorded { rate: 8_000, channels: recorded.channels.map(|channel| channel.iter().step_by(2).copied().collect()), ..recorded };
+    let heard = Recorded {
+        rate: 8_000,
+        channels: recorded.channels.map(|channel| channel.iter().step_by(2).copied().collect()),
+        ..recorded
+    };
     heard.assert_same(0, 0, &ann, 8.0, 0.93);
     heard.assert_same(1, 0, &narrow, 8.0, 0.93);
 }
@@ -289,8 +297,11 @@ fn nothing_that_arrives_makes_it_panic() {
     let mut rng = StdRng::seed_from_u64(77);
     let kinds = [PCMU, G722, common::OPUS, common::L16, CN, DTMF, PCMA];
     for round in 0..30 {
-        let mut configs: Vec<StreamConfig> = (0..3).map(|index| stream(index, &[PCMU, G722, common::OPUS, common::L16])).collect();
-        configs[2].payloads.push((98, PayloadKind::Audio(ferric_codecs::decode::CodecKind::L16 { rate: 44_100, channels: 2 })));
+        let mut configs: Vec<StreamConfig> =
+            (0..3).map(|index| stream(index, &[PCMU, G722, common::OPUS, common::L16])).collect();
+        configs[2]
+            .payloads
+            .push((98, PayloadKind::Audio(ferric_codecs::decode::CodecKind::L16 { rate: 44_100, channels: 2 })));
         let mut call = Call::new(configs);
         for n in 0..3_000_i64 {
             let mut sender = Sender::new(rng.random_range(0..4), PCMU, 1);

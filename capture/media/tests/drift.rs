@@ -1,5 +1,11 @@
 //! Two hours, the parties' clocks 50 ppm apart and both off ours: channels stay together, and nothing clicks.
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
 
 mod common;
 
@@ -39,7 +45,14 @@ struct Ear {
 
 impl Ear {
     fn new() -> Ear {
-        Ear { decoder: OpusDecoder::new(RATE as u32).unwrap(), heard: Vec::new(), at: 0, last: 0, largest_step: 0, marks: Vec::new() }
+        Ear {
+            decoder: OpusDecoder::new(RATE as u32).unwrap(),
+            heard: Vec::new(),
+            at: 0,
+            last: 0,
+            largest_step: 0,
+            marks: Vec::new(),
+        }
     }
 
     fn hear(&mut self, packet: &[u8]) {
@@ -86,7 +99,8 @@ impl Ear {
 #[test]
 fn two_hours_with_three_clocks() {
     let start = Instant::now() + Duration::from_secs(3_600);
-    let mut pipeline = MediaPipeline::new(start, PipelineConfig::default(), vec![stream(0, &[PCMU]), stream(1, &[PCMU])]);
+    let mut pipeline =
+        MediaPipeline::new(start, PipelineConfig::default(), vec![stream(0, &[PCMU]), stream(1, &[PCMU])]);
     let mut ears = [Ear::new(), Ear::new()];
     let mut sent = [0_u64; 2];
     let mut payload = Vec::new();
@@ -138,7 +152,10 @@ fn two_hours_with_three_clocks() {
     }
     // The hum's own steepest step, what G.711 and the encoder add, and nothing like a lost or doubled sample.
     let steepest = HUM_LEVEL * 2.0 * std::f64::consts::PI * HUM / RATE as f64;
-    println!("channels apart at most {worst:.1} ms; largest steps {} and {}, of the source {steepest:.0}", left.largest_step, right.largest_step);
+    println!(
+        "channels apart at most {worst:.1} ms; largest steps {} and {}, of the source {steepest:.0}",
+        left.largest_step, right.largest_step
+    );
     assert!(worst < 20.0, "channels {worst:.1} ms apart");
     for ear in &ears {
         assert!(f64::from(ear.largest_step) < 2.0 * steepest + 150.0, "a click of {}", ear.largest_step);

@@ -78,7 +78,8 @@ fn keys_heard(audio: &[i16], rate: u32) -> Vec<(usize, char)> {
         }
         let best = |bank: &[f64; 4]| {
             // Keypads are off by a little: the ear forgives it.
-            let shares = bank.map(|hz| [0.985, 1.0, 1.015].map(|off| share(part, hz * off, rate)).into_iter().fold(0.0, f64::max));
+            let shares = bank
+                .map(|hz| [0.985, 1.0, 1.015].map(|off| share(part, hz * off, rate)).into_iter().fold(0.0, f64::max));
             (0..4).max_by(|a, b| shares[*a].total_cmp(&shares[*b])).map(|index| (index, shares[index])).unwrap()
         };
         let ((low, a), (high, b)) = (best(&LOW), best(&HIGH));
@@ -140,7 +141,8 @@ fn tones_in_the_audio_say_nothing_whatever_the_codec() {
         let imagined = keys_heard(&speech("caller", rate), rate);
         let near = |heard: &[(usize, char)]| -> Vec<(usize, char)> {
             let pressed = |at: usize| places.iter().any(|(from, to)| at + 60 > *from && at < to + 60);
-            let spoken = |at: usize, key: char| imagined.iter().any(|(place, known)| *known == key && place.abs_diff(at) < 30);
+            let spoken =
+                |at: usize, key: char| imagined.iter().any(|(place, known)| *known == key && place.abs_diff(at) < 30);
             heard.iter().copied().filter(|(at, key)| pressed(*at) && !spoken(*at, *key)).collect()
         };
         let open = recorded(packets(), payload_type, ms, PipelineConfig::default());
@@ -165,7 +167,9 @@ fn tones_in_the_audio_say_nothing_whatever_the_codec() {
 
 #[test]
 fn speech_keeps_its_sound_and_its_place() {
-    for (name, payload_type, rate) in [("caller", PCMU, 8_000), ("agent", PCMU, 8_000), ("caller", G722, 16_000), ("agent", OPUS, 16_000)] {
+    for (name, payload_type, rate) in
+        [("caller", PCMU, 8_000), ("agent", PCMU, 8_000), ("caller", G722, 16_000), ("agent", OPUS, 16_000)]
+    {
         let audio = speech(name, rate);
         let ms = audio.len() as u64 * 1_000 / u64::from(rate);
         let packets = || Sender::new(0, payload_type, 1).say(0, &audio, 0.0);
@@ -180,7 +184,14 @@ fn speech_keeps_its_sound_and_its_place() {
 }
 
 /// A key as equipment sends it: tone leaks into the audio before and behind the events.
-fn by_events(sender: &mut Sender, speech: &[i16], at_ms: usize, key: usize, ms: usize, leak_ms: usize) -> Vec<Datagram> {
+fn by_events(
+    sender: &mut Sender,
+    speech: &[i16],
+    at_ms: usize,
+    key: usize,
+    ms: usize,
+    leak_ms: usize,
+) -> Vec<Datagram> {
     let mut audio = speech[..at_ms * 8 + leak_ms * 8].to_vec();
     let tone = Tone { key, ms: leak_ms, level: 6_000.0, twist: 0.8, off: 1.0 }.samples(8_000);
     audio.truncate(at_ms * 8);
@@ -213,11 +224,16 @@ fn events_silence_what_leaks_before_them() {
             let packets = by_events(&mut Sender::new(0, PCMU, 9), &speech, at_ms, key, long_ms, leak_ms);
             let (packets, _) = Path { loss, ..Path::default() }.send(packets, key as u64);
             let masked = recorded(packets.clone(), PCMU, ms, masking());
-            let near = |heard: Vec<(usize, char)>| heard.into_iter().filter(|(at, _)| (at_ms - 100..at_ms + 400).contains(at)).count();
+            let near = |heard: Vec<(usize, char)>| {
+                heard.into_iter().filter(|(at, _)| (at_ms - 100..at_ms + 400).contains(at)).count()
+            };
             assert_eq!(near(keys_heard(&masked.channels[0], 8_000)), 0, "key {key}, leak of {leak_ms} ms, loss {loss}");
             assert!(masked.level(0, at_ms - 5, at_ms + leak_ms + long_ms + 10) < 60.0, "key {key}");
             // Far from the key, speech that was concealed may have been taken for one.
-            let events = masked.stats.streams[0].telephone_events.iter().filter(|event| event.at_ms.abs_diff(at_ms as u64) < 1_000);
+            let events = masked.stats.streams[0]
+                .telephone_events
+                .iter()
+                .filter(|event| event.at_ms.abs_diff(at_ms as u64) < 1_000);
             let events: Vec<_> = events.collect();
             assert_eq!(events.len(), 1, "a leak and its events are one key: {events:?}");
             assert!(events[0].digit.is_none() && events[0].at_ms.abs_diff((at_ms + leak_ms) as u64) < 80, "{events:?}");

@@ -78,8 +78,12 @@ fn hold_and_resume() {
     call.at(2_000, |pipeline, now| pipeline.update_streams(now, vec![held(stream(0, &[PCMU])), stream(1, &[PCMU])]));
     call.at(4_000, |pipeline, now| pipeline.update_streams(now, vec![stream(0, &[PCMU]), stream(1, &[PCMU])]));
     let recorded = call.record(6_000, 8_000);
-    check(&recorded, &[(0, 2_000, L, &[400.0]), (2_000, 4_000, L, &[]), (4_000, 6_000, L, &[400.0]), (0, 6_000, R, &[700.0])]);
-    let hold = recorded.stats.streams[0].gaps.iter().find(|gap| gap.cause == ferric_media::gaps::GapCause::Hold).unwrap();
+    check(
+        &recorded,
+        &[(0, 2_000, L, &[400.0]), (2_000, 4_000, L, &[]), (4_000, 6_000, L, &[400.0]), (0, 6_000, R, &[700.0])],
+    );
+    let hold =
+        recorded.stats.streams[0].gaps.iter().find(|gap| gap.cause == ferric_media::gaps::GapCause::Hold).unwrap();
     assert!(hold.start_ms.abs_diff(2_000) < 30 && hold.end_ms.abs_diff(4_000) < 30, "{hold:?}");
 }
 
@@ -88,7 +92,9 @@ fn a_transfer_changes_address_source_and_codec_of_one_side() {
     let mut call = Call::new(vec![stream(0, &[PCMU]), stream(1, &[PCMU])]);
     let (mut ann, mut bob, mut carol) = (Sender::new(0, PCMU, 1), Sender::new(1, PCMU, 1), Sender::new(1, G722, 9));
     carol.source = address(77);
-    call.add(say(&mut ann, 0, 6_000, 400.0)).add(say(&mut bob, 0, 3_000, 700.0)).add(say(&mut carol, 3_040, 2_960, 1_000.0));
+    call.add(say(&mut ann, 0, 6_000, 400.0))
+        .add(say(&mut bob, 0, 3_000, 700.0))
+        .add(say(&mut carol, 3_040, 2_960, 1_000.0));
     call.at(3_000, |pipeline, now| {
         let mut second = stream(1, &[PCMU, G722]);
         second.expected_source = Some(address(77).ip());
@@ -103,14 +109,21 @@ fn a_transfer_changes_address_source_and_codec_of_one_side() {
 fn a_third_party_joins_on_the_right_and_leaves() {
     let mut call = Call::new(vec![stream(0, &[PCMU]), stream(1, &[PCMA])]);
     let (mut ann, mut bob, mut carol) = (Sender::new(0, PCMU, 1), Sender::new(1, PCMA, 1), Sender::new(2, PCMU, 1));
-    call.add(say(&mut ann, 0, 7_000, 400.0)).add(say(&mut bob, 0, 7_000, 700.0)).add(say(&mut carol, 2_000, 3_000, 1_100.0));
+    call.add(say(&mut ann, 0, 7_000, 400.0))
+        .add(say(&mut bob, 0, 7_000, 700.0))
+        .add(say(&mut carol, 2_000, 3_000, 1_100.0));
     let three = || vec![stream(0, &[PCMU]), stream(1, &[PCMA]), stream(2, &[PCMU])];
     call.at(1_900, move |pipeline, now| pipeline.update_streams(now, three()));
     call.at(5_000, |pipeline, now| pipeline.update_streams(now, vec![stream(0, &[PCMU]), stream(1, &[PCMA])]));
     let recorded = call.record(7_000, 8_000);
     check(
         &recorded,
-        &[(0, 7_000, L, &[400.0]), (0, 2_000, R, &[700.0]), (2_000, 5_000, R, &[700.0, 1_100.0]), (5_000, 7_000, R, &[700.0])],
+        &[
+            (0, 7_000, L, &[400.0]),
+            (0, 2_000, R, &[700.0]),
+            (2_000, 5_000, R, &[700.0, 1_100.0]),
+            (5_000, 7_000, R, &[700.0]),
+        ],
     );
 }
 
@@ -126,13 +139,24 @@ fn the_far_end_alone_lies_right() {
 #[test]
 fn pause_and_resume() {
     let mut call = Call::new(vec![stream(0, &[PCMU]), stream(1, &[PCMU])]);
-    call.add(say(&mut Sender::new(0, PCMU, 1), 0, 6_000, 400.0)).add(say(&mut Sender::new(1, PCMU, 1), 0, 6_000, 700.0));
+    call.add(say(&mut Sender::new(0, PCMU, 1), 0, 6_000, 400.0)).add(say(
+        &mut Sender::new(1, PCMU, 1),
+        0,
+        6_000,
+        700.0,
+    ));
     call.at(2_000, |pipeline, now| assert!(pipeline.pause(now).is_some()));
     call.at(4_000, |pipeline, now| assert!(pipeline.resume(now).is_some()));
     let recorded = call.record(6_000, 8_000);
     check(
         &recorded,
-        &[(0, 2_000, L, &[400.0]), (2_000, 4_000, L, &[]), (4_000, 6_000, L, &[400.0]), (2_000, 4_000, R, &[]), (4_000, 6_000, R, &[700.0])],
+        &[
+            (0, 2_000, L, &[400.0]),
+            (2_000, 4_000, L, &[]),
+            (4_000, 6_000, L, &[400.0]),
+            (2_000, 4_000, R, &[]),
+            (4_000, 6_000, R, &[700.0]),
+        ],
     );
 }
 
@@ -146,7 +170,10 @@ fn codecs_change_under_way() {
     sender.payload_type = OPUS;
     call.add(say(&mut sender, 4_000, 2_000, 1_000.0));
     let recorded = call.record(6_000, 16_000);
-    check(&recorded, &[(0, 2_000, L, &[400.0]), (2_000, 4_000, L, &[700.0]), (4_000, 6_000, L, &[1_000.0]), (0, 6_000, R, &[])]);
+    check(
+        &recorded,
+        &[(0, 2_000, L, &[400.0]), (2_000, 4_000, L, &[700.0]), (4_000, 6_000, L, &[1_000.0]), (0, 6_000, R, &[])],
+    );
 }
 
 #[test]
@@ -182,7 +209,15 @@ fn a_source_moves_with_another_clock() {
     let mut call = Call::new(vec![stream(0, &[PCMU]), stream(1, &[PCMU])]);
     let (mut before, mut after) = (Sender::new(0, PCMU, 1), Sender::new(0, PCMU, 50));
     after.source = address(99);
-    call.add(say(&mut before, 0, 3_000, 400.0)).add(say(&mut after, 4_500, 3_500, 600.0)).add(say(&mut Sender::new(1, PCMU, 1), 0, 8_000, 700.0));
+    call.add(say(&mut before, 0, 3_000, 400.0)).add(say(&mut after, 4_500, 3_500, 600.0)).add(say(
+        &mut Sender::new(1, PCMU, 1),
+        0,
+        8_000,
+        700.0,
+    ));
     let recorded = call.record(8_000, 8_000);
-    check(&recorded, &[(0, 3_000, L, &[400.0]), (3_200, 4_500, L, &[]), (4_500, 8_000, L, &[600.0]), (0, 8_000, R, &[700.0])]);
+    check(
+        &recorded,
+        &[(0, 3_000, L, &[400.0]), (3_200, 4_500, L, &[]), (4_500, 8_000, L, &[600.0]), (0, 8_000, R, &[700.0])],
+    );
 }

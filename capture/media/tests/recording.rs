@@ -31,7 +31,10 @@ fn key() -> &'static PrivateKey {
 
 fn config() -> RecorderConfig {
     let session = SessionInfo { source: Some("sbc".into()), ..SessionInfo::default() };
-    RecorderConfig { session, ..RecorderConfig::new(Uuid::from_u128(7), "acme", "edge-a1", vec![key().public().clone()], [9; 32]) }
+    RecorderConfig {
+        session,
+        ..RecorderConfig::new(Uuid::from_u128(7), "acme", "edge-a1", vec![key().public().clone()], [9; 32])
+    }
 }
 
 /// A recording that runs in simulated time and keeps what it puts out.
@@ -49,7 +52,12 @@ struct Run {
 impl Run {
     fn new(config: RecorderConfig) -> Run {
         let start = Instant::now();
-        let recorder = Recorder::new(start, UNIX_EPOCH + Duration::from_secs(1_000), config, vec![stream(0, &[PCMU]), stream(1, &[PCMU])]);
+        let recorder = Recorder::new(
+            start,
+            UNIX_EPOCH + Duration::from_secs(1_000),
+            config,
+            vec![stream(0, &[PCMU]), stream(1, &[PCMU])],
+        );
         let mut run = Run {
             start,
             recorder: recorder.unwrap(),
@@ -158,7 +166,10 @@ fn a_call_is_sealed_as_it_runs_and_opens_whole() {
         assert!(correlation(channel, voice) > 0.95, "{}", correlation(channel, voice));
     }
     let metadata = run.last_metadata();
-    assert_eq!((metadata.state, metadata.duration_ms, metadata.end_reason.as_deref()), (MetadataState::Complete, Some(10_000), Some("bye")));
+    assert_eq!(
+        (metadata.state, metadata.duration_ms, metadata.end_reason.as_deref()),
+        (MetadataState::Complete, Some(10_000), Some("bye"))
+    );
     assert_eq!(metadata.streams.len(), 2);
     assert_eq!((metadata.streams[1].packets, metadata.streams[1].lost, metadata.streams[1].channel), (500, 0, Some(1)));
     assert!(metadata.gaps.is_empty());
@@ -199,7 +210,10 @@ fn controls_leave_their_marks_in_the_metadata() {
     assert!(run.recorder.add_tag(run.now(), "case", "12"));
     assert!(run.recorder.add_tag(run.now(), "case", "13"));
     run.recorder.add_warning("odd");
-    let session = SessionInfo { participants: vec![Participant { name: Some("Ann".into()), ..Participant::default() }], ..SessionInfo::default() };
+    let session = SessionInfo {
+        participants: vec![Participant { name: Some("Ann".into()), ..Participant::default() }],
+        ..SessionInfo::default()
+    };
     run.recorder.set_session(session);
     run.until(3_060, &[]);
     let metadata = run.last_metadata();
@@ -228,7 +242,12 @@ fn silence_of_all_streams_is_told_each_time_out_and_its_end_once() {
     run.until(20_000, &[]);
     let more = Sender::new(0, PCMU, 1).say(20_020_000, &syllables(8_000, 8_000, 1), 0.0);
     run.until(21_000, &more);
-    let told: Vec<_> = run.events.iter().filter(|event| !matches!(event, RecorderEvent::Stream(_))).map(|event| format!("{event:?}")).collect();
+    let told: Vec<_> = run
+        .events
+        .iter()
+        .filter(|event| !matches!(event, RecorderEvent::Stream(_)))
+        .map(|event| format!("{event:?}"))
+        .collect();
     assert_eq!(told, ["MediaSilent", "MediaSilent", "MediaSilent", "MediaBack"]);
 }
 
@@ -257,9 +276,15 @@ fn receiver_reports_go_to_the_peer_and_a_bye_ends_them() {
     let mut run = Run::new(config());
     run.until(2_000, &packets);
     let at = packets.iter().position(|packet| packet.arrival_us > 2_000_000).unwrap();
-    let ssrc = Ssrc(u32::from_be_bytes(packets.iter().find(|packet| packet.stream == 0).unwrap().bytes[8..12].try_into().unwrap()));
+    let ssrc = Ssrc(u32::from_be_bytes(
+        packets.iter().find(|packet| packet.stream == 0).unwrap().bytes[8..12].try_into().unwrap(),
+    ));
     let mut report = Vec::new();
-    write_sender_report(&SenderReport { ssrc, ntp: ntp_from_us(5_000_000), rtp_timestamp: 0, packets: 1, octets: 1 }, "a", &mut report);
+    write_sender_report(
+        &SenderReport { ssrc, ntp: ntp_from_us(5_000_000), rtp_timestamp: 0, packets: 1, octets: 1 },
+        "a",
+        &mut report,
+    );
     // On the RTP port: the peer multiplexes.
     run.recorder.handle_rtp(run.now(), StreamIndex(0), address(1), &report);
     // A stranger's report changes nothing.
@@ -276,14 +301,19 @@ fn receiver_reports_go_to_the_peer_and_a_bye_ends_them() {
     assert!(rtcp::parse(last, |item| goodbye |= matches!(item, RtcpItem::Bye { .. })));
     assert!(goodbye);
     // Cumulative loss of the last two reports is what the path lost.
-    let lost: u64 = run.rtcp[reports - 2..].iter().map(|(.., bytes)| u64::from(u32::from_be_bytes([0, bytes[13], bytes[14], bytes[15]]))).sum();
+    let lost: u64 = run.rtcp[reports - 2..]
+        .iter()
+        .map(|(.., bytes)| u64::from(u32::from_be_bytes([0, bytes[13], bytes[14], bytes[15]])))
+        .sum();
     assert_eq!(lost, done.lost);
 }
 
 #[test]
 fn the_round_trip_is_told_where_the_peer_answers() {
     let (_, packets) = conversation(40);
-    let ssrc = Ssrc(u32::from_be_bytes(packets.iter().find(|packet| packet.stream == 0).unwrap().bytes[8..12].try_into().unwrap()));
+    let ssrc = Ssrc(u32::from_be_bytes(
+        packets.iter().find(|packet| packet.stream == 0).unwrap().bytes[8..12].try_into().unwrap(),
+    ));
     let mut run = Run::new(config());
     let mut fed = 0;
     for second in 1..=40_u64 {
@@ -291,7 +321,17 @@ fn the_round_trip_is_told_where_the_peer_answers() {
         run.until(second * 1_000, &packets[fed..until]);
         fed = until;
         let mut report = Vec::new();
-        write_sender_report(&SenderReport { ssrc, ntp: ntp_from_us(second as i64 * 1_000_000), rtp_timestamp: 0, packets: 1, octets: 1 }, "a", &mut report);
+        write_sender_report(
+            &SenderReport {
+                ssrc,
+                ntp: ntp_from_us(second as i64 * 1_000_000),
+                rtp_timestamp: 0,
+                packets: 1,
+                octets: 1,
+            },
+            "a",
+            &mut report,
+        );
         // The last reference time, as it came to the peer: the answer takes 80 ms there and back, and waits with the peer for the rest.
         let asked = run.rtcp.iter().rev().find_map(|(stream, .., bytes)| {
             let block = bytes.windows(4).position(|part| part == [4, 0, 0, 2])?;
@@ -331,7 +371,8 @@ fn a_call_without_media_is_partial_and_says_why() {
     assert_eq!(decode(&open_all(key(), &run.audio).unwrap()).map(|channel| channel.len()), [160_000; 2]);
     let metadata = run.last_metadata();
     assert_eq!((metadata.state, metadata.end_reason.as_deref()), (MetadataState::Partial, Some("no media came")));
-    let gaps: Vec<_> = metadata.gaps.iter().map(|gap| (gap.channel, gap.at.from_ms, gap.at.to_ms, gap.reason.as_str())).collect();
+    let gaps: Vec<_> =
+        metadata.gaps.iter().map(|gap| (gap.channel, gap.at.from_ms, gap.at.to_ms, gap.reason.as_str())).collect();
     assert_eq!(gaps, [(Some(0), 0, Some(20_000), "no-rtp"), (Some(1), 0, Some(20_000), "no-rtp")]);
 }
 
@@ -349,7 +390,10 @@ fn one_silent_side_is_a_complete_recording_of_two_channels() {
     assert!(right.iter().all(|sample| sample.abs() <= 1));
     let metadata = run.last_metadata();
     assert_eq!(metadata.gaps.len(), 1);
-    assert_eq!((metadata.gaps[0].channel, metadata.gaps[0].at.from_ms, metadata.gaps[0].at.to_ms), (Some(1), 0, Some(10_000)));
+    assert_eq!(
+        (metadata.gaps[0].channel, metadata.gaps[0].at.from_ms, metadata.gaps[0].at.to_ms),
+        (Some(1), 0, Some(10_000))
+    );
     assert_eq!((metadata.streams[1].mos, metadata.streams[1].mos_over_time.as_slice()), (None, [None].as_slice()));
 }
 
@@ -362,7 +406,10 @@ fn a_side_in_a_codec_that_was_not_agreed_makes_it_partial() {
     let (state, reason) = run.recorder.verdict(RecordingState::Complete);
     assert_eq!((state, reason), (RecordingState::Partial, Some("media came in payload types that were not agreed")));
     run.stop();
-    assert_eq!(run.last_metadata().warnings, ["stream 2: 500 packets of payload types that were not agreed, not recorded"]);
+    assert_eq!(
+        run.last_metadata().warnings,
+        ["stream 2: 500 packets of payload types that were not agreed, not recorded"]
+    );
 }
 
 #[test]
@@ -381,7 +428,8 @@ fn the_tap_hands_out_every_frame_while_it_is_open() {
 
 #[test]
 fn without_a_recipient_there_is_no_recording() {
-    let refused = Recorder::new(Instant::now(), UNIX_EPOCH, RecorderConfig { recipients: Vec::new(), ..config() }, Vec::new());
+    let refused =
+        Recorder::new(Instant::now(), UNIX_EPOCH, RecorderConfig { recipients: Vec::new(), ..config() }, Vec::new());
     assert!(refused.unwrap_err().to_string().contains("public key"));
 }
 

@@ -312,10 +312,16 @@ fn two_streams_of_one_sender_are_aligned_by_its_reports() {
         }
         let recorded = call.record(40_100, 8_000);
         // Well after the reports, the two lie side by side as they were spoken.
-        let (early, late) = (recorded.compare(0, 30_060, &ann[240_000..300_000]).0, recorded.compare(1, 30_060, &bob[240_000..300_000]).0);
+        let (early, late) = (
+            recorded.compare(0, 30_060, &ann[240_000..300_000]).0,
+            recorded.compare(1, 30_060, &bob[240_000..300_000]).0,
+        );
         println!("reported {reported}: {early} {late}");
         let apart = late - early;
-        assert!(if reported { apart.abs() < 5.0 } else { (apart - 60.0).abs() < 5.0 }, "reported {reported}: {early} {late}");
+        assert!(
+            if reported { apart.abs() < 5.0 } else { (apart - 60.0).abs() < 5.0 },
+            "reported {reported}: {early} {late}"
+        );
         assert!(recorded.stats.streams.iter().all(|stream| (stream.late, stream.lost_ms) == (0, 0)));
     }
 }

@@ -356,13 +356,15 @@ impl Catalog {
         store_key: Option<&str>,
         error: Option<&str>,
     ) -> Result<(), CatalogError> {
-        sqlx::query("UPDATE recordings SET upload = ?, store_key = coalesce(?, store_key), upload_error = ? WHERE id = ?")
-            .bind(upload.as_str())
-            .bind(store_key)
-            .bind(error)
-            .bind(id.to_string())
-            .execute(&self.pool)
-            .await?;
+        sqlx::query(
+            "UPDATE recordings SET upload = ?, store_key = coalesce(?, store_key), upload_error = ? WHERE id = ?",
+        )
+        .bind(upload.as_str())
+        .bind(store_key)
+        .bind(error)
+        .bind(id.to_string())
+        .execute(&self.pool)
+        .await?;
         Ok(())
     }
 

@@ -134,8 +134,15 @@ mod tests {
     #[test]
     fn a_number_is_the_same_however_it_is_written() {
         for text in [
-            "15550100", "+15550100", "0015550100", "sip:+1-555-0100@sbc.example;user=phone", "tel:+1(555)0100;ext=7",
-            "\"Ann\" <sip:+15550100@10.0.0.1:5060>", "sips:15550100;phone-context=x@h", "SIP:%2B15550100@h", " 1 555 0100 ",
+            "15550100",
+            "+15550100",
+            "0015550100",
+            "sip:+1-555-0100@sbc.example;user=phone",
+            "tel:+1(555)0100;ext=7",
+            "\"Ann\" <sip:+15550100@10.0.0.1:5060>",
+            "sips:15550100;phone-context=x@h",
+            "SIP:%2B15550100@h",
+            " 1 555 0100 ",
         ] {
             assert_eq!(address_tokens(text), ["15550100"], "{text}");
         }

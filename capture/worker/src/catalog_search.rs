@@ -94,7 +94,8 @@ pub struct Page {
     pub next_cursor: Option<String>,
 }
 
-const COLUMNS: &str = "id, tenant, node, state, started_at, ended_at, duration_ms, audio_bytes, sip_call_id, participants,
+const COLUMNS: &str =
+    "id, tenant, node, state, started_at, ended_at, duration_ms, audio_bytes, sip_call_id, participants,
     correlators, quality, upload, upload_error, store_key";
 
 impl Catalog {
@@ -181,7 +182,9 @@ impl Catalog {
             for (number, token) in tokens.into_iter().enumerate() {
                 let stored = self.parties.stored(&token);
                 // A union and not an OR: each branch is a range of the index.
-                query.push(if number == 0 { "" } else { " UNION " }).push("SELECT recording_id FROM parties WHERE token ");
+                query
+                    .push(if number == 0 { "" } else { " UNION " })
+                    .push("SELECT recording_id FROM parties WHERE token ");
                 if self.parties.is_clear() {
                     // A prefix as a range: LIKE would not use the index for bound values.
                     query.push(">= ").push_bind(stored.clone());
@@ -194,7 +197,12 @@ impl Catalog {
         }
         if let Some(text) = &search.cursor {
             let (started_at, id) = read_cursor(text).ok_or_else(|| CatalogError::Cursor(text.clone()))?;
-            query.push(" AND (started_at, id) < (").push_bind(started_at).push(", ").push_bind(id.to_string()).push(")");
+            query
+                .push(" AND (started_at, id) < (")
+                .push_bind(started_at)
+                .push(", ")
+                .push_bind(id.to_string())
+                .push(")");
         }
         Ok(Some(query))
     }
@@ -203,7 +211,8 @@ impl Catalog {
         if recordings.is_empty() {
             return Ok(());
         }
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT recording_id, name, value FROM tags WHERE recording_id IN (");
+        let mut query =
+            QueryBuilder::<Sqlite>::new("SELECT recording_id, name, value FROM tags WHERE recording_id IN (");
         let mut list = query.separated(", ");
         for recording in recordings.iter() {
             list.push_bind(recording.id.to_string());
@@ -252,7 +261,10 @@ fn recording(row: &SqliteRow) -> Result<CatalogRecording, CatalogError> {
         participants: list(text("participants")?).map_err(|_| damaged("participants"))?,
         tags: Vec::new(),
         correlators: list(text("correlators")?).map_err(|_| damaged("correlators"))?,
-        quality: text("quality")?.map(|json| serde_json::from_str(&json)).transpose().map_err(|_| damaged("quality"))?,
+        quality: text("quality")?
+            .map(|json| serde_json::from_str(&json))
+            .transpose()
+            .map_err(|_| damaged("quality"))?,
         upload: serde_json::from_value(word("upload")?).map_err(|_| damaged("upload"))?,
         upload_error: text("upload_error")?,
         store_key: text("store_key")?,

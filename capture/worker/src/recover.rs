@@ -192,7 +192,8 @@ fn reopen(folder: &Path, node: &str, kept: bool) -> Result<FinishedRecording, St
     }
     let measured = measure(&path).map_err(tell)?;
     let position = measured.position;
-    let changed = fs::metadata(&path).and_then(|file| file.modified()).map(Timestamp::from).map_err(|e| e.to_string())?;
+    let changed =
+        fs::metadata(&path).and_then(|file| file.modified()).map(Timestamp::from).map_err(|e| e.to_string())?;
     if fs::metadata(&path).map_err(|error| error.to_string())?.len() > position.whole_bytes {
         let file = fs::OpenOptions::new().write(true).open(&path).map_err(|error| error.to_string())?;
         file.set_len(position.whole_bytes).map_err(|error| format!("the torn end cannot be cut off: {error}"))?;
@@ -218,8 +219,7 @@ fn reopen(folder: &Path, node: &str, kept: bool) -> Result<FinishedRecording, St
             (RecordingState::Recovered, duration_ms, start.started_at.plus(lasted))
         }
     };
-    let summary =
-        SealSummary { bytes: position.whole_bytes, sha256: measured.sha256.0, segments: position.segments };
+    let summary = SealSummary { bytes: position.whole_bytes, sha256: measured.sha256.0, segments: position.segments };
     Ok(FinishedRecording {
         start,
         state,

@@ -162,7 +162,11 @@ impl Scribe {
         let totals = &ending.totals;
         let mut finished = page.writer.finish(RecordingEnd {
             sealed: Vec::new(),
-            summary: SealSummary { bytes: totals.audio.bytes, sha256: totals.audio.sha256.0, segments: totals.audio.segments },
+            summary: SealSummary {
+                bytes: totals.audio.bytes,
+                sha256: totals.audio.sha256.0,
+                segments: totals.audio.segments,
+            },
             duration_ms: totals.duration_ms,
             ended_at: totals.ended_at,
             metadata: page.metadata,

@@ -29,7 +29,7 @@ use uuid::Uuid;
 use crate::agenda::{Agenda, Seat};
 use crate::call::{CallSnapshot, Control, ControlError, ControlOutcome, Taken, WorkerEvent};
 use crate::ports::SocketPair;
-use crate::scribe::{Entry, Ending};
+use crate::scribe::{Ending, Entry};
 use crate::socket::{ClockPair, ReceiveBatch};
 
 /// Between two visits of a call.
@@ -41,13 +41,37 @@ const IDLE: Duration = Duration::from_secs(1);
 
 /// What a shard is told.
 pub(crate) enum Command {
-    Begin { recorder: Box<Recorder>, session: Box<SessionInfo>, sockets: Vec<(StreamIndex, SocketPair)>, taken: Vec<Taken> },
-    Update { id: Uuid, streams: Vec<StreamConfig>, sockets: Vec<(StreamIndex, SocketPair)>, taken: Vec<Taken> },
-    Session { id: Uuid, session: Box<SessionInfo> },
-    Control { id: Uuid, control: Control, reply: Sender<Result<ControlOutcome, ControlError>> },
-    Park { id: Uuid },
-    Release { id: Uuid, reason: &'static str },
-    Snapshot { reply: Sender<Vec<CallSnapshot>> },
+    Begin {
+        recorder: Box<Recorder>,
+        session: Box<SessionInfo>,
+        sockets: Vec<(StreamIndex, SocketPair)>,
+        taken: Vec<Taken>,
+    },
+    Update {
+        id: Uuid,
+        streams: Vec<StreamConfig>,
+        sockets: Vec<(StreamIndex, SocketPair)>,
+        taken: Vec<Taken>,
+    },
+    Session {
+        id: Uuid,
+        session: Box<SessionInfo>,
+    },
+    Control {
+        id: Uuid,
+        control: Control,
+        reply: Sender<Result<ControlOutcome, ControlError>>,
+    },
+    Park {
+        id: Uuid,
+    },
+    Release {
+        id: Uuid,
+        reason: &'static str,
+    },
+    Snapshot {
+        reply: Sender<Vec<CallSnapshot>>,
+    },
     Shutdown,
 }
 
@@ -102,7 +126,13 @@ struct State {
 impl Shard {
     /// Runs until it is shut down or nobody can command it any more; calls that still run are ended.
     pub(crate) fn run(self) {
-        let mut state = State { shard: self, seats: Vec::new(), free: Vec::new(), agenda: Agenda::new(), batch: ReceiveBatch::new() };
+        let mut state = State {
+            shard: self,
+            seats: Vec::new(),
+            free: Vec::new(),
+            agenda: Agenda::new(),
+            batch: ReceiveBatch::new(),
+        };
         while state.wait() {
             state.visit_due();
         }
@@ -249,7 +279,8 @@ impl State {
                 all
             }
         };
-        let outcome = ControlOutcome { changed: done, paused: recorder.is_paused(), at_ms: recorder.stats().duration_ms };
+        let outcome =
+            ControlOutcome { changed: done, paused: recorder.is_paused(), at_ms: recorder.stats().duration_ms };
         // What was asked for is on disk soon, not at the next visit.
         recorder.advance(now);
         self.drain(seat);
@@ -288,9 +319,12 @@ impl State {
         *visits = visits.wrapping_add(1);
         let mut packets = 0;
         for (stream, pair) in sockets.iter() {
-            packets += pair.rtp.receive(clock, batch, |at, source, bytes| recorder.handle_rtp(at, *stream, source, bytes));
+            packets +=
+                pair.rtp.receive(clock, batch, |at, source, bytes| recorder.handle_rtp(at, *stream, source, bytes));
             if visits.is_multiple_of(RTCP_EVERY) {
-                packets += pair.rtcp.receive(clock, batch, |at, source, bytes| recorder.handle_rtcp(at, *stream, source, bytes));
+                packets += pair
+                    .rtcp
+                    .receive(clock, batch, |at, source, bytes| recorder.handle_rtcp(at, *stream, source, bytes));
             }
         }
         shard.stats.packets.fetch_add(packets as u64, Ordering::Relaxed);
@@ -340,7 +374,14 @@ impl State {
         self.count(&call);
         let id = call.recorder.id();
         if let Some(totals) = call.recorder.totals() {
-            let ending = Ending { state, reason, totals: totals.clone(), session: call.session, tags: call.tags, quality: call.recorder.stats() };
+            let ending = Ending {
+                state,
+                reason,
+                totals: totals.clone(),
+                session: call.session,
+                tags: call.tags,
+                quality: call.recorder.stats(),
+            };
             let _ = self.shard.scribe.send(Entry::Finish { id, ending: Box::new(ending) });
         }
         for (_, pair) in call.sockets {
@@ -354,7 +395,8 @@ impl State {
         for stream in &call.recorder.stats().streams {
             stats.packets_recorded.fetch_add(stream.packets, Ordering::Relaxed);
             stats.packets_lost.fetch_add(stream.lost, Ordering::Relaxed);
-            let dropped = stream.late + stream.duplicate + stream.stranger + stream.malformed + stream.wrong_payload_type;
+            let dropped =
+                stream.late + stream.duplicate + stream.stranger + stream.malformed + stream.wrong_payload_type;
             stats.packets_dropped.fetch_add(dropped + stream.other_ssrc + stream.overflow, Ordering::Relaxed);
             stats.lost_ms.fetch_add(stream.lost_ms, Ordering::Relaxed);
         }
@@ -387,7 +429,10 @@ fn verdict(streams: &[StreamStats], reason: &'static str) -> (RecordingState, &'
         (RecordingState::Partial, "SRTP could not be opened")
     } else if streams.iter().all(|stream| nothing(&stream)) {
         let unknown = streams.iter().any(|stream| stream.wrong_payload_type > 0);
-        (RecordingState::Partial, if unknown { "media came in payload types that were not agreed" } else { "no media came" })
+        (
+            RecordingState::Partial,
+            if unknown { "media came in payload types that were not agreed" } else { "no media came" },
+        )
     } else {
         (RecordingState::Complete, reason)
     }
@@ -423,7 +468,8 @@ fn tell(shard: &Shard, id: Uuid, event: RecorderEvent) {
             }
             StreamEvent::SourceMoved { stream, to, .. } => log_source("RTP comes from another address", id, stream, to),
             StreamEvent::Undecryptable { stream, in_clear, .. } => {
-                let why = if in_clear { "media in clear where SRTP was agreed" } else { "SRTP packets that no key opens" };
+                let why =
+                    if in_clear { "media in clear where SRTP was agreed" } else { "SRTP packets that no key opens" };
                 tracing::error!(recording = %id, stream = stream.0, "{why}: this side of the call is not being recorded");
                 let _ = shard.events.send(WorkerEvent::Undecryptable { id, in_clear });
             }
@@ -431,7 +477,9 @@ fn tell(shard: &Shard, id: Uuid, event: RecorderEvent) {
                 tracing::info!(recording = %id, stream = stream.0, "SRTP packets can be opened now");
                 let _ = shard.events.send(WorkerEvent::Decryptable { id });
             }
-            StreamEvent::StrangerDropped { stream, from } => log_source("RTP of a stranger is dropped", id, stream, from),
+            StreamEvent::StrangerDropped { stream, from } => {
+                log_source("RTP of a stranger is dropped", id, stream, from)
+            }
         },
     }
 }

@@ -91,7 +91,9 @@ impl SpoolError {
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             }
             SpoolError::Batch(error) => error.is_disk_full(),
-            SpoolError::Locked(_) | SpoolError::Exists(_) | SpoolError::Damaged { .. } | SpoolError::Manifest(_) => false,
+            SpoolError::Locked(_) | SpoolError::Exists(_) | SpoolError::Damaged { .. } | SpoolError::Manifest(_) => {
+                false
+            }
         }
     }
 }
@@ -317,7 +319,10 @@ impl Spool {
     pub fn requeue(&self, id: Uuid) -> Result<(), SpoolError> {
         let (from, to) = (self.folder(Stage::Aside, id), self.folder(Stage::Ready, id));
         if !from.join(MANIFEST).is_file() {
-            return Err(SpoolError::Damaged { path: from, reason: "there is no manifest, so it cannot be uploaded".into() });
+            return Err(SpoolError::Damaged {
+                path: from,
+                reason: "there is no manifest, so it cannot be uploaded".into(),
+            });
         }
         fs::rename(&from, &to).map_err(at("move", &from))?;
         let _ = fs::remove_file(to.join(REASON));
@@ -355,7 +360,12 @@ fn counts(folder: &Path) -> bool {
 /// Bytes of the files in a folder; 0 if it cannot be read.
 pub(crate) fn folder_bytes(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
-    entries.flatten().filter_map(|entry| entry.metadata().ok()).filter(fs::Metadata::is_file).map(|file| file.len()).sum()
+    entries
+        .flatten()
+        .filter_map(|entry| entry.metadata().ok())
+        .filter(fs::Metadata::is_file)
+        .map(|file| file.len())
+        .sum()
 }
 
 /// Makes a folder of mode 0700, with its parents, unless it exists.
@@ -367,7 +377,11 @@ pub(crate) fn make_dir(path: &Path) -> Result<(), SpoolError> {
 pub(crate) fn create(path: &Path, may_exist: bool) -> Result<File, SpoolError> {
     let mut options = OpenOptions::new();
     options.append(true).mode(0o600);
-    if may_exist { options.create(true) } else { options.create_new(true) };
+    if may_exist {
+        options.create(true)
+    } else {
+        options.create_new(true)
+    };
     options.open(path).map_err(at("create", path))
 }
 

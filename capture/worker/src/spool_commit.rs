@@ -355,7 +355,11 @@ fn run(
     let mut open = true;
     while open {
         let mut batch = Vec::new();
-        let pause = if waiting.is_empty() { Duration::from_secs(3600) } else { retry_at.saturating_duration_since(Instant::now()) };
+        let pause = if waiting.is_empty() {
+            Duration::from_secs(3600)
+        } else {
+            retry_at.saturating_duration_since(Instant::now())
+        };
         match receiver.recv_timeout(pause) {
             Ok(finished) => batch.push(finished),
             Err(RecvTimeoutError::Timeout) => {}

@@ -171,7 +171,9 @@ mod tests {
     #[test]
     fn a_share_closes_at_the_mark_and_opens_well_below_it() {
         let (_dir, gauge) = gauge("90%");
-        for (available, open) in [(200, true), (101, true), (100, false), (120, false), (144, false), (145, true), (101, true)] {
+        for (available, open) in
+            [(200, true), (101, true), (100, false), (120, false), (144, false), (145, true), (101, true)]
+        {
             assert_eq!(gauge.judge(1000, available).open, open, "{available} left");
             assert_eq!(gauge.is_open(), open);
         }

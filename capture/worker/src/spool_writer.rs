@@ -173,7 +173,12 @@ impl Spool {
     ///
     /// # Errors
     /// The id is taken, or the disk refuses.
-    pub fn begin(&self, start: RecordingStart, audio_header: &[u8], metadata: &[u8]) -> Result<SpoolWriter, SpoolError> {
+    pub fn begin(
+        &self,
+        start: RecordingStart,
+        audio_header: &[u8],
+        metadata: &[u8],
+    ) -> Result<SpoolWriter, SpoolError> {
         let id = start.id;
         let folder = self.folder(Stage::Recording, id);
         if [Stage::Recording, Stage::Ready].iter().any(|stage| self.folder(*stage, id).exists()) {
@@ -329,8 +334,8 @@ pub(crate) mod tests {
     )]
     use super::*;
     use crate::spool_index::Index;
-    use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     pub(crate) fn start(number: u128) -> RecordingStart {
         RecordingStart {

@@ -134,7 +134,12 @@ pub fn open_target(url: &str, prefix: &str) -> Result<Target, StoreError> {
         "http" | "https" => String::new(),
         _ => parsed.path().trim_matches('/').to_owned(),
     };
-    let prefix = [folder.as_str(), prefix.trim_matches('/')].iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join("/");
+    let prefix = [folder.as_str(), prefix.trim_matches('/')]
+        .iter()
+        .filter(|part| !part.is_empty())
+        .copied()
+        .collect::<Vec<_>>()
+        .join("/");
     let bucket = parsed.host_str().unwrap_or_default().to_owned();
     let plain_http = match &parameters.endpoint {
         Some(endpoint) => endpoint.starts_with("http://"),
@@ -192,8 +197,10 @@ impl Parameters {
         for (name, value) in url.query_pairs() {
             match name.as_ref() {
                 "endpoint" => {
-                    let endpoint = Url::parse(&value)
-                        .map_err(|error| StoreError::Value { name: "endpoint", reason: format!("`{value}`: {error}") })?;
+                    let endpoint = Url::parse(&value).map_err(|error| StoreError::Value {
+                        name: "endpoint",
+                        reason: format!("`{value}`: {error}"),
+                    })?;
                     if !matches!(endpoint.scheme(), "http" | "https") || endpoint.host_str().is_none() {
                         let reason = format!("`{value}` is not like https://s3.example.com");
                         return Err(StoreError::Value { name: "endpoint", reason });
@@ -208,7 +215,9 @@ impl Parameters {
                     parameters.virtual_style = match value.as_ref() {
                         "virtual" => true,
                         "path" => false,
-                        _ => return Err(StoreError::Value { name: "style", reason: "write path or virtual".to_owned() }),
+                        _ => {
+                            return Err(StoreError::Value { name: "style", reason: "write path or virtual".to_owned() });
+                        }
                     }
                 }
                 "ca" => parameters.ca = Some(PathBuf::from(value.as_ref())),

@@ -359,9 +359,10 @@ impl Uploader {
                     break;
                 }
                 let path = spool.folder(Stage::Ready, id).join(MANIFEST);
-                match std::fs::read(&path).map_err(|error| error.to_string()).and_then(|file| {
-                    SignedManifest::parse(&file).map_err(|error| error.to_string())
-                }) {
+                match std::fs::read(&path)
+                    .map_err(|error| error.to_string())
+                    .and_then(|file| SignedManifest::parse(&file).map_err(|error| error.to_string()))
+                {
                     Ok(signed) => found.push((signed.manifest.tenant, id, bytes, signed.manifest.ended_at)),
                     Err(reason) => bad.push((id, reason)),
                 }
@@ -395,7 +396,8 @@ impl Uploader {
                 let Some(target) = target else {
                     return Err(Failure::Other(format!("tenant {tenant} has no store")));
                 };
-                let damaged = |reason: String| Failure::Transfer(TransferError::Damaged { file: MANIFEST.to_owned(), reason });
+                let damaged =
+                    |reason: String| Failure::Transfer(TransferError::Damaged { file: MANIFEST.to_owned(), reason });
                 let file = match tokio::fs::read(folder.join(MANIFEST)).await {
                     Ok(file) => file,
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

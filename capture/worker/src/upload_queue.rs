@@ -98,7 +98,14 @@ pub(crate) struct UploadQueue {
 
 impl UploadQueue {
     pub(crate) fn new(concurrency: usize, limit: usize) -> UploadQueue {
-        UploadQueue { lanes: BTreeMap::new(), concurrency: concurrency.max(1), limit: limit.max(1), count: 0, turns: 0, overflowed: false }
+        UploadQueue {
+            lanes: BTreeMap::new(),
+            concurrency: concurrency.max(1),
+            limit: limit.max(1),
+            count: 0,
+            turns: 0,
+            overflowed: false,
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -194,7 +201,14 @@ impl UploadQueue {
     }
 
     /// The attempt failed; when it will be tried again.
-    pub(crate) fn failed<R: Rng + ?Sized>(&mut self, tenant: &str, id: Uuid, error: &str, now: Instant, rng: &mut R) -> Option<Instant> {
+    pub(crate) fn failed<R: Rng + ?Sized>(
+        &mut self,
+        tenant: &str,
+        id: Uuid,
+        error: &str,
+        now: Instant,
+        rng: &mut R,
+    ) -> Option<Instant> {
         let lane = self.lanes.get_mut(tenant)?;
         let entry = lane.entries.get_mut(&id)?;
         let error: Arc<str> = error.into();
@@ -277,7 +291,13 @@ mod tests {
         let mut queue = queue(&[("a", 1), ("a", 2), ("a", 3), ("a", 4), ("b", 11), ("c", 21)]);
         assert_eq!(starts(&mut queue, now), [1, 11, 21, 2]);
         for id in [1, 11, 21, 2] {
-            let tenant = if id < 10 { "a" } else if id < 20 { "b" } else { "c" };
+            let tenant = if id < 10 {
+                "a"
+            } else if id < 20 {
+                "b"
+            } else {
+                "c"
+            };
             queue.done(tenant, Uuid::from_u128(id), true);
         }
         assert_eq!(starts(&mut queue, now), [3, 4]);
@@ -309,17 +329,29 @@ mod tests {
         let first: Vec<_> = std::iter::from_fn(|| queue.next(now)).collect();
         assert_eq!(first.iter().filter(|(tenant, _)| tenant.as_ref() == "down").count(), 2);
         for (tenant, id) in &first {
-            if tenant.as_ref() == "up" { queue.done("up", *id, true) } else { queue.failed("down", *id, "refused", now, &mut rng).map(drop).unwrap() }
+            if tenant.as_ref() == "up" {
+                queue.done("up", *id, true)
+            } else {
+                queue.failed("down", *id, "refused", now, &mut rng).map(drop).unwrap()
+            }
         }
         for (tenant, id) in std::iter::from_fn(|| queue.next(now)).collect::<Vec<_>>() {
-            if tenant.as_ref() == "up" { queue.done("up", id, true) } else { queue.failed("down", id, "refused", now, &mut rng).map(drop).unwrap() }
+            if tenant.as_ref() == "up" {
+                queue.done("up", id, true)
+            } else {
+                queue.failed("down", id, "refused", now, &mut rng).map(drop).unwrap()
+            }
         }
         assert!(queue.lanes["down"].failing());
         for _ in 0..200 {
             now += Duration::from_secs(1);
             for (tenant, id) in std::iter::from_fn(|| queue.next(now)).collect::<Vec<_>>() {
                 assert!(queue.lanes["down"].under_way <= 1);
-                if tenant.as_ref() == "up" { queue.done("up", id, true) } else { queue.failed("down", id, "refused", now, &mut rng).map(drop).unwrap() }
+                if tenant.as_ref() == "up" {
+                    queue.done("up", id, true)
+                } else {
+                    queue.failed("down", id, "refused", now, &mut rng).map(drop).unwrap()
+                }
             }
         }
         assert!(!queue.lanes.contains_key("up"), "the other tenant's recordings all went");

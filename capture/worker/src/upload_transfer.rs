@@ -291,9 +291,11 @@ impl Transfer<'_> {
     ) -> Result<Option<Bytes>, TransferError> {
         match tokio::time::timeout(PATIENCE, stream.next()).await {
             Err(_) => Err(TransferError::Timeout { action: "read", key: object.key.clone() }),
-            Ok(chunk) => {
-                chunk.transpose().map_err(|source| TransferError::Store { action: "read", key: object.key.clone(), source })
-            }
+            Ok(chunk) => chunk.transpose().map_err(|source| TransferError::Store {
+                action: "read",
+                key: object.key.clone(),
+                source,
+            }),
         }
     }
 

@@ -18,7 +18,9 @@ use ferric_media::timestamp::Timestamp;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use uuid::Uuid;
 
-use crate::call::{Assignment, CallSnapshot, Control, ControlError, ControlOutcome, Refusal, StreamAddress, Taken, WorkerEvent};
+use crate::call::{
+    Assignment, CallSnapshot, Control, ControlError, ControlOutcome, Refusal, StreamAddress, Taken, WorkerEvent,
+};
 use crate::ports::{PortPool, SocketPair};
 use crate::scribe::{Ending, Entry, Scribe, ScribeStats};
 use crate::shard::{Command, Shard, ShardStats};
@@ -124,12 +126,8 @@ impl Worker {
         let scribe_stats = Arc::new(ScribeStats::default());
         let mut threads = Vec::new();
         let thread = |name: String| std::thread::Builder::new().name(name);
-        let writer = Scribe {
-            entries,
-            events: events.clone(),
-            finish: Box::new(finish),
-            stats: Arc::clone(&scribe_stats),
-        };
+        let writer =
+            Scribe { entries, events: events.clone(), finish: Box::new(finish), stats: Arc::clone(&scribe_stats) };
         threads.push(thread("scribe".into()).spawn(move || writer.run())?);
         let (mut shards, mut shard_stats) = (Vec::new(), Vec::new());
         for number in 0..config.shards.max(1) {
@@ -244,10 +242,11 @@ impl Worker {
         config.rtp_timeout = self.config.rtp_timeout;
         config.mask_dtmf = tenant.mask_dtmf;
         config.session = assignment.session;
-        let mut recorder = Recorder::new(Instant::now(), assignment.started, config, assignment.streams).map_err(|error| {
-            tracing::error!(recording = %id, %error, "a recording cannot begin");
-            Refusal::Broken
-        })?;
+        let mut recorder =
+            Recorder::new(Instant::now(), assignment.started, config, assignment.streams).map_err(|error| {
+                tracing::error!(recording = %id, %error, "a recording cannot begin");
+                Refusal::Broken
+            })?;
         let (mut header, mut metadata) = (Vec::new(), Vec::new());
         while let Some(output) = recorder.poll_output() {
             match output {
@@ -300,7 +299,10 @@ impl Worker {
 
     fn addresses(&self, sockets: &[(StreamIndex, SocketPair)]) -> Vec<StreamAddress> {
         let ip = self.config.advertise.unwrap_or(self.config.rtp_address);
-        sockets.iter().map(|(stream, pair)| StreamAddress { stream: *stream, address: SocketAddr::new(ip, pair.port) }).collect()
+        sockets
+            .iter()
+            .map(|(stream, pair)| StreamAddress { stream: *stream, address: SocketAddr::new(ip, pair.port) })
+            .collect()
     }
 
     fn least_loaded(&self) -> usize {

@@ -38,7 +38,13 @@ pub struct LinkProfile {
 impl Default for LinkProfile {
     /// 10 ms each way and no trouble.
     fn default() -> LinkProfile {
-        LinkProfile { delay: Duration::from_millis(10), jitter: Duration::ZERO, loss: 0.0, duplicate: 0.0, reorder: 0.0 }
+        LinkProfile {
+            delay: Duration::from_millis(10),
+            jitter: Duration::ZERO,
+            loss: 0.0,
+            duplicate: 0.0,
+            reorder: 0.0,
+        }
     }
 }
 

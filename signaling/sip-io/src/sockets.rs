@@ -1,7 +1,7 @@
 //! All listeners and connections of a node.
 
-use std::net::{IpAddr, SocketAddr};
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -93,8 +93,14 @@ impl Shared {
             // Streams are cut off long before; a datagram is here as a whole.
             Ok(message) if length > most => {
                 let error = format!("the message has {length} bytes, {most} are accepted");
-                let is_answered = message.is_request() && message.method() != Method::Ack && message.header("Via").is_some();
-                self.malformed(&flow, is_answered.then(|| Message::response(&message, 513, Some(&error))), error, length)
+                let is_answered =
+                    message.is_request() && message.method() != Method::Ack && message.header("Via").is_some();
+                self.malformed(
+                    &flow,
+                    is_answered.then(|| Message::response(&message, 513, Some(&error))),
+                    error,
+                    length,
+                )
             }
             Ok(message) => InboundKind::Message(message),
             Err(error) => self.malformed(&flow, error.answer(), error.to_string(), length),
@@ -103,7 +109,13 @@ impl Shared {
     }
 
     /// Answers a request that cannot be taken; over UDP never with more bytes than it had, as its source may be forged.
-    fn malformed(self: &Arc<Shared>, flow: &Flow, answer: Option<Message>, error: String, length: usize) -> InboundKind {
+    fn malformed(
+        self: &Arc<Shared>,
+        flow: &Flow,
+        answer: Option<Message>,
+        error: String,
+        length: usize,
+    ) -> InboundKind {
         let (mut answered, mut invite) = (None, None);
         if let Some(mut answer) = answer {
             invite = invite_of(&answer);
@@ -221,7 +233,8 @@ impl SipSockets {
         let (inbound, receiver) = mpsc::channel(INBOUND_QUEUE);
         let (mut ports, mut streams, mut bound) = (Vec::new(), Vec::new(), Vec::new());
         for listener in listeners {
-            let failed = |problem: String| BindError { transport: listener.transport, address: listener.address, problem };
+            let failed =
+                |problem: String| BindError { transport: listener.transport, address: listener.address, problem };
             let io_failed = |error: io::Error| failed(error.to_string());
             if listener.transport == Transport::Udp {
                 let port = UdpPort::bind(listener.address).map_err(io_failed)?;

@@ -83,7 +83,13 @@ impl Deadlines {
 
 /// Runs a connection until either side ends it; tells what waited for it then.
 /// `opened` is true for connections that we began.
-pub(crate) async fn serve<S>(shared: &Arc<Shared>, flow: Flow, stream: S, queue: &mut mpsc::Receiver<Outgoing>, opened: bool) -> Left
+pub(crate) async fn serve<S>(
+    shared: &Arc<Shared>,
+    flow: Flow,
+    stream: S,
+    queue: &mut mpsc::Receiver<Outgoing>,
+    opened: bool,
+) -> Left
 where
     S: AsyncRead + AsyncWrite,
 {
@@ -228,7 +234,13 @@ async fn read_some<R: AsyncRead + Unpin>(reader: &mut R, framer: &mut StreamFram
 }
 
 /// Hands whole messages on, and tells whether there were any; `None` when the connection must be closed.
-async fn take_frames(shared: &Arc<Shared>, flow: Flow, now: Instant, framer: &mut StreamFramer, pong: &mpsc::Sender<()>) -> Option<bool> {
+async fn take_frames(
+    shared: &Arc<Shared>,
+    flow: Flow,
+    now: Instant,
+    framer: &mut StreamFramer,
+    pong: &mpsc::Sender<()>,
+) -> Option<bool> {
     let mut messages = false;
     loop {
         match framer.next_frame() {

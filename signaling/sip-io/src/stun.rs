@@ -32,7 +32,9 @@ pub(crate) fn answer(datagram: &[u8], source: SocketAddr) -> Option<Vec<u8>> {
     let mut answer = vec![1, 1, 0, size + 8];
     answer.extend_from_slice(masked);
     answer.extend_from_slice(&[0, 0x20, 0, size + 4, 0, if size == 4 { 1 } else { 2 }]);
-    answer.extend(source.port().to_be_bytes().iter().chain(&octets).zip(COOKIE.iter().take(2).chain(masked)).map(|(a, b)| a ^ b));
+    answer.extend(
+        source.port().to_be_bytes().iter().chain(&octets).zip(COOKIE.iter().take(2).chain(masked)).map(|(a, b)| a ^ b),
+    );
     Some(answer)
 }
 

@@ -52,7 +52,12 @@ pub(crate) struct ConnectionTable {
 
 impl ConnectionTable {
     /// Enters a connection and gives it a number; `None` at a limit.
-    pub(crate) fn admit(&mut self, limits: &IoLimits, wanted: Flow, origin: Origin) -> Option<(Flow, mpsc::Receiver<Outgoing>)> {
+    pub(crate) fn admit(
+        &mut self,
+        limits: &IoLimits,
+        wanted: Flow,
+        origin: Origin,
+    ) -> Option<(Flow, mpsc::Receiver<Outgoing>)> {
         let source = wanted.remote.ip();
         if origin == Origin::Accepted {
             let from_there = self.accepted_from.get(&source).copied().unwrap_or(0);

@@ -31,7 +31,9 @@ pub enum TlsError {
         problem: String,
     },
     /// The system has no authorities that could be trusted.
-    #[error("no certificate authorities of the system can be read ({problem}): install them (ca-certificates), or set [sip.tls] client_ca")]
+    #[error(
+        "no certificate authorities of the system can be read ({problem}): install them (ca-certificates), or set [sip.tls] client_ca"
+    )]
     NoSystemRoots {
         /// What went wrong.
         problem: String,
@@ -40,16 +42,17 @@ pub enum TlsError {
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let wrong = |problem: String| TlsError::File { file: file.to_owned(), what: "certificate", problem };
-    let found: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect)
-        .map_err(|error| wrong(error.to_string()))?;
+    let found: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_file_iter(file).and_then(Iterator::collect).map_err(|error| wrong(error.to_string()))?;
     if found.is_empty() { Err(wrong("the file holds none".into())) } else { Ok(found) }
 }
 
 fn roots(file: &Path) -> Result<RootCertStore, TlsError> {
     let mut store = RootCertStore::empty();
     for certificate in certificates(file)? {
-        store.add(certificate).map_err(|error| TlsError::Refused { file: file.to_owned(), problem: error.to_string() })?;
+        store
+            .add(certificate)
+            .map_err(|error| TlsError::Refused { file: file.to_owned(), problem: error.to_string() })?;
     }
     Ok(store)
 }
@@ -58,7 +61,11 @@ fn roots(file: &Path) -> Result<RootCertStore, TlsError> {
 ///
 /// # Errors
 /// [`TlsError`] names the file.
-pub fn server_config(certificate: &Path, private_key: &Path, client_ca: Option<&Path>) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn server_config(
+    certificate: &Path,
+    private_key: &Path,
+    client_ca: Option<&Path>,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let chain = certificates(certificate)?;
     let key = PrivateKeyDer::from_pem_file(private_key).map_err(|error| TlsError::File {
         file: private_key.to_owned(),
@@ -110,7 +117,11 @@ pub fn system_client_config(identity: Option<(&Path, &Path)>) -> Result<Arc<Clie
     client_with(store, Path::new("system roots"), identity)
 }
 
-fn client_with(store: RootCertStore, ca: &Path, identity: Option<(&Path, &Path)>) -> Result<Arc<ClientConfig>, TlsError> {
+fn client_with(
+    store: RootCertStore,
+    ca: &Path,
+    identity: Option<(&Path, &Path)>,
+) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let refused = |problem: String| TlsError::Refused { file: ca.to_owned(), problem };
     let builder = ClientConfig::builder_with_provider(provider)

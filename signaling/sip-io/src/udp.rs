@@ -18,7 +18,9 @@ use bytes::Bytes;
 use ferric_sip::flow::{Flow, Transport};
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, recvmsg, setsockopt, sockopt};
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, recvmsg, setsockopt, sockopt,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -159,7 +161,8 @@ impl UdpPort {
                 let mut slices = [IoSliceMut::new(&mut start)];
                 let mut space = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
                 let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
-                let message = recvmsg::<SockaddrStorage>(self.socket.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
+                let message =
+                    recvmsg::<SockaddrStorage>(self.socket.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
                 let unreachable = message.cmsgs().is_ok_and(|mut all| all.any(|one| is_unreachable(&one)));
                 if let Some(remote) = message.address.and_then(socket_address).filter(|_| unreachable) {
                     each(remote);
@@ -240,7 +243,8 @@ impl Buffers {
             rest = others;
             [IoSliceMut::new(one)]
         });
-        let received = recvmmsg(socket.as_raw_fd(), &mut self.headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)?;
+        let received =
+            recvmmsg(socket.as_raw_fd(), &mut self.headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)?;
         let mut number = 0;
         for message in received {
             number += 1;

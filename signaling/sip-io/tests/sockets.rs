@@ -155,7 +155,11 @@ async fn a_connection_is_opened_for_a_peer_that_has_none_and_its_failure_is_told
     assert!(read_some(&mut stream).await.starts_with("OPTIONS"));
     drop((stream, peer));
     let lost = next(&mut inbound).await;
-    assert!(matches!(lost.kind, InboundKind::TransportError) && lost.flow.remote == flow.remote && lost.flow.connection != 0);
+    assert!(
+        matches!(lost.kind, InboundKind::TransportError)
+            && lost.flow.remote == flow.remote
+            && lost.flow.connection != 0
+    );
     let nobody = TcpStreamAddress::unused().await;
     sockets.send(&ferric_sip::Flow { remote: nobody, ..flow }, Bytes::from(options("o2")));
     let failed = next(&mut inbound).await;
@@ -201,7 +205,8 @@ async fn tls_works_and_mutual_tls_wants_a_certificate() {
     for mutual in [false, true] {
         let ca = file("ca.crt");
         let config = server_config(&file("server.crt"), &file("server.key"), mutual.then_some(ca.as_path())).unwrap();
-        let listener = ListenerConfig { transport: Transport::Tls, address: "127.0.0.1:0".parse().unwrap(), tls: Some(config) };
+        let listener =
+            ListenerConfig { transport: Transport::Tls, address: "127.0.0.1:0".parse().unwrap(), tls: Some(config) };
         let (sockets, mut inbound) = SipSockets::bind(vec![listener], IoLimits::default(), None).await.unwrap();
         let address = sockets.listeners()[0].1;
         for with_certificate in [false, true] {

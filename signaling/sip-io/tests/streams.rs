@@ -58,7 +58,9 @@ async fn deaf() -> (TcpListener, Vec<TcpStream>) {
     socket.bind(LOOPBACK.parse().unwrap()).unwrap();
     let listener = socket.listen(1).unwrap();
     let mut held = Vec::new();
-    while let Ok(Ok(stream)) = timeout(Duration::from_millis(200), TcpStream::connect(listener.local_addr().unwrap())).await {
+    while let Ok(Ok(stream)) =
+        timeout(Duration::from_millis(200), TcpStream::connect(listener.local_addr().unwrap())).await
+    {
         held.push(stream);
     }
     (listener, held)
@@ -75,7 +77,8 @@ async fn messages_to_a_peer_share_one_connection_also_while_it_is_opened() {
     assert_eq!(sockets.connections(), 1);
     let mut stream = accepted(&peer).await;
     let text = read_requests(&mut stream, 100).await;
-    let order: Vec<String> = text.lines().filter_map(|line| line.strip_prefix("Call-ID: ")).map(str::to_owned).collect();
+    let order: Vec<String> =
+        text.lines().filter_map(|line| line.strip_prefix("Call-ID: ")).map(str::to_owned).collect();
     assert_eq!(order, (0..100).map(|n| format!("m{n}")).collect::<Vec<_>>());
     // A flow that names a connection long gone finds the one that is there.
     sockets.send(&Flow { connection: 77_777, ..to }, Bytes::from(options("later")));

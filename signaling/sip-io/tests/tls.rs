@@ -13,15 +13,22 @@ use rig::{Pki, next_failure, next_message, options};
 use tokio::sync::mpsc::Receiver;
 
 async fn element(pki: &Pki, certificate: &str) -> (SipSockets, Receiver<Inbound>, SocketAddr) {
-    let config = server_config(&pki.file(&format!("{certificate}.crt")), &pki.file(&format!("{certificate}.key")), None);
-    let listener = ListenerConfig { transport: Transport::Tls, address: "127.0.0.1:0".parse().unwrap(), tls: Some(config.unwrap()) };
+    let config =
+        server_config(&pki.file(&format!("{certificate}.crt")), &pki.file(&format!("{certificate}.key")), None);
+    let listener = ListenerConfig {
+        transport: Transport::Tls,
+        address: "127.0.0.1:0".parse().unwrap(),
+        tls: Some(config.unwrap()),
+    };
     let (sockets, inbound) = SipSockets::bind(vec![listener], IoLimits::default(), None).await.unwrap();
     let address = sockets.listeners()[0].1;
     (sockets, inbound, address)
 }
 
 async fn edge(pki: &Pki) -> (SipSockets, Receiver<Inbound>) {
-    SipSockets::bind(Vec::new(), IoLimits::default(), Some(client_config(&pki.file("ca.crt"), None).unwrap())).await.unwrap()
+    SipSockets::bind(Vec::new(), IoLimits::default(), Some(client_config(&pki.file("ca.crt"), None).unwrap()))
+        .await
+        .unwrap()
 }
 
 fn to(remote: SocketAddr) -> Flow {

@@ -1,5 +1,13 @@
 //! Datagrams on loopback: bursts, ICMP, rates, keep-alives, a driver that is behind.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::cast_possible_truncation, missing_docs, dead_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    missing_docs,
+    dead_code
+)]
 
 mod rig;
 
@@ -142,7 +150,10 @@ async fn requests_are_limited_and_the_answers_of_an_element_are_not() {
         if message.is_request() { requests += 1 } else { responses += 1 }
     }
     let limited = || sockets.stats().rate_limited.load(Ordering::Relaxed);
-    until("every request is either let through or counted", || limited() as usize + requests + sockets.waiting() == 500).await;
+    until("every request is either let through or counted", || {
+        limited() as usize + requests + sockets.waiting() == 500
+    })
+    .await;
     assert!(limited() > 400, "{}", limited());
 }
 
@@ -204,7 +215,9 @@ async fn an_answer_to_a_malformed_request_is_never_longer_than_the_request() {
     let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let rest = "Via: SIP/2.0/UDP 127.0.0.1;branch=z9hG4bKm\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:x@y>\r\nCall-ID: 1\r\nCSeq: 1 OPTIONS\r\n";
     let short = format!("OPTIONS a b c SIP/2.0\r\n{rest}\r\n");
-    let long = format!("OPTIONS a b c SIP/2.0\r\n{rest}User-Agent: a device that says a lot of itself and of its maker's other products\r\n\r\n");
+    let long = format!(
+        "OPTIONS a b c SIP/2.0\r\n{rest}User-Agent: a device that says a lot of itself and of its maker's other products\r\n\r\n"
+    );
     for (text, wanted) in [(short, None), (long.clone(), Some(400))] {
         peer.send_to(text.as_bytes(), local).await.unwrap();
         let InboundKind::Malformed { answered, .. } = next(&mut inbound).await.kind else { panic!("taken: {text}") };
@@ -222,7 +235,10 @@ async fn a_datagram_over_the_limit_is_refused() {
     let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let rest = "Via: SIP/2.0/UDP 127.0.0.1;branch=z9hG4bKm\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:x@y>\r\nCall-ID: 1\r\n";
     for (method, wanted) in [("MESSAGE", Some(513)), ("ACK", None)] {
-        let text = format!("{method} sip:x@y SIP/2.0\r\n{rest}CSeq: 1 {method}\r\nContent-Length: 1000\r\n\r\n{}", "b".repeat(1_000));
+        let text = format!(
+            "{method} sip:x@y SIP/2.0\r\n{rest}CSeq: 1 {method}\r\nContent-Length: 1000\r\n\r\n{}",
+            "b".repeat(1_000)
+        );
         peer.send_to(text.as_bytes(), local).await.unwrap();
         let InboundKind::Malformed { answered, .. } = next(&mut inbound).await.kind else { panic!("taken: {method}") };
         assert_eq!(answered, wanted);

@@ -25,7 +25,11 @@ impl<K: Copy + Eq + Hash + Ord> Default for DeadlineQueue<K> {
 impl<K: Copy + Eq + Hash + Ord> DeadlineQueue<K> {
     /// An empty queue with room for `count` deadlines.
     pub fn with_capacity(count: usize) -> DeadlineQueue<K> {
-        DeadlineQueue { heap: BinaryHeap::with_capacity(count), live: IdMap::with_capacity_and_hasher(count, Default::default()), next: 0 }
+        DeadlineQueue {
+            heap: BinaryHeap::with_capacity(count),
+            live: IdMap::with_capacity_and_hasher(count, Default::default()),
+            next: 0,
+        }
     }
 
     /// Sets the deadline of `key`, in place of an earlier one.

@@ -102,7 +102,11 @@ impl StreamFramer {
         };
         let total = end.saturating_add(length);
         if total > self.limit {
-            return Err(FrameError::TooLong { length: total, limit: self.limit, header: Bytes::copy_from_slice(header) });
+            return Err(FrameError::TooLong {
+                length: total,
+                limit: self.limit,
+                header: Bytes::copy_from_slice(header),
+            });
         }
         if self.buffer.len() < total {
             return Ok(None);

@@ -48,7 +48,10 @@ pub fn sdp(data: &[u8]) {
             let _ = (media.rtp_address(), media.rtcp_address(), media.is_sending());
             for line in media.crypto_attributes() {
                 let again = CryptoAttribute::parse(&line.to_string());
-                assert!(again.is_ok_and(|again| again.keys.len() == line.keys.len()), "a key that was read can be written");
+                assert!(
+                    again.is_ok_and(|again| again.keys.len() == line.keys.len()),
+                    "a key that was read can be written"
+                );
             }
         }
     }

@@ -16,8 +16,8 @@
 pub mod deadline;
 pub mod dialog;
 pub mod flow;
-pub mod fuzz;
 pub mod framing;
+pub mod fuzz;
 pub mod header;
 pub mod ids;
 pub mod message;

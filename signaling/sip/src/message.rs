@@ -239,7 +239,9 @@ impl Message {
     /// # Errors
     /// When one is missing or malformed.
     pub fn check_parties(&self) -> Result<(), HeaderError> {
-        ["From", "To"].into_iter().try_for_each(|name| NameAddr::check(name, &self.header(name).ok_or(HeaderError::Missing(name))?))
+        ["From", "To"]
+            .into_iter()
+            .try_for_each(|name| NameAddr::check(name, &self.header(name).ok_or(HeaderError::Missing(name))?))
     }
 
     /// Call-ID.
@@ -276,7 +278,8 @@ impl Message {
 
     /// True if an option tag stands in the lists of that name (Require, Supported, ...).
     pub fn has_option(&self, name: &str, tag: &str) -> bool {
-        self.headers(name).any(|line| split_outside_quotes(&line, ',').iter().any(|value| value.trim().eq_ignore_ascii_case(tag)))
+        self.headers(name)
+            .any(|line| split_outside_quotes(&line, ',').iter().any(|value| value.trim().eq_ignore_ascii_case(tag)))
     }
 
     /// Replaces the first line of that name and removes the others; appends when there is none.
@@ -479,10 +482,13 @@ mod tests {
 
     #[test]
     fn the_top_branch_is_what_the_top_via_says() {
-        let branches = ["z9hG4bK1", "\"z9hG4bK1;x\"", "", "a;branch=b", "z9;rport;received=1.1.1.1, SIP/2.0/UDP b;branch=c"];
+        let branches =
+            ["z9hG4bK1", "\"z9hG4bK1;x\"", "", "a;branch=b", "z9;rport;received=1.1.1.1, SIP/2.0/UDP b;branch=c"];
         for (name, fold) in [("Via", ""), ("v", ""), ("VIA ", "\r\n ")] {
             for branch in branches {
-                let text = format!("BYE sip:a SIP/2.0\r\n{name}: SIP/2.0/UDP a:5060;rport{fold};Branch = {branch}\r\nVia: x;branch=y\r\n\r\n");
+                let text = format!(
+                    "BYE sip:a SIP/2.0\r\n{name}: SIP/2.0/UDP a:5060;rport{fold};Branch = {branch}\r\nVia: x;branch=y\r\n\r\n"
+                );
                 let message = Message::parse(Bytes::from(text.clone())).unwrap();
                 let via = message.top_via().unwrap();
                 assert_eq!(message.top_branch().as_deref(), via.branch(), "{text}");

@@ -76,7 +76,8 @@ impl TrustTable {
 
     /// Loopback and the private ranges, all for one tenant.
     pub fn private(tenant: &str) -> TrustTable {
-        let ranges = ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7", "fe80::/10"];
+        let ranges =
+            ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7", "fe80::/10"];
         TrustTable::new(ranges.iter().filter_map(|range| Some((range.parse().ok()?, tenant.to_owned()))).collect())
     }
 

@@ -68,7 +68,15 @@ impl<'a> Parts<'a> {
             return Err(UriError::Scheme);
         }
         if !scheme.eq_ignore_ascii_case("sip") && !scheme.eq_ignore_ascii_case("sips") {
-            return Ok(Parts { scheme, user: Some(rest), password: None, host: "", port: None, params: "", headers: None });
+            return Ok(Parts {
+                scheme,
+                user: Some(rest),
+                password: None,
+                host: "",
+                port: None,
+                params: "",
+                headers: None,
+            });
         }
         let (user, password, rest) = match rest.split_once('@') {
             Some((userinfo, rest)) => match userinfo.split_once(':') {

@@ -104,8 +104,11 @@ pub fn validate_scheme(request: &Message) -> Result<(), Reject> {
 /// # Errors
 /// 420 with Unsupported.
 pub fn validate_require(request: &Message, known: &[&str]) -> Result<(), Reject> {
-    let unknown: Vec<String> =
-        request.values("Require").into_iter().filter(|tag| !known.iter().any(|have| have.eq_ignore_ascii_case(tag))).collect();
+    let unknown: Vec<String> = request
+        .values("Require")
+        .into_iter()
+        .filter(|tag| !known.iter().any(|have| have.eq_ignore_ascii_case(tag)))
+        .collect();
     if unknown.is_empty() || matches!(request.method(), Method::Ack | Method::Cancel) {
         return Ok(());
     }

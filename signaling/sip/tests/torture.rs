@@ -157,7 +157,8 @@ fn no_file_and_no_line_of_the_manifest_is_left_out() {
         .filter(|name| name.ends_with(".dat"))
         .collect();
     let manifest = std::fs::read_to_string(folder().join("MANIFEST.tsv")).unwrap();
-    let listed: BTreeSet<String> = manifest.lines().skip(1).map(|line| line.split('\t').next().unwrap().to_owned()).collect();
+    let listed: BTreeSet<String> =
+        manifest.lines().skip(1).map(|line| line.split('\t').next().unwrap().to_owned()).collect();
     assert_eq!(present, listed);
     assert_eq!(tested, present.iter().map(String::as_str).collect());
     // What the manifest calls valid must parse, but for what only an application may refuse with 400.
@@ -186,7 +187,8 @@ fn values_that_the_rfc_points_at_are_read_right() {
 }
 
 fn touch(message: &Message) {
-    let _ = (message.top_via(), message.from(), message.to(), message.cseq(), message.contacts(), message.content_type());
+    let _ =
+        (message.top_via(), message.from(), message.to(), message.cseq(), message.contacts(), message.content_type());
     let _ = refusal(message);
     let mut edited = message.clone();
     edited.remove_top_via();
@@ -228,7 +230,9 @@ fn an_independent_parser_agrees_where_it_can_read_the_message() {
     let mut compared = 0;
     for (name, _) in EXPECTED {
         let bytes = load(name);
-        let (Ok(ours), Ok(theirs)) = (Message::parse(bytes.clone()), rsip::SipMessage::try_from(&bytes[..])) else { continue };
+        let (Ok(ours), Ok(theirs)) = (Message::parse(bytes.clone()), rsip::SipMessage::try_from(&bytes[..])) else {
+            continue;
+        };
         use rsip::headers::untyped::UntypedHeader;
         use rsip::message::HasHeaders;
         let call_id = theirs.headers().iter().find_map(|header| match header {
@@ -240,8 +244,12 @@ fn an_independent_parser_agrees_where_it_can_read_the_message() {
             compared += 1;
         }
         match &theirs {
-            rsip::SipMessage::Request(request) => assert_eq!(ours.method().as_str(), request.method.to_string(), "{name}"),
-            rsip::SipMessage::Response(response) => assert_eq!(ours.status(), Some(response.status_code.code()), "{name}"),
+            rsip::SipMessage::Request(request) => {
+                assert_eq!(ours.method().as_str(), request.method.to_string(), "{name}")
+            }
+            rsip::SipMessage::Response(response) => {
+                assert_eq!(ours.status(), Some(response.status_code.code()), "{name}")
+            }
         }
     }
     assert!(compared >= 15, "only {compared} messages compared");

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::port::{ReleaseCause, RecordingId};
+use crate::port::{RecordingId, ReleaseCause};
 
 /// One INVITE that asked for a recording, for the books (UUIDv7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

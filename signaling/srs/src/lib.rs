@@ -13,12 +13,12 @@
 //! is refused. [`rescue`] is the one table from what went wrong to a status code.
 
 pub mod event;
-pub mod offer;
 mod maker;
+pub mod offer;
 mod parties;
 pub mod port;
-pub mod rescue;
 mod recording;
+pub mod rescue;
 mod session;
 mod srs;
 

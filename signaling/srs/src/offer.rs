@@ -89,7 +89,8 @@ fn is_receivable(media: &Media, policy: &CallPolicy) -> bool {
 /// The first of the offered keys whose suite is known (RFC 4568 5.1.2: they stand in order of preference).
 fn usable_key(media: &Media, policy: &CallPolicy) -> Option<CryptoAttribute> {
     let fits = |key: &CryptoAttribute| {
-        let length = policy.suites.iter().find(|(name, _)| key.suite.eq_ignore_ascii_case(name)).map(|(_, length)| *length);
+        let length =
+            policy.suites.iter().find(|(name, _)| key.suite.eq_ignore_ascii_case(name)).map(|(_, length)| *length);
         length.is_some_and(|length| !key.keys.is_empty() && key.keys.iter().all(|key| key.key_salt.len() == length))
     };
     media.crypto_attributes().into_iter().find(fits)
@@ -129,7 +130,9 @@ pub fn why_unstorable(offer: &Sdp, policy: &CallPolicy) -> Unstorable {
 /// The streams of an offer that are recorded; `before` are those that stood, whose keys of ours stay.
 pub fn plan(offer: &Sdp, policy: &CallPolicy, rng: &mut impl Rng, before: &[StreamSpec]) -> Vec<StreamSpec> {
     let recordable = |media: &Media| {
-        is_audio(media) && is_receivable(media, policy) && media.formats.iter().any(|format| can_store(format, policy.storable))
+        is_audio(media)
+            && is_receivable(media, policy)
+            && media.formats.iter().any(|format| can_store(format, policy.storable))
     };
     offer
         .media
@@ -175,7 +178,12 @@ fn keys(theirs: CryptoAttribute, stood: Option<&StreamKeys>, rng: &mut impl Rng)
 /// Our answer m-line by m-line: the first codec of the offer's order that can be stored,
 /// telephone-event and comfort noise kept. A codec that is dear to decode comes
 /// second where the offer has another.
-pub fn answer(offer: &Sdp, streams: &[StreamSpec], assigned: &[AssignedStream], policy: &MediaPolicy) -> Vec<MediaAnswer> {
+pub fn answer(
+    offer: &Sdp,
+    streams: &[StreamSpec],
+    assigned: &[AssignedStream],
+    policy: &MediaPolicy,
+) -> Vec<MediaAnswer> {
     let one = |(index, media): (usize, &Media)| {
         let taken = streams.iter().find(|stream| stream.index == index);
         let address = assigned.iter().find(|stream| stream.index == index).map(|stream| stream.address);
@@ -299,7 +307,8 @@ mod tests {
 
     fn call(tenant: &str, transport: Transport) -> CallPolicy {
         let local = "192.0.2.10:5061".parse().unwrap();
-        policy().for_call(tenant, &Flow { transport, local, remote: "198.51.100.7:5061".parse().unwrap(), connection: 1 })
+        policy()
+            .for_call(tenant, &Flow { transport, local, remote: "198.51.100.7:5061".parse().unwrap(), connection: 1 })
     }
 
     fn planned(offer: &Sdp, policy: &CallPolicy) -> Vec<StreamSpec> {
@@ -345,23 +354,30 @@ mod tests {
 
     #[test]
     fn an_offer_of_ours_keeps_lines_and_numbers_and_never_holds() {
-        let last = offer("m=audio 40000 RTP/AVP 0 96\r\na=rtpmap:96 telephone-event/8000\r\na=inactive\r\nm=video 0 RTP/AVP 31\r\n");
+        let last = offer(
+            "m=audio 40000 RTP/AVP 0 96\r\na=rtpmap:96 telephone-event/8000\r\na=inactive\r\nm=video 0 RTP/AVP 31\r\n",
+        );
         let [MediaAnswer::Accept(audio), MediaAnswer::Refuse] = &again(&last, &policy())[..] else { panic!() };
         assert_eq!(audio.direction, Direction::RecvOnly);
-        let formats: Vec<(u8, &str)> = audio.formats.iter().map(|format| (format.payload_type, format.name.as_str())).collect();
+        let formats: Vec<(u8, &str)> =
+            audio.formats.iter().map(|format| (format.payload_type, format.name.as_str())).collect();
         assert_eq!(formats, [(0, "PCMU"), (96, "telephone-event"), (8, "PCMA"), (97, "opus"), (98, "iLBC")]);
     }
 
     #[test]
     fn why_nothing_is_recorded_is_told_apart() {
         let why = |lines: &str, tenant: &str, transport| why_unstorable(&offer(lines), &call(tenant, transport));
-        let key = format!("m=audio 6002 RTP/SAVP 18\r\na=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:{}\r\n", "A".repeat(40));
+        let key =
+            format!("m=audio 6002 RTP/SAVP 18\r\na=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:{}\r\n", "A".repeat(40));
         assert_eq!(why(&key, "acme", Transport::Udp), Unstorable::KeysInClear);
         assert_eq!(why(&key, "acme", Transport::Tls), Unstorable::Codecs);
         assert_eq!(why("m=audio 6002 RTP/SAVP 0\r\n", "acme", Transport::Tls), Unstorable::Secured);
         assert_eq!(why("m=audio 6002 RTP/AVP 0\r\n", "strict", Transport::Tls), Unstorable::Clear);
         assert_eq!(why("m=audio 6002 RTP/AVP 18\r\n", "acme", Transport::Udp), Unstorable::Codecs);
-        assert_eq!(why("m=video 6002 RTP/AVP 31\r\nm=audio 0 RTP/AVP 0\r\n", "acme", Transport::Udp), Unstorable::NoAudio);
+        assert_eq!(
+            why("m=video 6002 RTP/AVP 31\r\nm=audio 0 RTP/AVP 0\r\n", "acme", Transport::Udp),
+            Unstorable::NoAudio
+        );
     }
 
     #[test]
@@ -382,7 +398,9 @@ mod tests {
         assert_ne!(again.theirs, keys.theirs);
         let assigned = [AssignedStream { index: 0, address: "192.0.2.10:40000".parse().unwrap() }];
         let offer = line(2, "AES_CM_128_HMAC_SHA1_80", &"A".repeat(40));
-        let [MediaAnswer::Accept(accepted)] = &answer(&offer, &first, &assigned, &super::tests::policy())[..] else { panic!() };
+        let [MediaAnswer::Accept(accepted)] = &answer(&offer, &first, &assigned, &super::tests::policy())[..] else {
+            panic!()
+        };
         assert_eq!(accepted.crypto.as_ref(), Some(&keys.ours));
     }
 

@@ -15,7 +15,12 @@ use crate::port::{ParticipantInfo, StreamSpec};
 const MAX_PARTIES: usize = 128;
 
 /// Takes over what `metadata` says now; returns what had to be guessed.
-pub(crate) fn update(known: &mut Vec<ParticipantInfo>, metadata: &Metadata, streams: &[StreamSpec], unix_ms: u64) -> Option<&'static str> {
+pub(crate) fn update(
+    known: &mut Vec<ParticipantInfo>,
+    metadata: &Metadata,
+    streams: &[StreamSpec],
+    unix_ms: u64,
+) -> Option<&'static str> {
     let (lines, mut warning) = lines_of_streams(metadata, streams);
     let tied = metadata.stream_associations.iter().any(|association| !association.sends.is_empty());
     let mut named = vec![false; known.len()];
@@ -46,7 +51,8 @@ pub(crate) fn update(known: &mut Vec<ParticipantInfo>, metadata: &Metadata, stre
         }
         party.label = party.stream.and_then(|line| streams.iter().find(|stream| stream.index == line)?.label.clone());
         let association = current_association(metadata, &participant.id);
-        party.communication_session = association.and_then(|association| association.session.clone()).or(party.communication_session.take());
+        party.communication_session =
+            association.and_then(|association| association.session.clone()).or(party.communication_session.take());
         party.joined = association.and_then(|association| association.from.clone()).or(party.joined.take());
         party.left = association.and_then(|association| association.to.clone());
         party.gone_unix_ms = party.left.as_ref().map(|_| party.gone_unix_ms.unwrap_or(unix_ms));
@@ -66,7 +72,10 @@ fn current_association<'a>(metadata: &'a Metadata, participant: &str) -> Option<
 }
 
 /// The m-line of each metadata stream, by position in the metadata.
-pub(crate) fn lines_of_streams(metadata: &Metadata, streams: &[StreamSpec]) -> (Vec<Option<usize>>, Option<&'static str>) {
+pub(crate) fn lines_of_streams(
+    metadata: &Metadata,
+    streams: &[StreamSpec],
+) -> (Vec<Option<usize>>, Option<&'static str>) {
     let by_label = |label: Option<&str>| {
         let label = label?;
         streams.iter().find(|stream| stream.label.as_deref() == Some(label)).map(|stream| stream.index)
@@ -80,7 +89,8 @@ pub(crate) fn lines_of_streams(metadata: &Metadata, streams: &[StreamSpec]) -> (
 }
 
 fn sent_by(metadata: &Metadata, lines: &[Option<usize>], participant: &Participant) -> Option<usize> {
-    let associations = metadata.stream_associations.iter().filter(|association| association.participant == participant.id);
+    let associations =
+        metadata.stream_associations.iter().filter(|association| association.participant == participant.id);
     let mut sends = associations.flat_map(|association| &association.sends);
     sends.find_map(|id| {
         let position = metadata.streams.iter().position(|stream| stream.id == *id)?;
@@ -123,7 +133,12 @@ fn newcomer(participant: &Participant, unix_ms: u64) -> ParticipantInfo {
 
 fn named(party: &NamedParty, unix_ms: u64) -> ParticipantInfo {
     let participant = Participant { id: party.aor.clone(), ..Participant::default() };
-    ParticipantInfo { name: party.name.clone(), aor: Some(party.aor.clone()), stream: party.line, ..newcomer(&participant, unix_ms) }
+    ParticipantInfo {
+        name: party.name.clone(),
+        aor: Some(party.aor.clone()),
+        stream: party.line,
+        ..newcomer(&participant, unix_ms)
+    }
 }
 
 /// The parties that the header of an INVITE names where there is no metadata.
@@ -229,7 +244,9 @@ mod tests {
         let streams = streams(&[Some("10"), Some("20")]);
         let mut known = Vec::new();
         update(&mut known, &metadata(["10", "20"], CROSSED), &streams, 5);
-        let (after, _) = Metadata::parse(b"<recording><participant participant_id='p2'/><participant participant_id='p3'/></recording>");
+        let (after, _) = Metadata::parse(
+            b"<recording><participant participant_id='p2'/><participant participant_id='p3'/></recording>",
+        );
         update(&mut known, &after, &streams, 9);
         let gone: Vec<Option<u64>> = known.iter().map(|party| party.gone_unix_ms).collect();
         assert_eq!(gone, [Some(9), None, None]);

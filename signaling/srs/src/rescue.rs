@@ -66,7 +66,9 @@ pub fn merged() -> Reject {
 /// No stream of the offer can be stored (warn-codes of RFC 3261 20.43).
 pub fn nothing_storable(host: &str, why: Unstorable) -> Reject {
     let warning = match why {
-        Unstorable::Secured => "302 HOST \"Incompatible transport protocol: RTP/AVP, or RTP/SAVP with a=crypto, is recorded\"",
+        Unstorable::Secured => {
+            "302 HOST \"Incompatible transport protocol: RTP/AVP, or RTP/SAVP with a=crypto, is recorded\""
+        }
         Unstorable::KeysInClear => "302 HOST \"Incompatible transport protocol: SRTP keys are taken over TLS only\"",
         Unstorable::Clear => "302 HOST \"Incompatible transport protocol: this tenant's calls must come under SRTP\"",
         Unstorable::NoAudio => "304 HOST \"Media type not available: only audio is recorded\"",
@@ -82,7 +84,11 @@ pub fn method_not_allowed() -> Reject {
 
 /// Two offers at once.
 pub fn glare(ours: bool, retry_after: u32) -> Reject {
-    if ours { Reject::new(491) } else { Reject::because(500, "An earlier offer is not answered yet").with("Retry-After", retry_after.to_string()) }
+    if ours {
+        Reject::new(491)
+    } else {
+        Reject::because(500, "An earlier offer is not answered yet").with("Retry-After", retry_after.to_string())
+    }
 }
 
 #[cfg(test)]

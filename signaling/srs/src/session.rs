@@ -184,8 +184,11 @@ impl Session {
         let of_makers = self.metadata.extensions.iter().filter(|(name, _)| maker::is_metadata_id(name));
         let of_makers = of_makers.map(|(name, value)| (format!("metadata/{name}"), value.clone()));
         let room = MAX_CORRELATORS.saturating_sub(self.info.correlators.len());
-        let ids: Vec<(String, String)> = groups.chain(sessions).chain(of_makers).filter(|(_, value)| !value.is_empty()).take(room).collect();
-        self.info.correlators.extend(ids.into_iter().map(|(name, value)| (name, value.chars().take(MAX_CORRELATOR_CHARS).collect())));
+        let ids: Vec<(String, String)> =
+            groups.chain(sessions).chain(of_makers).filter(|(_, value)| !value.is_empty()).take(room).collect();
+        self.info
+            .correlators
+            .extend(ids.into_iter().map(|(name, value)| (name, value.chars().take(MAX_CORRELATOR_CHARS).collect())));
     }
 
     /// True when a party belongs to the recording that has `lines` of this dialog.
@@ -193,7 +196,9 @@ impl Session {
         if let Some(line) = party.stream {
             return lines.contains(&line);
         }
-        let of = |session: &String| self.communication_sessions.iter().find(|(known, _)| known == session).map(|(_, id)| *id);
+        let of = |session: &String| {
+            self.communication_sessions.iter().find(|(known, _)| known == session).map(|(_, id)| *id)
+        };
         party.communication_session.as_ref().and_then(of).is_none_or(|id| id == recording)
     }
 
@@ -213,7 +218,9 @@ impl Session {
     pub(crate) fn request_flow(&self) -> Flow {
         let hop = self.dialog.next_hop();
         let uri = hop.trim().trim_start_matches('<').split('>').next().unwrap_or("");
-        let address = Uri::parse(uri).ok().and_then(|uri| Some(SocketAddr::new(uri.address()?, port_of(&uri, self.flow.transport))));
+        let address = Uri::parse(uri)
+            .ok()
+            .and_then(|uri| Some(SocketAddr::new(uri.address()?, port_of(&uri, self.flow.transport))));
         let remote = address.filter(|remote| remote.is_ipv4() == self.flow.local.is_ipv4()).unwrap_or(self.flow.remote);
         Flow { remote, ..self.flow }
     }
@@ -224,7 +231,13 @@ fn port_of(uri: &Uri, transport: Transport) -> u16 {
 }
 
 /// What the INVITE itself says of the call, and the half of a call that it may be.
-pub(crate) fn info_of(request: &Message, metadata: Option<&[u8]>, tenant: &str, source: SocketAddr, unix_ms: u64) -> (SessionInfo, Option<Half>) {
+pub(crate) fn info_of(
+    request: &Message,
+    metadata: Option<&[u8]>,
+    tenant: &str,
+    source: SocketAddr,
+    unix_ms: u64,
+) -> (SessionInfo, Option<Half>) {
     let text = |name: &str| request.header(name).map(std::borrow::Cow::into_owned);
     let found = maker::read(&Clues::new(request, metadata));
     let mut correlators = vec![("Request-URI".to_owned(), request.request_uri().unwrap_or_default().into_owned())];
@@ -245,7 +258,11 @@ pub(crate) fn info_of(request: &Message, metadata: Option<&[u8]>, tenant: &str, 
         related: Vec::new(),
         correlators,
         participants: parties::from_header(&found.parties, unix_ms),
-        documents: vec![MetadataDocument { received_unix_ms: unix_ms, media_type: "message/sip", body: head_of(request) }],
+        documents: vec![MetadataDocument {
+            received_unix_ms: unix_ms,
+            media_type: "message/sip",
+            body: head_of(request),
+        }],
         warnings: Vec::new(),
     };
     (info, found.half)
@@ -275,7 +292,8 @@ pub fn asks_for_recording(request: &Message) -> bool {
     let has_metadata = || {
         request.content_type().is_some_and(|content| {
             let body = request.body();
-            let mentions = || body.windows(METADATA_TYPE.len()).any(|part| part.eq_ignore_ascii_case(METADATA_TYPE.as_bytes()));
+            let mentions =
+                || body.windows(METADATA_TYPE.len()).any(|part| part.eq_ignore_ascii_case(METADATA_TYPE.as_bytes()));
             content.essence == METADATA_TYPE || (content.essence.starts_with("multipart/") && mentions())
         })
     };

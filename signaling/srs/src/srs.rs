@@ -19,7 +19,8 @@ use ferric_sip::flow::{Flow, Transport};
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
 use ferric_sip::transaction::{
-    ClientTransactionId, ServerTransactionId, Timers, TransactionEvent, TransactionLayer, TransactionLimits, TransactionOutput,
+    ClientTransactionId, ServerTransactionId, Timers, TransactionEvent, TransactionLayer, TransactionLimits,
+    TransactionOutput,
 };
 use rand::rngs::{SmallRng, StdRng};
 use rand::{RngExt, SeedableRng};
@@ -327,7 +328,9 @@ impl Srs {
     fn drain_layer(&mut self, now: Instant) {
         while let Some(output) = self.layer.poll_output() {
             match output {
-                TransactionOutput::Transmit { flow, bytes } => self.outputs.push_back(SrsOutput::Transmit { flow, bytes }),
+                TransactionOutput::Transmit { flow, bytes } => {
+                    self.outputs.push_back(SrsOutput::Transmit { flow, bytes })
+                }
                 TransactionOutput::Event(event) => self.handle_event(now, event),
             }
         }

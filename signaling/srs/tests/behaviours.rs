@@ -1,7 +1,13 @@
 //! What the server does for each thing that a recording client, capture or an
 //! operator can do to a call, and each way to refuse one.
 
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing, clippy::wildcard_enum_match_arm, missing_docs)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    missing_docs
+)]
 
 mod rig;
 
@@ -252,7 +258,8 @@ fn metadata_comes_in_update_info_and_bye() {
     let info = rig.info();
     assert_eq!((info.documents.len(), info.documents[3].body.as_ref()), (4, last.as_bytes()));
     assert_eq!(info.participants[0].stream, Some(0));
-    let order: Vec<bool> = rig.commands.iter().rev().take(2).map(|command| matches!(command, Command::Release { .. })).collect();
+    let order: Vec<bool> =
+        rig.commands.iter().rev().take(2).map(|command| matches!(command, Command::Release { .. })).collect();
     assert_eq!(order, [true, false], "capture hears the last metadata before the end");
     assert_eq!(rig.commands.last(), Some(&Command::Release { recording: session, cause: ReleaseCause::Bye }));
 }
@@ -294,13 +301,19 @@ fn refusal(headers: &[(&str, &str)], body: &str, field: &str) -> (u16, String, S
     assert!(rig.events.iter().any(|event| matches!(event, SrsEvent::Rejected { .. })));
     let done = rig.events.iter().filter(|event| matches!(event, SrsEvent::RequestDone { .. })).count();
     assert_eq!(done, 1, "every request ends in one record");
-    (answer.status().unwrap(), answer.header(field).unwrap_or_default().into_owned(), answer.reason().unwrap().into_owned())
+    (
+        answer.status().unwrap(),
+        answer.header(field).unwrap_or_default().into_owned(),
+        answer.reason().unwrap().into_owned(),
+    )
 }
 
 #[test]
 fn each_refusal_says_why() {
     let multipart = ("Content-Type", "multipart/mixed;boundary=b");
-    let two = format!("--b\r\nContent-Type: application/sdp\r\n\r\n{SDP}\r\n--b\r\nContent-Type: application/sdp\r\n\r\n{SDP}\r\n--b--\r\n");
+    let two = format!(
+        "--b\r\nContent-Type: application/sdp\r\n\r\n{SDP}\r\n--b\r\nContent-Type: application/sdp\r\n\r\n{SDP}\r\n--b--\r\n"
+    );
     let same_label = SDP.replace("label:2", "label:1");
     let cases = [
         ("no codec", refusal(&[], "v=0\r\nm=audio 6000 RTP/AVP 18\r\n", "Warning")),
@@ -316,13 +329,20 @@ fn each_refusal_says_why() {
         ("too short an interval", refusal(&[("Supported", "timer"), ("Session-Expires", "30")], SDP, "Min-SE")),
         ("a field twice", refusal(&[("Max-Forwards", "70")], SDP, "Accept")),
     ];
-    let text: String = cases.iter().map(|(what, (status, field, reason))| format!("{what}: {status} {reason} [{field}]\n")).collect();
+    let text: String =
+        cases.iter().map(|(what, (status, field, reason))| format!("{what}: {status} {reason} [{field}]\n")).collect();
     insta::assert_snapshot!("refusals", text);
 }
 
 #[test]
 fn what_capture_refuses_is_503_with_retry_after() {
-    for reason in [RefuseReason::Capacity, RefuseReason::SpoolFull, RefuseReason::NoPorts, RefuseReason::Draining, RefuseReason::Broken] {
+    for reason in [
+        RefuseReason::Capacity,
+        RefuseReason::SpoolFull,
+        RefuseReason::NoPorts,
+        RefuseReason::Draining,
+        RefuseReason::Broken,
+    ] {
         let mut rig = Rig::new();
         rig.request("INVITE", &[], SDP);
         let session = rig.session();
@@ -330,7 +350,11 @@ fn what_capture_refuses_is_503_with_retry_after() {
         let answer = rig.answer();
         assert_eq!(answer.status(), Some(503), "{reason:?}");
         assert!(answer.header("Retry-After").is_some());
-        assert!(rig.events.iter().any(|event| matches!(event, SrsEvent::Rejected { reason: word, .. } if *word == reason.as_str())));
+        assert!(
+            rig.events
+                .iter()
+                .any(|event| matches!(event, SrsEvent::Rejected { reason: word, .. } if *word == reason.as_str()))
+        );
         assert_eq!((rig.srs.sessions(), rig.released().len()), (0, 0), "what was never assigned is not released");
     }
 }
@@ -398,9 +422,13 @@ fn options_and_methods_that_are_not_served() {
     let mut rig = Rig::new();
     let ok = rig.ask("OPTIONS", &[], "");
     assert_eq!(ok.status(), Some(200));
-    assert!(ok.header("Allow").unwrap().contains("UPDATE") && ok.header("Accept").unwrap().contains("application/rs-metadata"));
+    assert!(
+        ok.header("Allow").unwrap().contains("UPDATE")
+            && ok.header("Accept").unwrap().contains("application/rs-metadata")
+    );
     assert_eq!(ok.header("Supported").as_deref(), Some("siprec, timer"));
-    let statuses = ["REGISTER", "SUBSCRIBE", "MESSAGE", "TELEPORT", "BYE", "INFO", "PRACK"].map(|method| rig.ask(method, &[], "").status().unwrap());
+    let statuses = ["REGISTER", "SUBSCRIBE", "MESSAGE", "TELEPORT", "BYE", "INFO", "PRACK"]
+        .map(|method| rig.ask(method, &[], "").status().unwrap());
     assert_eq!(statuses, [405, 405, 405, 501, 481, 481, 481]);
     rig.recorded(&[], SDP);
     assert!(rig.ask("OPTIONS", &[], "").header("Accept").is_some());
@@ -449,7 +477,8 @@ fn an_operator_may_stop_a_call_at_any_time() {
     rig.srs.stop(rig.now(), session);
     rig.wait(Duration::ZERO);
     rig.ask_nothing();
-    let labels: Vec<String> = rig.sent.iter().map(|m| m.status().map_or(m.method().to_string(), |s| s.to_string())).collect();
+    let labels: Vec<String> =
+        rig.sent.iter().map(|m| m.status().map_or(m.method().to_string(), |s| s.to_string())).collect();
     assert_eq!(labels, ["487", "BYE"], "the offer that waited is answered too");
     assert_eq!(rig.released(), [ReleaseCause::Stopped]);
     let bye = rig.sent.remove(1);

@@ -4,8 +4,13 @@
 //! `FERRIC_DAY_HOURS` changes the length, `FERRIC_DAY_SEED` the dice; both are printed.
 
 #![allow(
-    clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing, clippy::wildcard_enum_match_arm,
-    clippy::cast_possible_truncation, clippy::cast_sign_loss, missing_docs
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    missing_docs
 )]
 
 use std::cmp::Reverse;
@@ -16,11 +21,11 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use ferric_sip::dialog::SessionTimerConfig;
 use ferric_sip::transaction::{Timers, TransactionLimits};
+use ferric_sip::trust::TrustTable;
 use ferric_sip::{Flow, Message, Method, Transport};
 use ferric_srs::event::InviteId;
 use ferric_srs::offer::MediaPolicy;
 use ferric_srs::port::{AssignedStream, CaptureEvent, Command, RecordingId, RefuseReason, StreamSpec};
-use ferric_sip::trust::TrustTable;
 use ferric_srs::{Srs, SrsConfig, SrsEvent, SrsOutput};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -70,8 +75,18 @@ enum Fault {
 }
 
 const FAULTS: [Fault; 12] = [
-    Fault::InviteTwice, Fault::AckLost, Fault::AckLostAndSilent, Fault::Cancelled, Fault::Vanishes, Fault::ByeTwice, Fault::BadMetadata,
-    Fault::NoCodec, Fault::CaptureRefuses, Fault::CaptureSilent, Fault::CaptureDies, Fault::OneHalf,
+    Fault::InviteTwice,
+    Fault::AckLost,
+    Fault::AckLostAndSilent,
+    Fault::Cancelled,
+    Fault::Vanishes,
+    Fault::ByeTwice,
+    Fault::BadMetadata,
+    Fault::NoCodec,
+    Fault::CaptureRefuses,
+    Fault::CaptureSilent,
+    Fault::CaptureDies,
+    Fault::OneHalf,
 ];
 
 struct Client {
@@ -107,8 +122,16 @@ struct World {
 
 fn sdp(call: u64, direction: &str, codec: u8) -> String {
     let port = 10_000 + call % 20_000 * 2;
-    let line = |label: u32| format!("m=audio {port} RTP/AVP {codec} 101\r\na=rtpmap:101 telephone-event/8000\r\na={direction}\r\na=label:{label}\r\n");
-    format!("v=0\r\no=- {call} 1 IN IP4 198.51.100.20\r\ns=-\r\nc=IN IP4 198.51.100.20\r\nt=0 0\r\n{}{}", line(1), line(2))
+    let line = |label: u32| {
+        format!(
+            "m=audio {port} RTP/AVP {codec} 101\r\na=rtpmap:101 telephone-event/8000\r\na={direction}\r\na=label:{label}\r\n"
+        )
+    };
+    format!(
+        "v=0\r\no=- {call} 1 IN IP4 198.51.100.20\r\ns=-\r\nc=IN IP4 198.51.100.20\r\nt=0 0\r\n{}{}",
+        line(1),
+        line(2)
+    )
 }
 
 const METADATA: &str = "<recording xmlns='urn:ietf:params:xml:ns:recording:1'><datamode>complete</datamode><session session_id='s1'/>\
@@ -173,9 +196,21 @@ impl World {
 
     fn send(&mut self, call: u64, method: &str, cseq: u32, branch: &str, extra: &str, body: &str) {
         let client = &self.calls[&call];
-        let tag = if client.to_tag.is_empty() || method == "CANCEL" { String::new() } else { format!(";tag={}", client.to_tag) };
-        let half = if client.fault == Fault::OneHalf { format!(";x-nearend;x-refci={call};x-nearendaddr=2001") } else { String::new() };
-        let timer = if client.timer && method == "INVITE" { "Supported: timer\r\nSession-Expires: 1800;refresher=uas\r\nAllow: INVITE, UPDATE\r\n" } else { "" };
+        let tag = if client.to_tag.is_empty() || method == "CANCEL" {
+            String::new()
+        } else {
+            format!(";tag={}", client.to_tag)
+        };
+        let half = if client.fault == Fault::OneHalf {
+            format!(";x-nearend;x-refci={call};x-nearendaddr=2001")
+        } else {
+            String::new()
+        };
+        let timer = if client.timer && method == "INVITE" {
+            "Supported: timer\r\nSession-Expires: 1800;refresher=uas\r\nAllow: INVITE, UPDATE\r\n"
+        } else {
+            ""
+        };
         let kind = if body.starts_with("--") {
             "Content-Type: multipart/mixed;boundary=b\r\n"
         } else if body.starts_with('<') {
@@ -204,7 +239,10 @@ impl World {
         let body = if client.fault == Fault::OneHalf {
             sdp(call, "sendonly", codec).split("m=audio").take(2).collect::<Vec<_>>().join("m=audio")
         } else {
-            format!("--b\r\nContent-Type: application/sdp\r\n\r\n{}\r\n--b\r\nContent-Type: application/rs-metadata+xml\r\n\r\n{metadata}\r\n--b--\r\n", sdp(call, "sendonly", codec))
+            format!(
+                "--b\r\nContent-Type: application/sdp\r\n\r\n{}\r\n--b\r\nContent-Type: application/rs-metadata+xml\r\n\r\n{metadata}\r\n--b--\r\n",
+                sdp(call, "sendonly", codec)
+            )
         };
         self.send(call, "INVITE", 1, "1", "", &body);
     }
@@ -216,7 +254,10 @@ impl World {
         let normal: f64 = (0..12).map(|_| self.rng.random::<f64>()).sum::<f64>() - 6.0;
         let length_ms = (MEDIAN_S * (SIGMA * normal).exp() * 1_000.0) as u64;
         let timer = self.rng.random_bool(0.6);
-        self.calls.insert(call, Client { fault, timer, to_tag: String::new(), cseq: 1, ends_ms: self.now_ms + length_ms, answered: false });
+        self.calls.insert(
+            call,
+            Client { fault, timer, to_tag: String::new(), cseq: 1, ends_ms: self.now_ms + length_ms, answered: false },
+        );
         self.refuse_next = fault == Fault::CaptureRefuses;
         self.silent_next = fault == Fault::CaptureSilent;
         self.invite(call);
@@ -291,8 +332,11 @@ impl World {
         let event = if refuse {
             CaptureEvent::Refused { recording, reason: RefuseReason::Capacity }
         } else if let Some(ports) = self.ports.get(&recording) {
-            let of = |stream: &StreamSpec| ports.iter().find(|(index, _)| *index == stream.index).map(|(_, port)| *port);
-            let assigned = streams.iter().filter_map(|stream| Some(AssignedStream { index: stream.index, address: ([192, 0, 2, 10], of(stream)?).into() }));
+            let of =
+                |stream: &StreamSpec| ports.iter().find(|(index, _)| *index == stream.index).map(|(_, port)| *port);
+            let assigned = streams.iter().filter_map(|stream| {
+                Some(AssignedStream { index: stream.index, address: ([192, 0, 2, 10], of(stream)?).into() })
+            });
             CaptureEvent::Ready { recording, streams: assigned.collect() }
         } else {
             return;
@@ -426,7 +470,10 @@ impl World {
 
     fn run_until(&mut self, end_ms: u64) {
         loop {
-            let timer = self.srs.poll_timeout().map(|at| at.saturating_duration_since(self.start).as_micros().div_ceil(1_000) as u64);
+            let timer = self
+                .srs
+                .poll_timeout()
+                .map(|at| at.saturating_duration_since(self.start).as_micros().div_ceil(1_000) as u64);
             let step = self.due.peek().map(|Reverse((at, ..))| *at);
             let next = timer.into_iter().chain(step).min();
             let Some(next) = next.filter(|next| *next <= end_ms) else { break };
@@ -436,7 +483,9 @@ impl World {
                 self.srs.handle_timeout(now);
                 self.drain();
             }
-            while let Some(Reverse((at, step, call))) = self.due.peek().copied().filter(|Reverse((at, ..))| *at <= self.now_ms) {
+            while let Some(Reverse((at, step, call))) =
+                self.due.peek().copied().filter(|Reverse((at, ..))| *at <= self.now_ms)
+            {
                 let _ = at;
                 self.due.pop();
                 self.step(step, call);
@@ -461,7 +510,8 @@ fn resident_kib() -> u64 {
 
 #[test]
 fn every_call_of_a_day_is_accounted_for() {
-    let number = |name: &str, default: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    let number =
+        |name: &str, default: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
     let (hours, seed) = (number("FERRIC_DAY_HOURS", 24), number("FERRIC_DAY_SEED", 7));
     println!("{hours} hours, seed {seed}");
     let mut world = World::new(seed);
@@ -472,7 +522,17 @@ fn every_call_of_a_day_is_accounted_for() {
         while at < minute as f64 * 60_000.0 {
             call += 1;
             world.due.push(Reverse((at as u64, Step::Invite, call)));
-            world.calls.insert(call, Client { fault: Fault::None, timer: false, to_tag: String::new(), cseq: 1, ends_ms: u64::MAX, answered: false });
+            world.calls.insert(
+                call,
+                Client {
+                    fault: Fault::None,
+                    timer: false,
+                    to_tag: String::new(),
+                    cseq: 1,
+                    ends_ms: u64::MAX,
+                    answered: false,
+                },
+            );
             at += -(1.0 - world.rng.random::<f64>()).ln() / CALLS_PER_SECOND * 1_000.0;
         }
         world.run_until(minute * 60_000);
@@ -484,7 +544,10 @@ fn every_call_of_a_day_is_accounted_for() {
         }
     }
     let late_kib = resident_kib();
-    println!("{call} calls, {} at once, {} refused, {early_kib} KiB after an hour, {late_kib} KiB at the end", world.most_sessions, world.refused);
+    println!(
+        "{call} calls, {} at once, {} refused, {early_kib} KiB after an hour, {late_kib} KiB at the end",
+        world.most_sessions, world.refused
+    );
     assert!(world.most_sessions > 1_500 || hours < 1, "the day is what it should be");
     // Nobody calls any more: all that is left ends by itself.
     world.run_until((hours + 16) * 3_600_000);

@@ -4,7 +4,14 @@
 //! - Nothing is left when all is over: no session, no transaction, no deadline.
 //! - Every INVITE gets exactly one final answer.
 
-#![allow(clippy::disallowed_methods, clippy::wildcard_enum_match_arm, clippy::unwrap_used, clippy::indexing_slicing, clippy::wildcard_enum_match_arm, missing_docs)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::wildcard_enum_match_arm,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    missing_docs
+)]
 
 mod rig;
 
@@ -14,7 +21,7 @@ use std::time::Duration;
 use ferric_sip::{Message, Method};
 use ferric_srs::SrsEvent;
 use ferric_srs::event::InviteId;
-use ferric_srs::port::{AssignedStream, CaptureEvent, Command, RefuseReason, RecordingId, StreamSpec};
+use ferric_srs::port::{AssignedStream, CaptureEvent, Command, RecordingId, RefuseReason, StreamSpec};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rig::{Rig, SDP};
@@ -34,17 +41,25 @@ impl Capture {
         for command in &rig.commands[self.seen..] {
             match command {
                 Command::Assign { recording, streams, takes, .. } => {
-                    assert!(takes.iter().all(|taken| self.running.contains_key(&taken.from)), "taken from what does not run");
+                    assert!(
+                        takes.iter().all(|taken| self.running.contains_key(&taken.from)),
+                        "taken from what does not run"
+                    );
                     self.assigned += 1;
                     assert!(self.running.insert(*recording, 0).is_none(), "assigned twice");
                     self.owed.push((*recording, streams.clone(), true));
                 }
                 Command::Change { recording, streams, takes } => {
-                    assert!(takes.iter().all(|taken| self.running.contains_key(&taken.from)), "taken from what does not run");
+                    assert!(
+                        takes.iter().all(|taken| self.running.contains_key(&taken.from)),
+                        "taken from what does not run"
+                    );
                     assert!(self.running.contains_key(recording), "a change of what does not run");
                     self.owed.push((*recording, streams.clone(), false));
                 }
-                Command::Info { recording, .. } => assert!(self.running.contains_key(recording), "news of what does not run"),
+                Command::Info { recording, .. } => {
+                    assert!(self.running.contains_key(recording), "news of what does not run")
+                }
                 Command::Park { recording } => assert!(self.running.contains_key(recording)),
                 Command::Release { recording, .. } => {
                     assert!(self.running.remove(recording).is_some(), "released twice");
@@ -99,7 +114,9 @@ fn communication_sessions(lines: &str) -> String {
     for (number, name) in lines.chars().enumerate() {
         text.push_str(&format!("<participant participant_id='p{number}'/><stream stream_id='t{number}' session_id='{name}'><label>{}</label></stream>", number + 1));
         text.push_str(&format!("<participantsessionassoc participant_id='p{number}' session_id='{name}'/>"));
-        text.push_str(&format!("<participantstreamassoc participant_id='p{number}'><send>t{number}</send></participantstreamassoc>"));
+        text.push_str(&format!(
+            "<participantstreamassoc participant_id='p{number}'><send>t{number}</send></participantstreamassoc>"
+        ));
     }
     text + "</recording>"
 }
@@ -114,14 +131,25 @@ fn run(seed: u64) -> [usize; 3] {
     let held = SDP.replace("sendonly", "inactive");
     let metadata = "<recording><participant participant_id='p'/></recording>";
     // Communication sessions beside and after one another, on one to four lines.
-    let sessions: Vec<String> = ["ab", "aabb", "abab", "cc", "acac", "b"].iter().map(|lines| communication_sessions(lines)).collect();
-    let four = format!("{SDP}{}", SDP.split_once("m=").map(|(_, lines)| format!("m={lines}")).unwrap().replace("label:1", "label:3").replace("label:2", "label:4"));
+    let sessions: Vec<String> =
+        ["ab", "aabb", "abab", "cc", "acac", "b"].iter().map(|lines| communication_sessions(lines)).collect();
+    let four = format!(
+        "{SDP}{}",
+        SDP.split_once("m=")
+            .map(|(_, lines)| format!("m={lines}"))
+            .unwrap()
+            .replace("label:1", "label:3")
+            .replace("label:2", "label:4")
+    );
     for _ in 0..120 {
         let divided = sessions[rng.random_range(0..sessions.len())].as_str();
         let bodies = [SDP, SDP, held.as_str(), four.as_str(), divided, metadata, "", "v=0\r\nm=audio 1 RTP/AVP 18\r\n"];
         let body = bodies[rng.random_range(0..bodies.len())];
-        let headers: &[(&str, &str)] =
-            if rng.random_bool(0.3) { &[("Supported", "timer"), ("Session-Expires", "90;refresher=uas"), ("Allow", "UPDATE")] } else { &[] };
+        let headers: &[(&str, &str)] = if rng.random_bool(0.3) {
+            &[("Supported", "timer"), ("Session-Expires", "90;refresher=uas"), ("Allow", "UPDATE")]
+        } else {
+            &[]
+        };
         match rng.random_range(0..14) {
             0..=3 => {
                 rig.request("INVITE", headers, body);
@@ -152,7 +180,11 @@ fn run(seed: u64) -> [usize; 3] {
             10 => {
                 let owner = capture.running.keys().min().copied();
                 if let Some(session) = owner {
-                    let event = if rng.random_bool(0.2) { CaptureEvent::Died { recording: session } } else { CaptureEvent::MediaSilent { recording: session } };
+                    let event = if rng.random_bool(0.2) {
+                        CaptureEvent::Died { recording: session }
+                    } else {
+                        CaptureEvent::MediaSilent { recording: session }
+                    };
                     rig.capture(event);
                 }
             }
@@ -182,7 +214,12 @@ fn run(seed: u64) -> [usize; 3] {
     rig.wait(Duration::from_secs(13 * 3_600));
     capture.look(&rig);
     count_finals(&mut finals, &std::mem::take(&mut rig.sent));
-    assert_eq!((rig.srs.sessions(), rig.srs.recordings(), rig.srs.transactions()), (0, 0, 0), "seed {seed}\n{}", rig.trace);
+    assert_eq!(
+        (rig.srs.sessions(), rig.srs.recordings(), rig.srs.transactions()),
+        (0, 0, 0),
+        "seed {seed}\n{}",
+        rig.trace
+    );
     assert_eq!((capture.assigned, capture.running.len()), (capture.ended, 0), "seed {seed}\n{}", rig.trace);
     assert_eq!(rig.srs.poll_timeout(), None, "seed {seed}");
     for invite in invites {

@@ -1,6 +1,13 @@
 //! Which dialogs feed which recordings: halves of a call, communication sessions beside and after one another.
 
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing, clippy::wildcard_enum_match_arm, clippy::cast_possible_truncation, missing_docs)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    clippy::cast_possible_truncation,
+    missing_docs
+)]
 
 mod rig;
 
@@ -13,14 +20,18 @@ use rig::{Rig, SDP};
 /// One half of a call, as `end` says; the other half has the same `x-refci`.
 fn half(rig: &mut Rig, end: &str, call: &str) {
     rig.next_call();
-    rig.from = format!("sip:2001@198.51.100.20;x-{end};x-refci={call};x-nearendclusterid=c1;x-nearendaddr=2001;x-farendaddr=15550100");
+    rig.from = format!(
+        "sip:2001@198.51.100.20;x-{end};x-refci={call};x-nearendclusterid=c1;x-nearendaddr=2001;x-farendaddr=15550100"
+    );
     rig.sent.clear();
     rig.request("INVITE", &[("User-Agent", "Cisco-CUCM14.0")], "");
     rig.ready();
     let ok = rig.answer();
     assert_eq!(ok.status(), Some(200), "{}", rig.trace);
     rig.established(&ok);
-    rig.ack("v=0\r\no=- 1 1 IN IP4 198.51.100.20\r\nc=IN IP4 198.51.100.20\r\nm=audio 16000 RTP/AVP 0\r\na=sendonly\r\n");
+    rig.ack(
+        "v=0\r\no=- 1 1 IN IP4 198.51.100.20\r\nc=IN IP4 198.51.100.20\r\nm=audio 16000 RTP/AVP 0\r\na=sendonly\r\n",
+    );
     rig.ready();
 }
 
@@ -33,11 +44,13 @@ fn two_halves_of_a_call_are_one_recording_in_any_order_and_up_to_seconds_apart()
             rig.wait(Duration::from_millis(apart_ms));
             half(&mut rig, order[1], "24");
             assert_eq!((rig.srs.sessions(), rig.srs.recordings()), (2, 1), "{order:?} {apart_ms}\n{}", rig.trace);
-            let channels: Vec<(usize, u8)> = rig.streams().iter().map(|stream| (stream.index, stream.channel)).collect();
+            let channels: Vec<(usize, u8)> =
+                rig.streams().iter().map(|stream| (stream.index, stream.channel)).collect();
             let (first, second) = if order[0] == "nearend" { (0, 1) } else { (1, 0) };
             assert_eq!(channels, [(0, first), (32, second)], "near is left, far is right");
             let info = rig.info();
-            let voices: Vec<(Option<&str>, Option<usize>)> = info.participants.iter().map(|party| (party.aor.as_deref(), party.stream)).collect();
+            let voices: Vec<(Option<&str>, Option<usize>)> =
+                info.participants.iter().map(|party| (party.aor.as_deref(), party.stream)).collect();
             let (near, far) = if order[0] == "nearend" { (0, 32) } else { (32, 0) };
             assert_eq!(voices, [(Some("2001"), Some(near)), (Some("15550100"), Some(far))]);
             assert!(info.correlators.iter().any(|(name, value)| name == "x-refci" && value == "24"));
@@ -99,14 +112,18 @@ fn divided(lines: &str, ended: &str) -> String {
 }
 
 fn both(sdp: &str, metadata: &str) -> String {
-    format!("--b\r\nContent-Type: application/sdp\r\n\r\n{sdp}\r\n--b\r\nContent-Type: application/rs-metadata+xml\r\n\r\n{metadata}\r\n--b--\r\n")
+    format!(
+        "--b\r\nContent-Type: application/sdp\r\n\r\n{sdp}\r\n--b\r\nContent-Type: application/rs-metadata+xml\r\n\r\n{metadata}\r\n--b--\r\n"
+    )
 }
 
 /// Capture takes everything it was asked that it has not answered.
 fn take_all(rig: &mut Rig, answered: &mut usize) {
     while *answered < rig.commands.len() {
         let (recording, streams) = match &rig.commands[*answered] {
-            Command::Assign { recording, streams, .. } | Command::Change { recording, streams, .. } => (*recording, streams.clone()),
+            Command::Assign { recording, streams, .. } | Command::Change { recording, streams, .. } => {
+                (*recording, streams.clone())
+            }
             _ => {
                 *answered += 1;
                 continue;
@@ -114,7 +131,8 @@ fn take_all(rig: &mut Rig, answered: &mut usize) {
         };
         *answered += 1;
         let port = |index: usize| u16::try_from(40_000 + 2 * index).unwrap();
-        let address = |index| ferric_srs::port::AssignedStream { index, address: ([192, 0, 2, 10], port(index)).into() };
+        let address =
+            |index| ferric_srs::port::AssignedStream { index, address: ([192, 0, 2, 10], port(index)).into() };
         let streams = streams.iter().map(|stream| address(stream.index)).collect();
         rig.capture(CaptureEvent::Ready { recording, streams });
     }
@@ -150,8 +168,18 @@ fn sessions_beside_one_another_have_recordings_of_their_own() {
 fn without_room_for_a_second_recording_the_first_has_all() {
     let mut rig = Rig::new();
     rig.request("INVITE", &[("Content-Type", "multipart/mixed;boundary=b")], &both(FOUR, &divided("aabb", "")));
-    let asked: Vec<_> = rig.commands.iter().filter_map(|command| match command { Command::Assign { recording, .. } => Some(*recording), _ => None }).collect();
-    let address = |index: usize| ferric_srs::port::AssignedStream { index, address: ([192, 0, 2, 10], 40_000 + 2 * index as u16).into() };
+    let asked: Vec<_> = rig
+        .commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::Assign { recording, .. } => Some(*recording),
+            _ => None,
+        })
+        .collect();
+    let address = |index: usize| ferric_srs::port::AssignedStream {
+        index,
+        address: ([192, 0, 2, 10], 40_000 + 2 * index as u16).into(),
+    };
     rig.capture(CaptureEvent::Ready { recording: asked[0], streams: vec![address(0), address(1)] });
     rig.capture(CaptureEvent::Refused { recording: asked[1], reason: RefuseReason::Capacity });
     assert!(rig.sent.is_empty(), "not yet");
@@ -168,7 +196,9 @@ fn a_dialog_that_outlives_its_call_begins_another_recording_with_the_same_socket
     let first = rig.recorded(&[("Content-Type", "multipart/mixed;boundary=b")], &both(SDP, &divided("aa", "")));
     let mut answered = rig.commands.len();
     assert_eq!(rig.ask("UPDATE", &[], &divided("bb", "a")).status(), Some(200));
-    let Some(Command::Assign { takes, beside, info, .. }) = rig.commands[answered..].iter().find(|command| matches!(command, Command::Assign { .. })).cloned() else {
+    let Some(Command::Assign { takes, beside, info, .. }) =
+        rig.commands[answered..].iter().find(|command| matches!(command, Command::Assign { .. })).cloned()
+    else {
         panic!("{}", rig.trace)
     };
     let taken: Vec<(usize, usize)> = takes.iter().map(|taken| (taken.index, taken.becomes)).collect();
@@ -203,7 +233,10 @@ fn partial_metadata_that_do_not_add_up_are_asked_for_whole_where_the_client_give
         assert_eq!(asked.len(), usize::from(wanted), "{accept}");
         assert!(rig.info().warnings.iter().any(|warning| warning.contains("partial")));
         if let Some(request) = asked.first() {
-            assert_eq!((request.method(), request.content_type().unwrap().essence.as_str()), (Method::Update, "application/rs-metadata-request"));
+            assert_eq!(
+                (request.method(), request.content_type().unwrap().essence.as_str()),
+                (Method::Update, "application/rs-metadata-request")
+            );
             rig.respond(request, 200, "");
             rig.sent.clear();
             rig.request("INFO", &[], partial);

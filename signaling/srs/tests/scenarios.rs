@@ -2,7 +2,13 @@
 //! delays and reorders: whatever happens, both sides come to the same end and
 //! nothing is left open.
 
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing, clippy::wildcard_enum_match_arm, missing_docs)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    missing_docs
+)]
 
 #[path = "scenarios/client.rs"]
 mod client;
@@ -21,7 +27,8 @@ type Call = Pair<Client, Server>;
 const SECOND: Duration = Duration::from_secs(1);
 
 fn call(profile: LinkProfile, seed: u64) -> Call {
-    let mut pair = Pair::new((Client::new(seed), CLIENT), (Server::new(seed), SERVER), profile, seed).named("src", "srs");
+    let mut pair =
+        Pair::new((Client::new(seed), CLIENT), (Server::new(seed), SERVER), profile, seed).named("src", "srs");
     pair.b.begin(pair.now());
     pair
 }

@@ -1,7 +1,13 @@
 //! Offers in the shapes of the field (`testdata/siprec`), what capture is asked
 //! for them, and what they are answered.
 
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing, clippy::wildcard_enum_match_arm, missing_docs)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    missing_docs
+)]
 
 mod rig;
 
@@ -35,7 +41,12 @@ fn story(name: &str) -> String {
             let rtcp = stream.remote_rtcp.map_or("-".to_owned(), |address| address.to_string());
             let state = if stream.active { "sends" } else { "held" };
             let label = stream.label.as_deref().unwrap_or("-");
-            let _ = writeln!(story, "stream {} label {label} {state} rtp {rtp} rtcp {rtcp}: {}", stream.index, formats.join(" "));
+            let _ = writeln!(
+                story,
+                "stream {} label {label} {state} rtp {rtp} rtcp {rtcp}: {}",
+                stream.index,
+                formats.join(" ")
+            );
         }
         for party in &info.participants {
             let name = party.name.as_deref().unwrap_or("-");
@@ -110,7 +121,8 @@ fn damaged_offers_get_an_answer_or_nothing_and_never_a_panic() {
             // Let the declared length fit, so that the damage gets past the first check.
             let text = String::from_utf8_lossy(&bytes).into_owned();
             let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-            let head: Vec<&str> = head.lines().filter(|line| !line.to_ascii_lowercase().starts_with("content-length")).collect();
+            let head: Vec<&str> =
+                head.lines().filter(|line| !line.to_ascii_lowercase().starts_with("content-length")).collect();
             let text = format!("{}\r\nContent-Length: {}\r\n\r\n{body}", head.join("\r\n"), body.len());
             if let Ok(message) = Message::parse(text.into()) {
                 let now = rig.now();

@@ -107,7 +107,11 @@ fn calls(proxy: &mut Proxy, start: Instant, from: u64, count: u64) -> usize {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let count = arguments.iter().position(|argument| argument == "--calls").and_then(|at| arguments.get(at + 1)?.parse().ok()).unwrap_or(20_000);
+    let count = arguments
+        .iter()
+        .position(|argument| argument == "--calls")
+        .and_then(|at| arguments.get(at + 1)?.parse().ok())
+        .unwrap_or(20_000);
     let start = Instant::now();
     let mut proxy = proxy(start);
     // Once through everything, and as many transactions linger as later.
@@ -116,5 +120,9 @@ fn main() {
     let clock = Instant::now();
     let sent = calls(&mut proxy, begin, 1_000_000, count);
     let spent = clock.elapsed();
-    println!("{:.1} us a call ({count} calls, {} bytes sent each)", spent.as_secs_f64() * 1e6 / count as f64, sent as u64 / count);
+    println!(
+        "{:.1} us a call ({count} calls, {} bytes sent each)",
+        spent.as_secs_f64() * 1e6 / count as f64,
+        sent as u64 / count
+    );
 }

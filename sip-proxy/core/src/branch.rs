@@ -108,7 +108,10 @@ impl Branches {
         field(&request.header("CSeq").unwrap_or_default());
         field(&request.header("From").unwrap_or_default());
         field(&request.header("To").unwrap_or_default());
-        for name in ["Route", "Proxy-Require", "Proxy-Authorization"].into_iter().chain(deciding.headers.iter().map(String::as_str)) {
+        for name in ["Route", "Proxy-Require", "Proxy-Authorization"]
+            .into_iter()
+            .chain(deciding.headers.iter().map(String::as_str))
+        {
             for value in request.headers(name) {
                 field(&value);
             }

@@ -131,7 +131,12 @@ impl Proxy {
         let action = rule.as_ref().and_then(|name| self.config.routes.rules().iter().find(|rule| rule.name == *name));
         let redirect = action.and_then(|rule| match &rule.action {
             Action::Redirect(to) => Some(to.clone()),
-            Action::Group(_) | Action::Uri(_) | Action::RequestUri | Action::Registrar | Action::Srs | Action::Reject { .. } => None,
+            Action::Group(_)
+            | Action::Uri(_)
+            | Action::RequestUri
+            | Action::Registrar
+            | Action::Srs
+            | Action::Reject { .. } => None,
         });
         told.rule = rule;
         let last_hop = request.header("Max-Forwards").is_some_and(|hops| hops.trim().parse() == Ok(0_u8));
@@ -140,7 +145,9 @@ impl Proxy {
             _ if last_hop => Destination::Reject { status: 483, reason: None, cause: "invalid" },
             Ok(Decision::Register) => Destination::Registrar,
             Ok(Decision::Reject(..)) if redirect.is_some() => Destination::Redirect(redirect.unwrap_or_default()),
-            Ok(Decision::Reject(reject, cause)) => Destination::Reject { status: reject.status, reason: reject.reason, cause },
+            Ok(Decision::Reject(reject, cause)) => {
+                Destination::Reject { status: reject.status, reason: reject.reason, cause }
+            }
             Ok(Decision::Reply(..)) => Destination::Reject { status: 407, reason: None, cause: "challenge" },
             Ok(Decision::Forward(sets)) => match sets.into_iter().flatten().next() {
                 Some(Target { uri, next, .. }) => {
@@ -175,9 +182,11 @@ impl Proxy {
                 None => Destination::Reject { status: 404, reason: None, cause: "no-such-host" },
             },
             Next::Name(name) => Destination::Name(name),
-            Next::Flow(flow) => {
-                Destination::Hop(Hop { address: flow.remote, transport: flow.transport, host: flow.remote.ip().to_string().into() })
-            }
+            Next::Flow(flow) => Destination::Hop(Hop {
+                address: flow.remote,
+                transport: flow.transport,
+                host: flow.remote.ip().to_string().into(),
+            }),
         }
     }
 }
@@ -197,7 +206,8 @@ mod tests {
     use crate::routing::{Condition, Rewrite, RouteTable, Rule};
 
     fn proxy(now: Instant) -> Proxy {
-        let listener = Listener { transport: Transport::Udp, address: "10.0.0.5:5060".parse().unwrap(), advertise: None };
+        let listener =
+            Listener { transport: Transport::Udp, address: "10.0.0.5:5060".parse().unwrap(), advertise: None };
         let trust = TrustTable::new(vec![("10.0.0.0/8".parse().unwrap(), "acme".into())]);
         let mut config = ProxyConfig::new(vec![listener], trust, |message| message.header("Require").is_some());
         let element = ElementConfig {
@@ -217,8 +227,18 @@ mod tests {
         config.routes = RouteTable::new(vec![
             rule("recorded", vec![Condition::Recording(true)], Rewrite::default(), Action::Srs),
             rule("out", vec![Condition::User(Regex::new("^0").unwrap())], national, Action::Group("pstn".into())),
-            rule("gone", vec![Condition::UserPrefix("9".into())], Rewrite::default(), Action::Redirect("sip:x@y.example".into())),
-            rule("closed", vec![Condition::UserPrefix("8".into())], Rewrite::default(), Action::Reject { code: 603, reason: None }),
+            rule(
+                "gone",
+                vec![Condition::UserPrefix("9".into())],
+                Rewrite::default(),
+                Action::Redirect("sip:x@y.example".into()),
+            ),
+            rule(
+                "closed",
+                vec![Condition::UserPrefix("8".into())],
+                Rewrite::default(),
+                Action::Reject { code: 603, reason: None },
+            ),
         ]);
         Proxy::new(config, Timers::default(), TransactionLimits::default(), now, 0, 1)
     }
@@ -243,22 +263,30 @@ mod tests {
         assert_eq!(seen, [("recorded", false), ("out", true)]);
         assert_eq!(told.rules[1].conditions[0].saw, "0221");
         let Destination::Group(name, shares) = told.destination else { panic!("{told:?}") };
-        assert_eq!((name.as_str(), shares[0].picked.as_deref(), shares[0].shares[0].permille), ("pstn", Some("10.0.0.11:5060"), 1_000));
+        assert_eq!(
+            (name.as_str(), shares[0].picked.as_deref(), shares[0].shares[0].permille),
+            ("pstn", Some("10.0.0.11:5060"), 1_000)
+        );
     }
 
     #[test]
     fn every_other_end_is_told_as_well() {
         let end = |uri: &str, extra: &str, source: &str| {
             let told = ask(uri, extra, source);
-            (told.decided_by, match told.destination {
-                Destination::Recorder => "recorder".to_owned(),
-                Destination::Group(name, _) => name,
-                Destination::Hop(hop) => hop.address.to_string(),
-                Destination::Name(name) => name.host,
-                Destination::Redirect(to) => to,
-                Destination::Reject { status, cause, .. } => format!("{status} {cause}"),
-                other @ (Destination::Element { .. } | Destination::Registrar | Destination::Contacts(..)) => format!("{other:?}"),
-            })
+            (
+                told.decided_by,
+                match told.destination {
+                    Destination::Recorder => "recorder".to_owned(),
+                    Destination::Group(name, _) => name,
+                    Destination::Hop(hop) => hop.address.to_string(),
+                    Destination::Name(name) => name.host,
+                    Destination::Redirect(to) => to,
+                    Destination::Reject { status, cause, .. } => format!("{status} {cause}"),
+                    other @ (Destination::Element { .. } | Destination::Registrar | Destination::Contacts(..)) => {
+                        format!("{other:?}")
+                    }
+                },
+            )
         };
         let from = "10.1.1.1:5060";
         assert_eq!(end("sip:1@10.0.0.5", "Require: siprec\r\n", from), (DecidedBy::Rule, "recorder".into()));
@@ -268,7 +296,10 @@ mod tests {
         assert_eq!(end("sip:1@10.0.0.5", "", from), (DecidedBy::Default, "recorder".into()));
         assert_eq!(end("sip:1@pstn", "", from), (DecidedBy::Default, "pstn".into()));
         assert_eq!(end("sip:1@elsewhere.example", "", from), (DecidedBy::Default, "404 no-route".into()));
-        assert_eq!(end("sip:0@10.0.0.5", "Route: <sip:10.9.9.9:5070;lr>\r\n", from), (DecidedBy::Route, "10.9.9.9:5070".into()));
+        assert_eq!(
+            end("sip:0@10.0.0.5", "Route: <sip:10.9.9.9:5070;lr>\r\n", from),
+            (DecidedBy::Route, "10.9.9.9:5070".into())
+        );
         assert_eq!(end("sip:0@10.0.0.5", "", "192.0.2.1:5060"), (DecidedBy::Stranger, "403 untrusted".into()));
     }
 }

@@ -126,9 +126,11 @@ impl Proxy {
 
     /// Begins a branch: a name is looked up first.
     pub(crate) fn begin_branch(&mut self, now: Instant, id: ContextId, at: usize) {
-        let name = self.contexts.get_mut(&id).and_then(|context| context.branch(at)).and_then(|branch| match &branch.target.next {
-            Next::Name(name) => Some(name.clone()),
-            Next::Group(_) | Next::Element(..) | Next::Hops(_) | Next::Flow(_) => None,
+        let name = self.contexts.get_mut(&id).and_then(|context| context.branch(at)).and_then(|branch| {
+            match &branch.target.next {
+                Next::Name(name) => Some(name.clone()),
+                Next::Group(_) | Next::Element(..) | Next::Hops(_) | Next::Flow(_) => None,
+            }
         });
         match name {
             Some(name) => self.look_up(name, crate::stateless::Lookup::Branch(id, at)),
@@ -139,7 +141,11 @@ impl Proxy {
     /// A name that a branch goes to was looked up.
     pub(crate) fn branch_located(&mut self, now: Instant, id: ContextId, at: usize, found: Result<Vec<Hop>, Trouble>) {
         // Meanwhile the caller may have given up.
-        let Some(branch) = self.contexts.get_mut(&id).and_then(|context| context.branch(at)).filter(|branch| !branch.done) else { return };
+        let Some(branch) =
+            self.contexts.get_mut(&id).and_then(|context| context.branch(at)).filter(|branch| !branch.done)
+        else {
+            return;
+        };
         match found {
             Ok(mut hops) => {
                 hops.truncate(MOST_HOPS);
@@ -283,21 +289,30 @@ impl Proxy {
         {
             branch.tried.pop();
         }
-        let more = match self.contexts.get_mut(&id).and_then(|context| context.branch(at)).map(|branch| &branch.target.next) {
-            Some(Next::Hops(hops)) => !hops.is_empty(),
-            Some(Next::Group(_) | Next::Element(..) | Next::Name(_) | Next::Flow(_)) | None => false,
-        };
+        let more =
+            match self.contexts.get_mut(&id).and_then(|context| context.branch(at)).map(|branch| &branch.target.next) {
+                Some(Next::Hops(hops)) => !hops.is_empty(),
+                Some(Next::Group(_) | Next::Element(..) | Next::Name(_) | Next::Flow(_)) | None => false,
+            };
         self.send_copy(now, id, at, Way::Hop { hop, element: attempt.element.zip(attempt.group), more });
     }
 
     /// An element is down: whoever waits for it in vain moves on.
     pub(crate) fn leave(&mut self, now: Instant, element: ElementId, loss: Loss) {
         let low = ClientTransactionId::MIN;
-        let waiting: Vec<ClientTransactionId> =
-            self.waiting.range((element, low)..).take_while(|(of, _)| *of == element).map(|(_, client)| *client).collect();
+        let waiting: Vec<ClientTransactionId> = self
+            .waiting
+            .range((element, low)..)
+            .take_while(|(of, _)| *of == element)
+            .map(|(_, client)| *client)
+            .collect();
         for client in waiting {
             let Some(Client::Attempt(id, at)) = self.clients.get(&client).copied() else { continue };
-            let attempt = self.contexts.get_mut(&id).and_then(|context| context.branch(at)).and_then(|branch| branch.attempt.as_ref());
+            let attempt = self
+                .contexts
+                .get_mut(&id)
+                .and_then(|context| context.branch(at))
+                .and_then(|branch| branch.attempt.as_ref());
             let moves_on = |attempt: &Attempt| match loss {
                 Loss::Refuses => !attempt.heard,
                 Loss::Silent => !attempt.rings,
@@ -337,7 +352,10 @@ impl Proxy {
             // What was heard of has been waited for long enough: timer C, or 64*T1.
             (Failed::Silent, Some(element)) => {
                 if !attempt.noted {
-                    down = self.groups.note_outcome(now, element, Outcome::Silence { sent: attempt.sent }).then_some(element);
+                    down = self
+                        .groups
+                        .note_outcome(now, element, Outcome::Silence { sent: attempt.sent })
+                        .then_some(element);
                 }
                 !attempt.heard
             }
@@ -351,8 +369,12 @@ impl Proxy {
                 if let Some(context) = self.contexts.get_mut(&id) {
                     let in_group = attempt.element.is_some();
                     match failed {
-                        _ if stopped && !matches!(failed, Failed::Answered(_)) => Best::add_cancelled(&mut context.best),
-                        Failed::Answered(response) => Best::add_response(&mut context.best, *response, in_group && moves_on, attempt.element),
+                        _ if stopped && !matches!(failed, Failed::Answered(_)) => {
+                            Best::add_cancelled(&mut context.best)
+                        }
+                        Failed::Answered(response) => {
+                            Best::add_response(&mut context.best, *response, in_group && moves_on, attempt.element)
+                        }
                         Failed::Silent => Best::add_trouble(&mut context.best, &Trouble::Timeout, is_invite),
                         Failed::Unreachable if in_group => {
                             let name = attempt.group.as_ref().map_or("", |group| &*group.name);

@@ -89,7 +89,11 @@ mod tests {
     #[test]
     fn what_is_sealed_opens_under_the_same_secret_only() {
         let (ours, others) = (Branches::new(1, 0), Branches::new(2, 0));
-        for (transport, remote) in [(Transport::Udp, "192.0.2.9:40000"), (Transport::Tcp, "[2001:db8::9]:1"), (Transport::Tls, "192.0.2.9:65535")] {
+        for (transport, remote) in [
+            (Transport::Udp, "192.0.2.9:40000"),
+            (Transport::Tcp, "[2001:db8::9]:1"),
+            (Transport::Tls, "192.0.2.9:65535"),
+        ] {
             let token = seal(&ours, &flow(transport, remote));
             assert!(token.bytes().all(|b| b.is_ascii_alphanumeric()));
             assert_eq!(open(&ours, &token), Some((transport, remote.parse().unwrap(), 77)));

@@ -47,7 +47,11 @@ pub(crate) fn count_hop(request: &mut Message) {
 
 /// A strict router wants itself in the Request-URI, and the target at the end of the Route (16.6 step 6).
 pub(crate) fn suit_strict_router(request: &mut Message) {
-    let Some(first) = request.header("Route").map(|_| request.values("Route")).and_then(|routes| routes.into_iter().next()) else { return };
+    let Some(first) =
+        request.header("Route").map(|_| request.values("Route")).and_then(|routes| routes.into_iter().next())
+    else {
+        return;
+    };
     let uri = uri_of(&first);
     let is_loose = Uri::parse(&uri).is_ok_and(|uri| uri.params.has("lr"))
         || NameAddr::parse("Route", &first).is_ok_and(|route| route.params.has("lr"));
@@ -72,7 +76,9 @@ pub(crate) struct Side<'a> {
 /// Our Record-Route; two when the sides differ, each with its own address (RFC 5658).
 pub(crate) fn record_route(request: &mut Message, came: Side<'_>, leaves: Side<'_>) {
     // A request to a SIPS URI keeps to it where the side is TLS (16.6 step 4).
-    let sips = request.request_uri().is_some_and(|uri| uri.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("sips:")));
+    let sips = request
+        .request_uri()
+        .is_some_and(|uri| uri.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("sips:")));
     let uri = |Side { host, transport, token }: &Side<'_>, twin: bool| {
         let (scheme, transport) = match transport {
             Transport::Udp => ("sip", ""),
@@ -138,8 +144,12 @@ impl Proxy {
         let transport = if oversize { Transport::Tcp } else { transport };
         let (local, sent_by) = self.identity.outgoing(transport, remote, Some(&context.flow), context.leaves_by);
         if context.records_route {
-            let (_, came) = self.identity.outgoing(context.flow.transport, context.flow.remote, Some(&context.flow), None);
-            let (to_caller, to_callee) = (caller_token(&self.config, &self.branches, &context.request, &context.flow), callee_token(&self.branches, &branch.target, &way));
+            let (_, came) =
+                self.identity.outgoing(context.flow.transport, context.flow.remote, Some(&context.flow), None);
+            let (to_caller, to_callee) = (
+                caller_token(&self.config, &self.branches, &context.request, &context.flow),
+                callee_token(&self.branches, &branch.target, &way),
+            );
             let came = Side { host: came, transport: context.flow.transport, token: to_caller };
             record_route(&mut copy, came, Side { host: sent_by, transport, token: to_callee });
         }
@@ -151,8 +161,12 @@ impl Proxy {
         let sent_by = sent_by.to_owned();
         let client = self.layer.send_request_as(now, copy, flow, Some(&sent_by), &name);
         let (hop, element, group, wait) = match way {
-            Way::Hop { hop, element: Some((element, group)), .. } => (Some(hop), Some(element), Some(group.clone()), Some(group.timeout)),
-            Way::Hop { hop, element: None, more } => (Some(hop), None, None, (more || oversize).then_some(self.config.timeout)),
+            Way::Hop { hop, element: Some((element, group)), .. } => {
+                (Some(hop), Some(element), Some(group.clone()), Some(group.timeout))
+            }
+            Way::Hop { hop, element: None, more } => {
+                (Some(hop), None, None, (more || oversize).then_some(self.config.timeout))
+            }
             Way::Flow(_) => (None, None, None, None),
         };
         if let Some(wait) = wait {
@@ -163,7 +177,17 @@ impl Proxy {
             branch.tried.push(element);
         }
         context.done.tries += 1;
-        branch.attempt = Some(Attempt { client, element, group, hop, sent: now, heard: false, rings: false, oversize, noted: false });
+        branch.attempt = Some(Attempt {
+            client,
+            element,
+            group,
+            hop,
+            sent: now,
+            heard: false,
+            rings: false,
+            oversize,
+            noted: false,
+        });
         self.clients.insert(client, Client::Attempt(id, at));
     }
 

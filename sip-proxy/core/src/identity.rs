@@ -40,7 +40,13 @@ impl Identity {
             }
         }
         let sent_by = config.listeners.iter().map(Listener::sent_by).collect();
-        Identity { listeners: config.listeners.clone(), own, sent_by, networks: config.networks.clone(), domains: config.domains.clone() }
+        Identity {
+            listeners: config.listeners.clone(),
+            own,
+            sent_by,
+            networks: config.networks.clone(),
+            domains: config.domains.clone(),
+        }
     }
 
     /// The host and port of a URI are this node's.
@@ -53,7 +59,8 @@ impl Identity {
     /// A Route that leads over this node: by its address, or by a domain that it serves, which is what a phone knows it by.
     pub(crate) fn is_own_route(&self, uri: &Uri) -> bool {
         let serves = |port: u16| self.listeners.iter().any(|listener| listener.address.port() == port);
-        self.is_own(uri) || uri.port.is_none_or(serves) && self.domains.iter().any(|domain| domain.eq_ignore_ascii_case(&uri.host))
+        self.is_own(uri)
+            || uri.port.is_none_or(serves) && self.domains.iter().any(|domain| domain.eq_ignore_ascii_case(&uri.host))
     }
 
     /// There is a listener of that address family to send from.
@@ -73,10 +80,15 @@ impl Identity {
 
     /// The listener from which a request goes out: the one in the network of the next hop, the one it came to, any that can
     /// reach it at all.
-    pub(crate) fn outgoing(&self, transport: Transport, remote: SocketAddr, came: Option<&Flow>, hint: Option<SocketAddr>) -> (SocketAddr, &str) {
-        let fits = |listener: &Listener| {
-            listener.transport == transport && listener.address.is_ipv4() == remote.is_ipv4()
-        };
+    pub(crate) fn outgoing(
+        &self,
+        transport: Transport,
+        remote: SocketAddr,
+        came: Option<&Flow>,
+        hint: Option<SocketAddr>,
+    ) -> (SocketAddr, &str) {
+        let fits =
+            |listener: &Listener| listener.transport == transport && listener.address.is_ipv4() == remote.is_ipv4();
         let at = |address: SocketAddr| {
             self.listeners.iter().position(|listener| fits(listener) && listener.address == address)
         };
@@ -87,7 +99,8 @@ impl Identity {
             })
         };
         let came = came.filter(|flow| flow.transport == transport).and_then(came_to);
-        let is_beside = |place: &usize| self.listeners.get(*place).is_some_and(|have| self.is_beside(have, remote.ip()));
+        let is_beside =
+            |place: &usize| self.listeners.get(*place).is_some_and(|have| self.is_beside(have, remote.ip()));
         // From a loopback address nothing leaves this machine.
         let reaches = |have: &Listener| !have.address.ip().is_loopback() || remote.ip().is_loopback();
         let place = hint
@@ -175,15 +188,24 @@ mod tests {
 
     #[test]
     fn a_request_leaves_by_the_listener_in_the_network_of_the_next_hop() {
-        let listener = |address: &str| Listener { transport: Transport::Udp, address: address.parse().unwrap(), advertise: None };
+        let listener =
+            |address: &str| Listener { transport: Transport::Udp, address: address.parse().unwrap(), advertise: None };
         let listeners = ["127.0.0.1:5060", "203.0.113.5:5060", "10.0.0.5:5060"].map(listener).to_vec();
         let mut config = ProxyConfig::new(listeners, TrustTable::default(), |_| false);
-        config.networks = [("127.0.0.1", "127.0.0.0/8"), ("203.0.113.5", "203.0.113.0/24"), ("10.0.0.5", "10.0.0.0/16")]
-            .map(|(own, network)| (own.parse().unwrap(), network.parse().unwrap()))
-            .to_vec();
+        config.networks =
+            [("127.0.0.1", "127.0.0.0/8"), ("203.0.113.5", "203.0.113.0/24"), ("10.0.0.5", "10.0.0.0/16")]
+                .map(|(own, network)| (own.parse().unwrap(), network.parse().unwrap()))
+                .to_vec();
         let identity = Identity::new(&config);
-        let came = |local: &str| Flow { transport: Transport::Udp, local: local.parse().unwrap(), remote: "10.0.0.9:5060".parse().unwrap(), connection: 0 };
-        let from = |remote: &str, came: Option<Flow>| identity.outgoing(Transport::Udp, remote.parse().unwrap(), came.as_ref(), None).0.to_string();
+        let came = |local: &str| Flow {
+            transport: Transport::Udp,
+            local: local.parse().unwrap(),
+            remote: "10.0.0.9:5060".parse().unwrap(),
+            connection: 0,
+        };
+        let from = |remote: &str, came: Option<Flow>| {
+            identity.outgoing(Transport::Udp, remote.parse().unwrap(), came.as_ref(), None).0.to_string()
+        };
         for (remote, came_to, leaves) in [
             ("10.0.3.4:5060", None, "10.0.0.5:5060"),
             ("10.0.3.4:5060", Some("203.0.113.5:5060"), "10.0.0.5:5060"),

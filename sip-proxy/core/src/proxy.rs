@@ -12,7 +12,8 @@ use ferric_sip::ids::IdMap;
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
 use ferric_sip::transaction::{
-    ClientTransactionId, ServerTransactionId, Timers, TransactionEvent, TransactionLayer, TransactionLimits, TransactionOutput,
+    ClientTransactionId, ServerTransactionId, Timers, TransactionEvent, TransactionLayer, TransactionLimits,
+    TransactionOutput,
 };
 use ferric_sip::uri::Uri;
 use ferric_sip::validate::Reject;
@@ -33,7 +34,9 @@ use crate::location::{Contact, Location};
 use crate::preprocess::{Preprocessed, preprocess};
 use crate::rescue::Trouble;
 use crate::stateless::Lookup;
-use crate::target::{Decided, Decision, LocateTarget, Next, Router, Target, Ticket, as_request_uri, headers_of, next_of};
+use crate::target::{
+    Decided, Decision, LocateTarget, Next, Router, Target, Ticket, as_request_uri, headers_of, next_of,
+};
 use crate::validate::{fit_to_forward, well_formed};
 
 /// What the proxy wants done.
@@ -123,7 +126,14 @@ pub struct Proxy {
 
 impl Proxy {
     /// A proxy; `unix_s` is what the wall clock shows at `now`.
-    pub fn new(config: ProxyConfig, timers: Timers, limits: TransactionLimits, now: Instant, unix_s: u64, seed: u64) -> Proxy {
+    pub fn new(
+        config: ProxyConfig,
+        timers: Timers,
+        limits: TransactionLimits,
+        now: Instant,
+        unix_s: u64,
+        seed: u64,
+    ) -> Proxy {
         let mut rng = SmallRng::seed_from_u64(seed);
         let layer = TransactionLayer::new(timers, limits, rng.random()).for_proxy();
         let branches = Branches::new(rng.random(), rng.random());
@@ -273,7 +283,8 @@ impl Proxy {
     /// A flow broke.
     pub fn handle_transport_error(&mut self, now: Instant, flow: &Flow) {
         self.layer.handle_transport_error(now, flow);
-        if flow.transport.is_reliable() && flow.connection != 0
+        if flow.transport.is_reliable()
+            && flow.connection != 0
             && let Some(location) = &mut self.location
         {
             location.flow_failed(now, flow);
@@ -282,7 +293,13 @@ impl Proxy {
     }
 
     /// Takes a message from a transport. `is_local` tells whether the recorder waits for it: a request that comes again, an ACK.
-    pub fn handle_message(&mut self, now: Instant, message: Message, flow: Flow, is_local: impl Fn(&Message) -> bool) -> Handled {
+    pub fn handle_message(
+        &mut self,
+        now: Instant,
+        message: Message,
+        flow: Flow,
+        is_local: impl Fn(&Message) -> bool,
+    ) -> Handled {
         if !message.is_request() {
             if let Some(stray) = self.layer.handle_awaited(now, message, flow) {
                 if is_local(&stray) {
@@ -393,10 +410,12 @@ impl Proxy {
     /// What its Route says, and the flow that a Record-Route of ours remembers.
     pub(crate) fn preprocessed(&self, request: &Message) -> Preprocessed {
         let mut before = preprocess(request, &self.identity);
-        before.along = before.token.as_deref().and_then(|token| flow_token::open(&self.branches, token)).map(|(transport, remote, connection)| {
-            let (local, _) = self.identity.outgoing(transport, remote, None, before.leaves_by);
-            Flow { transport, local, remote, connection }
-        });
+        before.along = before.token.as_deref().and_then(|token| flow_token::open(&self.branches, token)).map(
+            |(transport, remote, connection)| {
+                let (local, _) = self.identity.outgoing(transport, remote, None, before.leaves_by);
+                Flow { transport, local, remote, connection }
+            },
+        );
         before
     }
 
@@ -413,7 +432,10 @@ impl Proxy {
         let unix_s = self.unix_s(now);
         let Some(location) = self.location.as_mut() else {
             // Nobody can tell whether the password is right.
-            return Some(Decision::Reject(Reject::because(503, "Registrar Not Available").with("Retry-After", "5"), "registrar"));
+            return Some(Decision::Reject(
+                Reject::because(503, "Registrar Not Available").with("Retry-After", "5"),
+                "registrar",
+            ));
         };
         let challenge = location.authenticate(now, unix_s, request, flow)?;
         Some(Decision::Reply(Box::new(challenge), "challenge"))
@@ -440,7 +462,11 @@ impl Proxy {
                 None => sets.push((q, vec![target])),
             }
         }
-        if sets.is_empty() { refuse(Trouble::NotRegistered) } else { Decision::Forward(sets.into_iter().map(|(_, set)| set).collect()) }
+        if sets.is_empty() {
+            refuse(Trouble::NotRegistered)
+        } else {
+            Decision::Forward(sets.into_iter().map(|(_, set)| set).collect())
+        }
     }
 
     pub(crate) fn call_hash(&self, request: &Message) -> u64 {
@@ -454,7 +480,9 @@ impl Proxy {
     pub(crate) fn drain(&mut self, now: Instant) {
         while let Some(output) = self.layer.poll_output() {
             match output {
-                TransactionOutput::Transmit { flow, bytes } => self.outputs.push_back(ProxyOutput::Transmit { flow, bytes }),
+                TransactionOutput::Transmit { flow, bytes } => {
+                    self.outputs.push_back(ProxyOutput::Transmit { flow, bytes })
+                }
                 TransactionOutput::Event(event) => self.handle_event(now, event),
             }
         }
@@ -591,7 +619,14 @@ impl Proxy {
     }
 
     /// Answers a request that was not forwarded.
-    fn answer(&mut self, now: Instant, id: ServerTransactionId, mut response: Message, mut done: RequestDone, side: &'static str) {
+    fn answer(
+        &mut self,
+        now: Instant,
+        id: ServerTransactionId,
+        mut response: Message,
+        mut done: RequestDone,
+        side: &'static str,
+    ) {
         let status = response.status().unwrap_or(500);
         let tag: u64 = self.rng.random();
         response.set_to_tag(&format!("{tag:016x}"));

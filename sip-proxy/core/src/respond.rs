@@ -38,7 +38,13 @@ impl Proxy {
         let (first, count) = (context.branches.len(), set.len());
         context.branches.extend(set.into_iter().enumerate().map(|(place, target)| {
             let share = breadth / count.max(1) + usize::from(place < breadth % count.max(1));
-            Branch { target, attempt: None, tried: SmallVec::new(), breadth: (count > 1 && said != Some(share)).then_some(share), done: false }
+            Branch {
+                target,
+                attempt: None,
+                tried: SmallVec::new(),
+                breadth: (count > 1 && said != Some(share)).then_some(share),
+                done: false,
+            }
         }));
         for at in first..first + count {
             self.begin_branch(now, id, at);
@@ -58,7 +64,9 @@ impl Proxy {
                     }
                 }
             }
-            Some(Client::Attempt(id, at)) if !is_final => self.handle_provisional(now, id, at, client, response, status),
+            Some(Client::Attempt(id, at)) if !is_final => {
+                self.handle_provisional(now, id, at, client, response, status)
+            }
             Some(Client::Attempt(id, at)) => {
                 self.clients.remove(&client);
                 if is_success {
@@ -92,7 +100,15 @@ impl Proxy {
         }
     }
 
-    fn handle_provisional(&mut self, now: Instant, id: ContextId, at: usize, client: ClientTransactionId, mut response: Message, status: u16) {
+    fn handle_provisional(
+        &mut self,
+        now: Instant,
+        id: ContextId,
+        at: usize,
+        client: ClientTransactionId,
+        mut response: Message,
+        status: u16,
+    ) {
         let Some(context) = self.contexts.get_mut(&id) else { return };
         let (stopped, server, is_invite) = (context.stopped, context.server, context.is_invite);
         let Some(attempt) = context.branches.get_mut(at).and_then(|branch| branch.attempt.as_mut()) else { return };
@@ -117,7 +133,8 @@ impl Proxy {
     fn succeed(&mut self, now: Instant, id: ContextId, element: Option<ElementId>, mut response: Message, status: u16) {
         if let Some(element) = element {
             self.groups.note_outcome(now, element, Outcome::Answered { status, retry_after: None });
-            if let Some(call) = self.contexts.get(&id).filter(|context| context.begins_call).map(|context| context.call) {
+            if let Some(call) = self.contexts.get(&id).filter(|context| context.begins_call).map(|context| context.call)
+            {
                 self.groups.begin_call(now, call, element);
             }
         }
@@ -126,7 +143,14 @@ impl Proxy {
     }
 
     /// The answer is there: it goes back, what is still under way is cancelled, or when something is heard of it.
-    fn finish(&mut self, now: Instant, id: ContextId, mut response: Message, side: &'static str, element: Option<ElementId>) {
+    fn finish(
+        &mut self,
+        now: Instant,
+        id: ContextId,
+        mut response: Message,
+        side: &'static str,
+        element: Option<ElementId>,
+    ) {
         let count = self.contexts.get(&id).map_or(0, |context| context.branches.len());
         for at in 0..count {
             self.give_up(now, id, at);
@@ -167,8 +191,13 @@ impl Proxy {
             // A name is being looked up still: nothing was sent, nothing is waited for.
             branch.done |= branch.attempt.is_none();
         }
-        let heard: SmallVec<[ClientTransactionId; 2]> =
-            context.branches.iter().filter_map(|branch| branch.attempt.as_ref()).filter(|attempt| attempt.heard).map(|attempt| attempt.client).collect();
+        let heard: SmallVec<[ClientTransactionId; 2]> = context
+            .branches
+            .iter()
+            .filter_map(|branch| branch.attempt.as_ref())
+            .filter(|attempt| attempt.heard)
+            .map(|attempt| attempt.client)
+            .collect();
         for client in heard {
             self.layer.send_cancel(now, client);
         }

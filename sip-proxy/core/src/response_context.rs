@@ -50,11 +50,18 @@ const CHALLENGES: [(u16, &str); 2] = [(401, "WWW-Authenticate"), (407, "Proxy-Au
 
 impl Best {
     /// Takes an element's final response into account; its top Via is ours.
-    pub(crate) fn add_response(best: &mut Option<Best>, response: Message, exhausted: bool, element: Option<ElementId>) {
+    pub(crate) fn add_response(
+        best: &mut Option<Best>,
+        response: Message,
+        exhausted: bool,
+        element: Option<ElementId>,
+    ) {
         let challenges = match response.status() {
             Some(401 | 407) => CHALLENGES
                 .iter()
-                .flat_map(|(_, name)| response.headers(name).map(|value| (*name, value.into_owned())).collect::<Vec<_>>())
+                .flat_map(|(_, name)| {
+                    response.headers(name).map(|value| (*name, value.into_owned())).collect::<Vec<_>>()
+                })
                 .collect(),
             _ => Vec::new(),
         };
@@ -91,7 +98,11 @@ impl Best {
     }
 
     /// The answer to `request`, who made it, and which element that was.
-    pub(crate) fn into_response(self, request: &Message, is_invite: bool) -> (Message, &'static str, Option<ElementId>) {
+    pub(crate) fn into_response(
+        self,
+        request: &Message,
+        is_invite: bool,
+    ) -> (Message, &'static str, Option<ElementId>) {
         match self.answer {
             Answer::Own { reject, side } => (reject.response(request), side, None),
             Answer::Upstream { response, exhausted, element } => {

@@ -59,7 +59,14 @@ impl Proxy {
     }
 
     /// Forwards an ACK, or a CANCEL of nothing that is known here.
-    pub(crate) fn forward_stateless(&mut self, now: Instant, mut request: Message, flow: Flow, decision: Decision, before: &Preprocessed) {
+    pub(crate) fn forward_stateless(
+        &mut self,
+        now: Instant,
+        mut request: Message,
+        flow: Flow,
+        decision: Decision,
+        before: &Preprocessed,
+    ) {
         let Decision::Forward(sets) = decision else { return };
         let Some(Target { uri, next, .. }) = sets.into_iter().flatten().next() else { return };
         let way = self.branches.way_of(&request, &flow, &self.deciding);
@@ -118,7 +125,10 @@ impl Proxy {
     pub(crate) fn respond_stateless(&mut self, response: Message) {
         let survives = || {
             let is_final = response.method() == Method::Invite && response.status().is_some_and(|status| status >= 200);
-            is_final && response.top_via().is_ok_and(|via| via.branch().is_some_and(|branch| self.branches.is_of_another_life(branch)))
+            is_final
+                && response
+                    .top_via()
+                    .is_ok_and(|via| via.branch().is_some_and(|branch| self.branches.is_of_another_life(branch)))
         };
         if response.method() == Method::Cancel || survives() {
             self.pass_on(response);

@@ -28,8 +28,8 @@ use crate::identity::{Identity, default_port};
 use crate::preprocess::{Preprocessed, uri_of};
 use crate::rescue::Trouble;
 use crate::routing::{Action, Incoming};
-use crate::validate::is_known_scheme;
 use crate::unruled::Unruled;
+use crate::validate::is_known_scheme;
 
 /// What is to be looked up (RFC 3263).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -115,7 +115,12 @@ pub(crate) struct Router<'a> {
 
 impl Router<'_> {
     /// Decides all but the contacts of a user: `Err(uri)` asks the location service for that address of record.
-    pub(crate) fn decide(&self, request: &Message, flow: &Flow, before: &Preprocessed) -> (Result<Decision, Uri>, Option<String>, bool) {
+    pub(crate) fn decide(
+        &self,
+        request: &Message,
+        flow: &Flow,
+        before: &Preprocessed,
+    ) -> (Result<Decision, Uri>, Option<String>, bool) {
         let in_dialog = request.to().is_ok_and(|to| to.params.has("tag"));
         let fixed = |decision: Decision| (Ok(decision), None, false);
         let Ok(uri) = Uri::parse(&before.target) else { return fixed(refuse(&Trouble::BadUri, request)) };
@@ -146,9 +151,11 @@ impl Router<'_> {
         let is_group = self.groups.has(&uri.host);
         if self.identity.is_own(uri) || is_group {
             return match self.groups.call(self.call) {
-                Some((group, element)) => {
-                    Decision::Forward(vec![vec![Target { uri: None, routes: vec![], next: Next::Element(group, element) }]])
-                }
+                Some((group, element)) => Decision::Forward(vec![vec![Target {
+                    uri: None,
+                    routes: vec![],
+                    next: Next::Element(group, element),
+                }]]),
                 None if is_group => Decision::Forward(vec![vec![group(&uri.host, None)]]),
                 None => Decision::Local,
             };
@@ -260,5 +267,8 @@ pub(crate) fn as_request_uri(contact: String) -> String {
 
 /// Text of the header fields that rules look at, for the request log.
 pub(crate) fn headers_of(request: &Message, names: &[String]) -> Vec<(String, String)> {
-    names.iter().flat_map(|name| request.headers(name).map(|value| (name.clone(), Cow::into_owned(value))).collect::<Vec<_>>()).collect()
+    names
+        .iter()
+        .flat_map(|name| request.headers(name).map(|value| (name.clone(), Cow::into_owned(value))).collect::<Vec<_>>())
+        .collect()
 }

@@ -22,7 +22,13 @@ pub enum Unruled {
 }
 
 /// The table; the first line that holds decides.
-pub(crate) fn decide(config: &ProxyConfig, identity: &Identity, has_group: bool, uri: &Uri, is_recording: bool) -> Unruled {
+pub(crate) fn decide(
+    config: &ProxyConfig,
+    identity: &Identity,
+    has_group: bool,
+    uri: &Uri,
+    is_recording: bool,
+) -> Unruled {
     if is_recording {
         Unruled::Recorder
     } else if has_group {
@@ -90,6 +96,9 @@ mod tests {
             assert_eq!(defaults.decide(&Uri::parse(uri).unwrap(), is_recording), wanted, "{uri}");
         }
         let refusal = |uri: &str| Defaults::refusal(&Uri::parse(uri).unwrap());
-        assert_eq!((refusal("tel:+1555"), refusal("sip:x@y;transport=sctp"), refusal("sip:x@y")), (Some(416), Some(500), None));
+        assert_eq!(
+            (refusal("tel:+1555"), refusal("sip:x@y;transport=sctp"), refusal("sip:x@y")),
+            (Some(416), Some(500), None)
+        );
     }
 }

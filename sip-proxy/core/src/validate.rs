@@ -79,6 +79,11 @@ fn is_loop(request: &Message, branches: &Branches, way: impl FnOnce() -> u64) ->
         return false;
     }
     let way = way();
-    let own = |via: &String| via.split(";branch=").nth(1).and_then(|rest| rest.split([';', ' ', ',']).next()).and_then(|branch| branches.read(branch));
+    let own = |via: &String| {
+        via.split(";branch=")
+            .nth(1)
+            .and_then(|rest| rest.split([';', ' ', ',']).next())
+            .and_then(|branch| branches.read(branch))
+    };
     request.values("Via").iter().filter_map(own).any(|before| before == way)
 }

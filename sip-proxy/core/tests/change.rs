@@ -22,7 +22,11 @@ fn apply(bench: &mut Bench, config: ProxyConfig) {
 #[test]
 fn what_is_under_way_ends_as_it_began() {
     // The new configuration has neither the element, nor the group, nor the rule.
-    for others in [grouped(vec![element(TWO, 1, 1)]), config(), ProxyConfig { routes: all_to(Action::Reject { code: 403, reason: None }), ..config() }] {
+    for others in [
+        grouped(vec![element(TWO, 1, 1)]),
+        config(),
+        ProxyConfig { routes: all_to(Action::Reject { code: 403, reason: None }), ..config() },
+    ] {
         let mut bench = Bench::new(grouped(vec![element(ONE, 1, 1)]));
         let invite = request("INVITE", "sip:rec@x", "");
         bench.put(CALLER, invite.clone());
@@ -84,7 +88,12 @@ fn elements_that_stay_keep_their_health_and_counters() {
     apply(&mut bench, grouped(vec![element(THREE, 3, 1), element(TWO, 1, 7), element(ONE, 1, 9)]));
     let now = bench.now;
     let view = bench.proxy.groups().view(now).remove(0).elements;
-    let seen: Vec<_> = view.iter().map(|element| (element.address.as_str(), element.state.as_str(), element.open, element.counters.succeeded, element.weight)).collect();
+    let seen: Vec<_> = view
+        .iter()
+        .map(|element| {
+            (element.address.as_str(), element.state.as_str(), element.open, element.counters.succeeded, element.weight)
+        })
+        .collect();
     assert_eq!(seen, [(THREE, "up", 0, 0, 1), (TWO, "drained", 1, 1, 7), (ONE, "down", 0, 0, 9)]);
     assert!(matches!(bench.events[..], [GroupEvent::Down { .. }]), "no news by a change");
 }
@@ -98,7 +107,15 @@ fn calls_remember_their_element_over_changes() {
     for n in 0..5 {
         apply(&mut bench, grouped(vec![element(TWO, 1, n), element(THREE, 1, 50), element(ONE, 1, n)]));
         bench.clear();
-        bench.put(CALLER, rig::request_as(&format!("z9hG4bKi{n}"), "INFO", "sip:rec@recorders.example.com", "To: <sip:x@y>;tag=at5060\n"));
+        bench.put(
+            CALLER,
+            rig::request_as(
+                &format!("z9hG4bKi{n}"),
+                "INFO",
+                "sip:rec@recorders.example.com",
+                "To: <sip:x@y>;tag=at5060\n",
+            ),
+        );
         assert_eq!(bench.next_request().to, sent.to);
     }
 }
@@ -135,12 +152,22 @@ fn a_name_that_is_found_after_the_change_is_gone_to() {
 #[test]
 fn a_change_every_second_under_load_loses_nothing() {
     let variants = || -> Vec<ProxyConfig> {
-        let slow = GroupConfig { timeout: Duration::from_millis(700), ..group(vec![element(TWO, 1, 10), element(ONE, 1, 90)]) };
+        let slow = GroupConfig {
+            timeout: Duration::from_millis(700),
+            ..group(vec![element(TWO, 1, 10), element(ONE, 1, 90)])
+        };
         vec![
             grouped(vec![element(ONE, 1, 50), element(TWO, 1, 50), element(THREE, 2, 1)]),
-            ProxyConfig { groups: vec![slow], routes: all_to(Action::Group("recorders.example.com".into())), ..config() },
+            ProxyConfig {
+                groups: vec![slow],
+                routes: all_to(Action::Group("recorders.example.com".into())),
+                ..config()
+            },
             ProxyConfig { record_route: true, ..grouped(vec![element(THREE, 1, 1), element(ONE, 2, 1)]) },
-            ProxyConfig { routes: RouteTable::new(vec![rig::rule(vec![], Action::Uri("sip:recorders.example.com".into()))]), ..grouped(vec![element(TWO, 1, 1)]) },
+            ProxyConfig {
+                routes: RouteTable::new(vec![rig::rule(vec![], Action::Uri("sip:recorders.example.com".into()))]),
+                ..grouped(vec![element(TWO, 1, 1)])
+            },
         ]
     };
     let mut bench = Bench::new(variants().remove(0));

@@ -24,7 +24,8 @@ use rig::{CALLER, Phones, US, address, cancel_of, element, group, rule};
 const PER_SECOND: f64 = 1.5;
 const LOSS: f64 = 0.01;
 const GROUP: &str = "recorders.example.com";
-const ELEMENTS: [&str; 4] = ["192.168.2.1:5060", "192.168.2.2:5060;transport=tcp", "192.168.2.3:5060", "192.168.2.4:5060"];
+const ELEMENTS: [&str; 4] =
+    ["192.168.2.1:5060", "192.168.2.2:5060;transport=tcp", "192.168.2.3:5060", "192.168.2.4:5060"];
 
 enum Event {
     /// A new request of the caller's.
@@ -72,14 +73,19 @@ struct World {
 }
 
 fn config(variant: u32) -> ProxyConfig {
-    let mut elements: Vec<_> = ELEMENTS.iter().enumerate().map(|(at, text)| element(text, if at < 3 { 1 } else { 2 }, 10 + at as u16 * 10)).collect();
+    let mut elements: Vec<_> = ELEMENTS
+        .iter()
+        .enumerate()
+        .map(|(at, text)| element(text, if at < 3 { 1 } else { 2 }, 10 + at as u16 * 10))
+        .collect();
     match variant % 4 {
         1 => elements[0].weight = 90,
         2 => drop(elements.remove(2)),
         3 => elements[1].drain = true,
         _ => {}
     }
-    let heartbeat = Some(Heartbeat { up: Duration::from_secs(5), down: Duration::from_secs(2), misses: 3, adaptive: true });
+    let heartbeat =
+        Some(Heartbeat { up: Duration::from_secs(5), down: Duration::from_secs(2), misses: 3, adaptive: true });
     let rules = vec![
         rule(vec![Condition::UserPrefix("9".into())], Action::Group(GROUP.into())),
         rule(vec![Condition::UserPrefix("n".into())], Action::RequestUri),
@@ -96,7 +102,8 @@ fn config(variant: u32) -> ProxyConfig {
 impl World {
     fn new(seed: u64) -> World {
         let now = Instant::now();
-        let mut proxy = Proxy::new(config(0), Timers::default(), TransactionLimits { transactions: 20_000 }, now, 0, seed);
+        let mut proxy =
+            Proxy::new(config(0), Timers::default(), TransactionLimits { transactions: 20_000 }, now, 0, seed);
         proxy.set_location(Some(Box::<Phones>::default()));
         World {
             rng: SmallRng::seed_from_u64(seed),
@@ -155,8 +162,14 @@ impl World {
             90 => ("MESSAGE", format!("sip:n{user}@host{user}.example.org"), String::new()),
             91 => ("INVITE", format!("sip:9{user}@{GROUP}"), "Max-Forwards: 0\n".to_owned()),
             _ => {
-                let contacts: Vec<String> = (0..self.ms(1, 3)).map(|n| format!("Contact: <sip:u{user}@192.168.3.{}>;q=0.{}\n", user + n, n.max(1))).collect();
-                ("REGISTER", "sip:example.com".to_owned(), format!("To: <sip:u{user}@example.com>\n{}", contacts.concat()))
+                let contacts: Vec<String> = (0..self.ms(1, 3))
+                    .map(|n| format!("Contact: <sip:u{user}@192.168.3.{}>;q=0.{}\n", user + n, n.max(1)))
+                    .collect();
+                (
+                    "REGISTER",
+                    "sip:example.com".to_owned(),
+                    format!("To: <sip:u{user}@example.com>\n{}", contacts.concat()),
+                )
             }
         };
         let mut request = rig::request_as(&format!("z9hG4bKday{call}"), method, &uri, &more);
@@ -178,7 +191,8 @@ impl World {
     fn in_dialog(&self, call: u64, method: &str, cseq: u32) -> Option<Message> {
         let known = self.calls.get(&call)?;
         let to = known.answered.clone()?;
-        let mut request = rig::request_as(&format!("z9hG4bKday{call}{method}"), method, &known.request.request_uri()?, "");
+        let mut request =
+            rig::request_as(&format!("z9hG4bKday{call}{method}"), method, &known.request.request_uri()?, "");
         request.replace_header("Call-ID", &format!("d{call}"));
         request.replace_header("To", &to);
         request.replace_header("CSeq", &format!("{cseq} {method}"));
@@ -187,7 +201,9 @@ impl World {
 
     /// The caller hears something.
     fn hear(&mut self, message: &Message) {
-        let Some(number) = message.call_id().and_then(|id| id.get(1..).and_then(|id| id.parse::<u64>().ok())) else { return };
+        let Some(number) = message.call_id().and_then(|id| id.get(1..).and_then(|id| id.parse::<u64>().ok())) else {
+            return;
+        };
         let Some(call) = self.calls.get_mut(&number) else { return };
         let (status, method) = (message.status().unwrap(), message.cseq().unwrap().method);
         if method != call.request.method() {
@@ -317,10 +333,18 @@ impl World {
                 assert!(matches!(handled, Handled::Taken), "{what}");
             }
             Event::ToPeer(at, flow, message) => {
-                if at == address(CALLER) { self.hear(&message) } else { self.serve(at, flow, &message) }
+                if at == address(CALLER) {
+                    self.hear(&message)
+                } else {
+                    self.serve(at, flow, &message)
+                }
             }
             Event::Again(call, method, count) => {
-                let message = if method == "BYE" { self.in_dialog(call, "BYE", 2) } else { self.calls.get(&call).filter(|call| !call.heard).map(|call| call.request.clone()) };
+                let message = if method == "BYE" {
+                    self.in_dialog(call, "BYE", 2)
+                } else {
+                    self.calls.get(&call).filter(|call| !call.heard).map(|call| call.request.clone())
+                };
                 if let Some(message) = message.filter(|_| count < 5) {
                     self.send(address(CALLER), Transport::Udp, &message, 0);
                     if method.is_empty() {
@@ -329,7 +353,9 @@ impl World {
                 }
             }
             Event::Cancel(call) => {
-                if let Some(cancel) = self.calls.get(&call).filter(|call| !call.ended).map(|call| cancel_of(&call.request)) {
+                if let Some(cancel) =
+                    self.calls.get(&call).filter(|call| !call.ended).map(|call| cancel_of(&call.request))
+                {
                     self.send(address(CALLER), Transport::Udp, &cancel, 0);
                 }
             }
@@ -340,8 +366,13 @@ impl World {
                 }
             }
             Event::Located(ticket, target) => {
-                let host: u64 = target.host.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0);
-                let hop = |n: u64| Hop { address: address(&format!("192.168.5.{}:5060", n % 200)), transport: Transport::Udp, host: "x".into() };
+                let host: u64 =
+                    target.host.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0);
+                let hop = |n: u64| Hop {
+                    address: address(&format!("192.168.5.{}:5060", n % 200)),
+                    transport: Transport::Udp,
+                    host: "x".into(),
+                };
                 let found = match host % 10 {
                     0 => Err(true),
                     1 => Err(false),
@@ -441,7 +472,8 @@ fn resident_kib() -> u64 {
 
 #[test]
 fn every_request_of_a_day_has_one_end() {
-    let number = |name: &str, default: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    let number =
+        |name: &str, default: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
     let (hours, seed) = (number("FERRIC_DAY_HOURS", 24), number("FERRIC_DAY_SEED", 7));
     println!("{hours} hours, seed {seed}");
     let mut world = World::new(seed);
@@ -461,15 +493,30 @@ fn every_request_of_a_day_has_one_end() {
     let late_kib = resident_kib();
     let mut sides: Vec<_> = world.sides.iter().collect();
     sides.sort();
-    println!("{} requests, {most} transactions at once, {early_kib} KiB after an hour, {late_kib} KiB at the end, {sides:?}", world.begun);
+    println!(
+        "{} requests, {most} transactions at once, {early_kib} KiB after an hour, {late_kib} KiB at the end, {sides:?}",
+        world.begun
+    );
     // All come back, nobody calls any more.
     world.stopping = true;
     world.dead.clear();
     let end = world.now + Duration::from_secs(1_200);
     world.run_until(end);
-    assert_eq!(world.begun, world.ended, "{:?}", world.ends.iter().filter(|(_, ends)| **ends == 0).take(5).collect::<Vec<_>>());
+    assert_eq!(
+        world.begun,
+        world.ended,
+        "{:?}",
+        world.ends.iter().filter(|(_, ends)| **ends == 0).take(5).collect::<Vec<_>>()
+    );
     let now = world.now;
-    let open: Vec<_> = world.proxy.groups().view(now).into_iter().flat_map(|group| group.elements).map(|element| (element.address, element.open)).collect();
+    let open: Vec<_> = world
+        .proxy
+        .groups()
+        .view(now)
+        .into_iter()
+        .flat_map(|group| group.elements)
+        .map(|element| (element.address, element.open))
+        .collect();
     assert!(open.iter().all(|(_, open)| *open == 0), "{open:?}");
     let dialogs = world.proxy.groups().dialogs() as u64;
     assert!(dialogs * 20 < world.begun, "{dialogs} calls without an end");
@@ -477,7 +524,8 @@ fn every_request_of_a_day_has_one_end() {
     world.proxy.apply(now, rig::config());
     let end = world.now + Duration::from_secs(400);
     world.run_until(end);
-    let left: Vec<_> = world.proxy.tables().into_iter().filter(|(name, count)| *count > 0 && *name != "without-tcp").collect();
+    let left: Vec<_> =
+        world.proxy.tables().into_iter().filter(|(name, count)| *count > 0 && *name != "without-tcp").collect();
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(world.proxy.poll_timeout(), None, "no timer is left");
     assert!(hours < 3 || late_kib < early_kib + early_kib / 2 + 20_000, "memory grows: {early_kib} to {late_kib} KiB");

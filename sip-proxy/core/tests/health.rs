@@ -22,7 +22,8 @@ fn two() -> GroupConfig {
     group(vec![element(ONE, 1, 1), element(TWO, 2, 1)])
 }
 
-const BEAT: Heartbeat = Heartbeat { up: Duration::from_secs(5), down: Duration::from_secs(2), misses: 3, adaptive: true };
+const BEAT: Heartbeat =
+    Heartbeat { up: Duration::from_secs(5), down: Duration::from_secs(2), misses: 3, adaptive: true };
 
 fn states(bench: &mut Bench) -> Vec<&'static str> {
     let now = bench.now;
@@ -48,10 +49,16 @@ fn calls(bench: &mut Bench, number: u32, status: u16) -> String {
 fn probes_travel_by_the_elements_own_transport() {
     let tcp = "192.168.2.1:5060;transport=tcp";
     let tls = "192.168.2.2:5061;transport=tls";
-    let mut bench = Bench::new(with(vec![GroupConfig { heartbeat: Some(BEAT), ..group(vec![element(tcp, 1, 1), element(tls, 1, 1)]) }]));
+    let mut bench = Bench::new(with(vec![GroupConfig {
+        heartbeat: Some(BEAT),
+        ..group(vec![element(tcp, 1, 1), element(tls, 1, 1)])
+    }]));
     bench.pass_ms(200);
     let probe = bench.to(ONE);
-    assert_eq!((probe.transport, probe.line().as_str()), (Transport::Tcp, "OPTIONS sip:192.168.2.1:5060;transport=tcp"));
+    assert_eq!(
+        (probe.transport, probe.line().as_str()),
+        (Transport::Tcp, "OPTIONS sip:192.168.2.1:5060;transport=tcp")
+    );
     assert_eq!(bench.to("192.168.2.2:5061").transport, Transport::Tls);
     bench.unreachable(&probe);
     for _ in 0..2 {
@@ -137,7 +144,12 @@ fn a_hundred_of_an_element_that_fell_silent_is_worth_nothing() {
     bench.put(CALLER, call(2, "INVITE", "sip:rec@x"));
     bench.clear();
     bench.pass_ms(1_000);
-    let moved: Vec<_> = bench.sent.iter().filter(|sent| sent.to == address(TWO)).map(|sent| sent.message.call_id().unwrap().into_owned()).collect();
+    let moved: Vec<_> = bench
+        .sent
+        .iter()
+        .filter(|sent| sent.to == address(TWO))
+        .map(|sent| sent.message.call_id().unwrap().into_owned())
+        .collect();
     assert!(moved.contains(&"1@caller".to_owned()) && moved.contains(&"2@caller".to_owned()), "{moved:?}");
     assert!(bench.lines().contains(&format!("{ONE} CANCEL sip:rec@x")), "should it come back");
 }
@@ -206,7 +218,8 @@ fn silence_of_an_element_that_lives_leaves_nothing_behind() {
 fn one_that_comes_back_takes_its_share_slowly() {
     for policy in [Policy::PriorityWeight, Policy::RoundRobin, Policy::LeastLoaded, Policy::CallIdHash] {
         let elements = vec![element(ONE, 1, 50), element(TWO, 1, 50)];
-        let mut bench = Bench::new(with(vec![GroupConfig { policy, slow_start: Duration::from_secs(100), ..group(elements) }]));
+        let mut bench =
+            Bench::new(with(vec![GroupConfig { policy, slow_start: Duration::from_secs(100), ..group(elements) }]));
         bench.put(CALLER, call(1, "INVITE", "sip:rec@x"));
         let sent = bench.next_request();
         let dead = sent.to;
@@ -219,11 +232,13 @@ fn one_that_comes_back_takes_its_share_slowly() {
             calls(&mut bench, number, 200);
         }
         assert_eq!(states(&mut bench), ["up", "up"], "{policy:?}");
-        let mut share = |from: u32| (from..from + 400).filter(|number| calls(&mut bench, *number, 200) == dead.to_string()).count();
+        let mut share =
+            |from: u32| (from..from + 400).filter(|number| calls(&mut bench, *number, 200) == dead.to_string()).count();
         let early = share(1_000);
         assert!((10..130).contains(&early), "{policy:?}: a tenth of its weight at first: {early} of 400");
         bench.pass(Duration::from_secs(100));
-        let mut share = |from: u32| (from..from + 400).filter(|number| calls(&mut bench, *number, 200) == dead.to_string()).count();
+        let mut share =
+            |from: u32| (from..from + 400).filter(|number| calls(&mut bench, *number, 200) == dead.to_string()).count();
         let late = share(2_000);
         assert!((130..=300).contains(&late), "{policy:?}: {late} of 400");
     }
@@ -232,12 +247,18 @@ fn one_that_comes_back_takes_its_share_slowly() {
 #[test]
 fn a_limit_of_calls_holds_where_their_end_is_seen() {
     let limited = ElementConfig { max_calls: Some(2), ..element(ONE, 1, 1) };
-    let mut bench = Bench::new(ProxyConfig { record_route: true, ..with(vec![group(vec![limited, element(TWO, 2, 1)])]) });
+    let mut bench =
+        Bench::new(ProxyConfig { record_route: true, ..with(vec![group(vec![limited, element(TWO, 2, 1)])]) });
     assert_eq!(calls(&mut bench, 1, 200), ONE);
     assert_eq!(calls(&mut bench, 2, 200), ONE);
     assert_eq!(calls(&mut bench, 3, 200), TWO);
     let bye = |n: u32, status: u16, bench: &mut Bench| {
-        let mut bye = request_as(&format!("z9hG4bKbye{n}{status}"), "BYE", "sip:rec@192.168.2.1", "Route: <sip:192.168.0.5;lr>\nTo: <sip:rec@x>;tag=at5060\n");
+        let mut bye = request_as(
+            &format!("z9hG4bKbye{n}{status}"),
+            "BYE",
+            "sip:rec@192.168.2.1",
+            "Route: <sip:192.168.0.5;lr>\nTo: <sip:rec@x>;tag=at5060\n",
+        );
         bye.replace_header("Call-ID", &format!("{n}@caller"));
         bench.put(CALLER, rig::parse_bytes(&bye));
         let sent = bench.next_request();
@@ -282,7 +303,11 @@ fn fallbacks_of_fallbacks_and_circles_of_them() {
         fallback: Some(next.into()),
         ..GroupConfig::named(name)
     };
-    let groups = vec![named(NAME, ONE, "Second.example.com"), named("second.example.com", TWO, "third.example.com"), named("third.example.com", "192.168.2.3:5060", NAME)];
+    let groups = vec![
+        named(NAME, ONE, "Second.example.com"),
+        named("second.example.com", TWO, "third.example.com"),
+        named("third.example.com", "192.168.2.3:5060", NAME),
+    ];
     let mut bench = Bench::new(with(groups));
     bench.put(CALLER, call(1, "INVITE", "sip:rec@x"));
     for at in [ONE, TWO, "192.168.2.3:5060"] {
@@ -318,7 +343,8 @@ fn the_element_of_a_dialog_is_asked_first_even_when_it_counts_as_dead() {
     bench.answer(&other, 200);
     assert_eq!(states(&mut bench)[0], "down");
     let info = |n: u32| {
-        let mut info = request_as(&format!("z9hG4bKi{n}"), "INFO", &format!("sip:rec@{NAME}"), "To: <sip:rec@x>;tag=at5060\n");
+        let mut info =
+            request_as(&format!("z9hG4bKi{n}"), "INFO", &format!("sip:rec@{NAME}"), "To: <sip:rec@x>;tag=at5060\n");
         info.replace_header("Call-ID", "1@caller");
         rig::parse_bytes(&info)
     };
@@ -349,7 +375,12 @@ fn a_busy_element_is_left_alone_and_nobody_for_too_long() {
 
 #[test]
 fn elements_from_dns_keep_what_is_known_of_them() {
-    let dns = GroupConfig { dns: Some(Transport::Udp), heartbeat: None, rest: Duration::from_secs(60), ..GroupConfig::named(NAME) };
+    let dns = GroupConfig {
+        dns: Some(Transport::Udp),
+        heartbeat: None,
+        rest: Duration::from_secs(60),
+        ..GroupConfig::named(NAME)
+    };
     let mut bench = Bench::new(with(vec![dns.clone()]));
     bench.put(CALLER, request("INVITE", "sip:rec@x", ""));
     assert_eq!(bench.statuses(), [503], "none yet");
@@ -359,7 +390,11 @@ fn elements_from_dns_keep_what_is_known_of_them() {
     let sent = bench.to(ONE);
     bench.unreachable(&sent);
     bench.clear();
-    bench.proxy.groups().set_elements(now, NAME, vec![element("192.168.2.3:5060", 1, 1), element(TWO, 3, 1), element(ONE, 1, 5)]);
+    bench.proxy.groups().set_elements(
+        now,
+        NAME,
+        vec![element("192.168.2.3:5060", 1, 1), element(TWO, 3, 1), element(ONE, 1, 5)],
+    );
     assert_eq!(states(&mut bench), ["up", "up", "down"]);
     bench.proxy.apply(now, with(vec![dns]));
     assert_eq!(states(&mut bench), ["up", "up", "down"], "a change of configuration does not forget DNS");

@@ -43,7 +43,11 @@ fn what_runs_or_is_recorded_goes_on() {
     assert_eq!(bench.to(CALLER).message.status(), Some(100), "it comes again, and is known");
     let mut within = request_as("z9hG4bKin", "INVITE", "sip:x@192.168.2.1", "");
     within.set_to_tag("there");
-    for request in [within, request_as("z9hG4bKbye", "BYE", "sip:x@192.168.2.1", ""), request_as("z9hG4bKo", "OPTIONS", "sip:x@192.168.2.1", "")] {
+    for request in [
+        within,
+        request_as("z9hG4bKbye", "BYE", "sip:x@192.168.2.1", ""),
+        request_as("z9hG4bKo", "OPTIONS", "sip:x@192.168.2.1", ""),
+    ] {
         bench.clear();
         bench.put(CALLER, request);
         assert!(!bench.lines().iter().any(|line| line.contains("503")), "{:?}", bench.lines());

@@ -14,7 +14,8 @@ const STRANGER: &str = "203.0.113.7:5060";
 fn strangers_get_nothing_of_the_proxy() {
     let mut bench = Bench::new(grouped(vec![element(PEER, 1, 1)]));
     for method in ["INVITE", "OPTIONS", "REGISTER", "BYE", "ACK", "CANCEL", "FROB"] {
-        let taken = bench.put(STRANGER, request_as(&format!("z9hG4bKs{method}"), method, "sip:x@192.168.2.1", "Max-Forwards: 0\n"));
+        let taken = bench
+            .put(STRANGER, request_as(&format!("z9hG4bKs{method}"), method, "sip:x@192.168.2.1", "Max-Forwards: 0\n"));
         assert!(!taken, "the recorder knows how to refuse");
     }
     bench.pass(Duration::from_secs(100));
@@ -41,7 +42,10 @@ fn responses_out_of_nowhere_are_no_way_through() {
         for method in ["INVITE", "BYE", "CANCEL", "OPTIONS"] {
             let mut forged = rig::response_to(&sent, status);
             forged.set_header("CSeq", &format!("1 {method}"));
-            forged.set_header("Via", "SIP/2.0/UDP 192.168.0.5:5060;branch=z9hG4bKf-00000000000000000000000000000000deadbeef");
+            forged.set_header(
+                "Via",
+                "SIP/2.0/UDP 192.168.0.5:5060;branch=z9hG4bKf-00000000000000000000000000000000deadbeef",
+            );
             forged.add_header("Via", "SIP/2.0/UDP 203.0.113.99:5060;branch=z9hG4bKvictim");
             bench.put(STRANGER, parse_bytes(&forged));
         }
@@ -56,7 +60,10 @@ fn scanners_are_dropped_and_counted() {
         let known = agent != "sipcli/v1";
         bench.clear();
         let before = bench.rejected.len();
-        assert!(bench.put(CALLER, request_as(&format!("z9hG4bK{}", agent.len()), "OPTIONS", "sip:x@y", &format!("User-Agent: {agent}\n"))));
+        assert!(bench.put(
+            CALLER,
+            request_as(&format!("z9hG4bK{}", agent.len()), "OPTIONS", "sip:x@y", &format!("User-Agent: {agent}\n"))
+        ));
         assert_eq!(bench.sent.is_empty(), known, "{agent}");
         assert_eq!(bench.rejected.len() - before, usize::from(known));
     }
@@ -165,7 +172,13 @@ fn answers_to_a_flood_are_smaller_than_the_flood() {
 struct Doorman;
 
 impl ferric_proxy::Location for Doorman {
-    fn register(&mut self, _: std::time::Instant, _: u64, request: &ferric_sip::Message, _: &ferric_sip::Flow) -> ferric_sip::Message {
+    fn register(
+        &mut self,
+        _: std::time::Instant,
+        _: u64,
+        request: &ferric_sip::Message,
+        _: &ferric_sip::Flow,
+    ) -> ferric_sip::Message {
         ferric_sip::Message::response(request, 200, None)
     }
 
@@ -173,7 +186,13 @@ impl ferric_proxy::Location for Doorman {
         None
     }
 
-    fn authenticate(&mut self, _: std::time::Instant, _: u64, request: &ferric_sip::Message, _: &ferric_sip::Flow) -> Option<ferric_sip::Message> {
+    fn authenticate(
+        &mut self,
+        _: std::time::Instant,
+        _: u64,
+        request: &ferric_sip::Message,
+        _: &ferric_sip::Flow,
+    ) -> Option<ferric_sip::Message> {
         Some(ferric_sip::Message::response(request, 407, None))
     }
 
@@ -188,7 +207,11 @@ impl ferric_proxy::Location for Doorman {
 
 #[test]
 fn a_route_is_no_way_around_the_password_and_the_limits() {
-    let config = || ProxyConfig { authenticate: true, domains: vec!["example.net".into()], ..grouped(vec![element(PEER, 1, 1)]) };
+    let config = || ProxyConfig {
+        authenticate: true,
+        domains: vec!["example.net".into()],
+        ..grouped(vec![element(PEER, 1, 1)])
+    };
     let with_route = "Route: <sip:recorders.example.com;lr>\n";
     let mut bench = Bench::new(config());
     bench.proxy.set_location(Some(Box::new(Doorman)));

@@ -66,7 +66,11 @@ impl Run {
             policy,
             heartbeat: None,
             rest: Duration::from_secs(1_000_000),
-            elements: elements.iter().enumerate().map(|(at, (priority, weight))| element(at, *priority, *weight)).collect(),
+            elements: elements
+                .iter()
+                .enumerate()
+                .map(|(at, (priority, weight))| element(at, *priority, *weight))
+                .collect(),
             ..GroupConfig::named(NAME)
         };
         groups.apply(now, vec![config], false);
@@ -77,7 +81,14 @@ impl Run {
             found.push(picked.element);
             run.groups.release(picked.element);
         }
-        run.ids = (0..elements.len()).map(|at| *found.iter().find(|id| run.groups.address(**id) == Some(&format!("192.168.2.{}:5060", at + 1))).unwrap()).collect();
+        run.ids = (0..elements.len())
+            .map(|at| {
+                *found
+                    .iter()
+                    .find(|id| run.groups.address(**id) == Some(&format!("192.168.2.{}:5060", at + 1)))
+                    .unwrap()
+            })
+            .collect();
         run
     }
 
@@ -114,7 +125,14 @@ fn compare(policy: Policy, elements: &[(u16, u16)], flips: &[(usize, bool)], see
             assert_eq!(got.is_none(), up.iter().all(|up| !up));
             let Some(got) = got else { continue };
             assert!(up[got], "a dead one was asked");
-            assert!(shares.iter().zip(&up).zip(elements).any(|((_, up), (priority, _))| *up && *priority == elements[got].0), "priority");
+            assert!(
+                shares
+                    .iter()
+                    .zip(&up)
+                    .zip(elements)
+                    .any(|((_, up), (priority, _))| *up && *priority == elements[got].0),
+                "priority"
+            );
             had[got] += 1;
             picks += 1;
         }

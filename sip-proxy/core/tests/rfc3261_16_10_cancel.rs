@@ -33,7 +33,11 @@ fn before_any_provisional_it_waits_for_one() {
 #[test]
 fn it_is_of_the_same_shape_as_its_invite() {
     let mut bench = Bench::new(by_uri());
-    let invite = request("INVITE", "sip:x@192.168.2.1", "Route: <sip:192.168.0.5;lr>, <sip:192.168.2.1;lr>\nRequire: 100rel\nProxy-Require: privacy\n");
+    let invite = request(
+        "INVITE",
+        "sip:x@192.168.2.1",
+        "Route: <sip:192.168.0.5;lr>, <sip:192.168.2.1;lr>\nRequire: 100rel\nProxy-Require: privacy\n",
+    );
     bench.put(CALLER, invite.clone());
     let sent = bench.to(PEER);
     bench.answer(&sent, 180);
@@ -148,7 +152,8 @@ fn while_a_name_is_looked_up_it_ends_the_request() {
 #[test]
 fn a_name_that_is_found_after_the_cancel_is_not_asked() {
     // One contact rings, the other's name is still being looked up.
-    let mut bench = rig::bob_at(vec![rig::contact("sip:bob@192.168.3.1", 1_000), rig::contact("sip:bob@phone.example.org", 1_000)]);
+    let mut bench =
+        rig::bob_at(vec![rig::contact("sip:bob@192.168.3.1", 1_000), rig::contact("sip:bob@phone.example.org", 1_000)]);
     let invite = request("INVITE", "sip:bob@example.com", "");
     bench.put(CALLER, invite.clone());
     let sent = bench.to("192.168.3.1:5060");

@@ -122,7 +122,8 @@ fn the_answer_to_an_invite_of_the_life_before_finds_its_way() {
     let life = |seed, secret| {
         let mut bench = Bench::new(by_uri());
         let limits = TransactionLimits { transactions: 100 };
-        bench.proxy = Proxy::new(by_uri(), Timers::default(), limits, bench.now, 1_800_000_000, seed).with_secret(secret);
+        bench.proxy =
+            Proxy::new(by_uri(), Timers::default(), limits, bench.now, 1_800_000_000, seed).with_secret(secret);
         bench
     };
     let mut before = life(1, 99);

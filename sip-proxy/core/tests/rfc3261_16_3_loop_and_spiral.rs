@@ -77,18 +77,28 @@ fn branches_that_only_look_like_ours_are_nobodys() {
 }
 
 fn three_phones() -> Bench {
-    bob_at(vec![contact("sip:bob@192.168.3.1", 1_000), contact("sip:bob@192.168.3.2", 1_000), contact("sip:bob@192.168.3.3", 1_000)])
+    bob_at(vec![
+        contact("sip:bob@192.168.3.1", 1_000),
+        contact("sip:bob@192.168.3.2", 1_000),
+        contact("sip:bob@192.168.3.3", 1_000),
+    ])
 }
 
 #[test]
 fn breadth_is_shared_out_among_the_copies() {
     let mut bench = three_phones();
     bench.put(CALLER, request("INVITE", "sip:bob@example.com", "Max-Breadth: 8\n"));
-    let shares: Vec<String> = (1..=3).map(|n| bench.to(&format!("192.168.3.{n}:5060")).message.header("Max-Breadth").unwrap().into_owned()).collect();
+    let shares: Vec<String> = (1..=3)
+        .map(|n| bench.to(&format!("192.168.3.{n}:5060")).message.header("Max-Breadth").unwrap().into_owned())
+        .collect();
     assert_eq!(shares, ["3", "3", "2"]);
     let mut bench = three_phones();
     bench.put(CALLER, request("INVITE", "sip:bob@example.com", ""));
-    let sum: u32 = (1..=3).map(|n| bench.to(&format!("192.168.3.{n}:5060")).message.header("Max-Breadth").unwrap().parse::<u32>().unwrap()).sum();
+    let sum: u32 = (1..=3)
+        .map(|n| {
+            bench.to(&format!("192.168.3.{n}:5060")).message.header("Max-Breadth").unwrap().parse::<u32>().unwrap()
+        })
+        .sum();
     assert_eq!(sum, 60, "as if it had said so");
 }
 
@@ -132,7 +142,8 @@ fn two_proxies_that_send_each_other_everything_stop() {
         let sent = bench.sent.remove(at).unwrap();
         messages += 1;
         assert!(messages < 50, "it multiplies");
-        bench.put(OTHER, back(&sent, &format!("o{messages}"), |message| message.set_request_uri("sip:bob@example.com")));
+        bench
+            .put(OTHER, back(&sent, &format!("o{messages}"), |message| message.set_request_uri("sip:bob@example.com")));
     }
     assert!(messages <= 4, "{messages}");
 }

@@ -2,7 +2,7 @@
 
 mod rig;
 
-use rig::{Bench, CALLER, bob_at, by_uri, contact, grouped, element, parse, request};
+use rig::{Bench, CALLER, bob_at, by_uri, contact, element, grouped, parse, request};
 
 const PEER: &str = "192.168.2.1:5060";
 const URI: &str = "sip:x@192.168.2.1";
@@ -27,7 +27,8 @@ fn without_hops_left_nothing_is_forwarded() {
 #[test]
 fn what_is_answered_here_needs_no_hops() {
     let mut bench = bob_at(vec![contact("sip:bob@192.168.3.1", 1_000)]);
-    let register = "To: <sip:bob@example.com>\nMax-Forwards: 0\nContact: <sip:bob@192.168.3.2>\nProxy-Require: unheard-of\n";
+    let register =
+        "To: <sip:bob@example.com>\nMax-Forwards: 0\nContact: <sip:bob@192.168.3.2>\nProxy-Require: unheard-of\n";
     bench.put(CALLER, request("REGISTER", "sip:example.com", register));
     assert_eq!(bench.statuses(), [200], "the registrar is where it was meant to end");
     bench.put(CALLER, request("INVITE", "sip:bob@example.com", "Max-Forwards: 0\n"));
@@ -36,7 +37,8 @@ fn what_is_answered_here_needs_no_hops() {
 
 #[test]
 fn hops_count_down_and_begin_at_70() {
-    for (sent, forwarded) in [("Max-Forwards: 70\n", "69"), ("Max-Forwards: 1\n", "0"), ("Max-Forwards: 255\n", "254")] {
+    for (sent, forwarded) in [("Max-Forwards: 70\n", "69"), ("Max-Forwards: 1\n", "0"), ("Max-Forwards: 255\n", "254")]
+    {
         let mut bench = Bench::new(by_uri());
         bench.put(CALLER, request("OPTIONS", URI, sent));
         assert_eq!(bench.to(PEER).message.header("Max-Forwards").unwrap(), forwarded);
@@ -62,8 +64,16 @@ fn extensions_asked_of_proxies_are_listed_when_unknown() {
     assert_eq!(answer.message.status(), Some(420));
     assert_eq!(answer.message.values("Unsupported"), ["unheard-of", "foo"]);
     assert_eq!(fate(request("INVITE", URI, "Proxy-Require: privacy\n")).1, 1);
-    assert_eq!(fate(request("INVITE", URI, "Require: unheard-of, 100rel\n")), (vec![], 1), "Require is for user agents");
-    assert_eq!(fate(request("ACK", URI, "Proxy-Require: foo\nTo: <sip:x@y>;tag=1\n")), (vec![], 1), "8.2.2.3: never for ACK");
+    assert_eq!(
+        fate(request("INVITE", URI, "Require: unheard-of, 100rel\n")),
+        (vec![], 1),
+        "Require is for user agents"
+    );
+    assert_eq!(
+        fate(request("ACK", URI, "Proxy-Require: foo\nTo: <sip:x@y>;tag=1\n")),
+        (vec![], 1),
+        "8.2.2.3: never for ACK"
+    );
 }
 
 #[test]
@@ -124,7 +134,9 @@ fn what_forwarding_does_not_need_is_not_looked_at() {
 #[test]
 fn a_via_that_nobody_can_read_is_refused_on_the_way_it_came() {
     let text = |via: &str, method: &str| {
-        format!("{method} {URI} SIP/2.0\n{via}From: <sip:a@b>;tag=1\nTo: <sip:x@y>\nCall-ID: 1\nCSeq: 1 {method}\nMax-Forwards: 7\n\n")
+        format!(
+            "{method} {URI} SIP/2.0\n{via}From: <sip:a@b>;tag=1\nTo: <sip:x@y>\nCall-ID: 1\nCSeq: 1 {method}\nMax-Forwards: 7\n\n"
+        )
     };
     for (via, method, statuses) in [
         ("Via: SIP/2.0/UDP 192.0.2.15;;,;,,\n", "INVITE", vec![400]),

@@ -7,14 +7,24 @@ use std::time::Duration;
 use ferric_proxy::routing::Action;
 use ferric_proxy::{Listener, ProxyConfig};
 use ferric_sip::flow::Transport;
-use rig::{Bench, CALLER, US, address, all_to, bob_at, by_uri, config, contact, element, group, grouped, parse_bytes, request, response_with};
+use rig::{
+    Bench, CALLER, US, address, all_to, bob_at, by_uri, config, contact, element, group, grouped, parse_bytes, request,
+    response_with,
+};
 
 const PEER: &str = "192.168.2.1:5060";
 
 #[test]
 fn our_own_route_is_taken_off_and_the_next_one_followed() {
     let mut bench = Bench::new(config());
-    bench.put(CALLER, request("BYE", "sip:bob@192.168.3.1", "Route: <sip:192.168.0.5;lr>, <sip:192.168.2.1;lr>\nTo: <sip:b@x>;tag=1\n"));
+    bench.put(
+        CALLER,
+        request(
+            "BYE",
+            "sip:bob@192.168.3.1",
+            "Route: <sip:192.168.0.5;lr>, <sip:192.168.2.1;lr>\nTo: <sip:b@x>;tag=1\n",
+        ),
+    );
     let sent = bench.to(PEER);
     assert_eq!(sent.line(), "BYE sip:bob@192.168.3.1");
     assert_eq!(sent.message.values("Route"), ["<sip:192.168.2.1;lr>"]);
@@ -23,7 +33,10 @@ fn our_own_route_is_taken_off_and_the_next_one_followed() {
 #[test]
 fn the_last_route_is_us_and_the_request_goes_to_its_uri() {
     let mut bench = Bench::new(config());
-    bench.put(CALLER, request("BYE", "sip:bob@192.168.3.1:5070", "Route: <sip:192.168.0.5:5060;lr>\nTo: <sip:b@x>;tag=1\n"));
+    bench.put(
+        CALLER,
+        request("BYE", "sip:bob@192.168.3.1:5070", "Route: <sip:192.168.0.5:5060;lr>\nTo: <sip:b@x>;tag=1\n"),
+    );
     let sent = bench.to("192.168.3.1:5070");
     assert!(sent.message.header("Route").is_none());
 }
@@ -31,7 +44,14 @@ fn the_last_route_is_us_and_the_request_goes_to_its_uri() {
 #[test]
 fn a_route_of_others_is_followed_untouched() {
     let mut bench = Bench::new(config());
-    bench.put(CALLER, request("OPTIONS", "sip:bob@192.168.3.1", "Route: <sip:192.168.2.1;lr>\nRoute: \"B\" <sip:b.example.net;lr>;x=y\n"));
+    bench.put(
+        CALLER,
+        request(
+            "OPTIONS",
+            "sip:bob@192.168.3.1",
+            "Route: <sip:192.168.2.1;lr>\nRoute: \"B\" <sip:b.example.net;lr>;x=y\n",
+        ),
+    );
     assert_eq!(bench.to(PEER).message.values("Route"), ["<sip:192.168.2.1;lr>", "\"B\" <sip:b.example.net;lr>;x=y"]);
 }
 
@@ -144,12 +164,14 @@ fn two_transports_are_recorded_with_both_sides() {
     assert_eq!(recorded, ["<sip:192.168.0.5:5060;transport=tcp;lr;twin>", "<sip:192.168.0.5:5060;lr;twin>"]);
     // The caller's BYE: the way is reversed, and leaves by TCP.
     bench.clear();
-    let route = "Route: <sip:192.168.0.5:5060;lr;twin>, <sip:192.168.0.5:5060;transport=tcp;lr;twin>\nTo: <sip:b@x>;tag=1\n";
+    let route =
+        "Route: <sip:192.168.0.5:5060;lr;twin>, <sip:192.168.0.5:5060;transport=tcp;lr;twin>\nTo: <sip:b@x>;tag=1\n";
     bench.put(CALLER, request("BYE", "sip:rec@192.168.2.1:5060;transport=tcp", route));
     let bye = bench.to(PEER);
     assert_eq!((bye.transport, bye.message.header("Route")), (Transport::Tcp, None));
     // The callee's BYE comes by TCP and leaves by UDP.
-    let route = "Route: <sip:192.168.0.5:5060;transport=tcp;lr;twin>, <sip:192.168.0.5:5060;lr;twin>\nTo: <sip:b@x>;tag=1\n";
+    let route =
+        "Route: <sip:192.168.0.5:5060;transport=tcp;lr;twin>, <sip:192.168.0.5:5060;lr;twin>\nTo: <sip:b@x>;tag=1\n";
     let mut bye = request("BYE", "sip:caller@192.168.1.10", route);
     bye.set_top_via("SIP/2.0/TCP 192.168.2.1:5060;branch=z9hG4bKcallee");
     bench.put_by(Transport::Tcp, PEER, parse_bytes(&bye));
@@ -191,12 +213,25 @@ fn a_dialog_over_us_goes_both_ways() {
     let sent = bench.to(PEER);
     bench.answer(&sent, 180);
     bench.pass(Duration::from_millis(1_200));
-    bench.put(PEER, response_with(&sent, 200, "e1", &[("Contact", "<sip:rec@192.168.2.1>"), ("Record-Route", &sent.message.header("Record-Route").unwrap())]));
+    bench.put(
+        PEER,
+        response_with(
+            &sent,
+            200,
+            "e1",
+            &[("Contact", "<sip:rec@192.168.2.1>"), ("Record-Route", &sent.message.header("Record-Route").unwrap())],
+        ),
+    );
     let ok = bench.answered();
     let ok = if ok.message.status() == Some(180) { bench.answered() } else { ok };
     assert_eq!(ok.message.values("Record-Route"), [format!("<sip:{US};lr>")]);
     let in_dialog = |method: &str, cseq: u32| {
-        let mut request = rig::request_as(&format!("z9hG4bKd{cseq}"), method, "sip:rec@192.168.2.1", "Route: <sip:192.168.0.5:5060;lr>\nTo: <sip:rec@recorders.example.com>;tag=e1\n");
+        let mut request = rig::request_as(
+            &format!("z9hG4bKd{cseq}"),
+            method,
+            "sip:rec@192.168.2.1",
+            "Route: <sip:192.168.0.5:5060;lr>\nTo: <sip:rec@recorders.example.com>;tag=e1\n",
+        );
         request.set_header("CSeq", &format!("{cseq} {method}"));
         parse_bytes(&request)
     };
@@ -220,7 +255,8 @@ fn a_dialog_over_us_goes_both_ways() {
 #[test]
 fn without_record_route_what_comes_anyway_is_routed() {
     let groups = vec![group(vec![element(PEER, 1, 1), element("192.168.2.2:5060", 2, 1)])];
-    let mut bench = Bench::new(ProxyConfig { groups, routes: all_to(Action::Group("recorders.example.com".into())), ..config() });
+    let mut bench =
+        Bench::new(ProxyConfig { groups, routes: all_to(Action::Group("recorders.example.com".into())), ..config() });
     bench.put(CALLER, request("INVITE", "sip:rec@192.168.0.5", ""));
     let sent = bench.to(PEER);
     bench.answer(&sent, 200);

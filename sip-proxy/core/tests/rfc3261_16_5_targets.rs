@@ -78,7 +78,10 @@ fn an_ipv6_caller_is_answered_over_ipv6() {
 fn from_ipv4_to_ipv6_both_sides_are_recorded() {
     let mut bench = Bench::new(ProxyConfig { record_route: true, ..by_uri() });
     bench.put(CALLER, request("INVITE", "sip:x@[fd00::9]", ""));
-    assert_eq!(bench.to("[fd00::9]:5060").message.values("Record-Route"), ["<sip:[fd00::5]:5060;lr;twin>", "<sip:192.168.0.5:5060;lr;twin>"]);
+    assert_eq!(
+        bench.to("[fd00::9]:5060").message.values("Record-Route"),
+        ["<sip:[fd00::5]:5060;lr;twin>", "<sip:192.168.0.5:5060;lr;twin>"]
+    );
 }
 
 #[test]
@@ -99,7 +102,11 @@ fn without_a_rule_strangers_are_not_found_and_we_are() {
     let mut bench = Bench::new(config());
     bench.put(CALLER, request("INVITE", "sip:x@example.org", ""));
     assert_eq!(bench.statuses(), [404]);
-    for message in [call(2, "OPTIONS", &format!("sip:{US}")), call(3, "INVITE", "sip:srs@192.168.0.5"), rig::request_as("z9hG4bKrec", "INVITE", "sip:x@example.org", "Require: siprec\n")] {
+    for message in [
+        call(2, "OPTIONS", &format!("sip:{US}")),
+        call(3, "INVITE", "sip:srs@192.168.0.5"),
+        rig::request_as("z9hG4bKrec", "INVITE", "sip:x@example.org", "Require: siprec\n"),
+    ] {
         assert!(!bench.put(CALLER, message), "for the recorder");
     }
     assert!(bench.sent.is_empty());
@@ -107,7 +114,10 @@ fn without_a_rule_strangers_are_not_found_and_we_are() {
 
 #[test]
 fn the_name_of_a_group_leads_to_it_in_any_case() {
-    let mut bench = Bench::new(ProxyConfig { routes: ferric_proxy::routing::RouteTable::default(), ..grouped(vec![element("192.168.2.1:5060", 1, 1)]) });
+    let mut bench = Bench::new(ProxyConfig {
+        routes: ferric_proxy::routing::RouteTable::default(),
+        ..grouped(vec![element("192.168.2.1:5060", 1, 1)])
+    });
     bench.put(CALLER, request("INVITE", "sip:x@Recorders.EXAMPLE.com", ""));
     assert_eq!(bench.to("192.168.2.1:5060").line(), "INVITE sip:x@Recorders.EXAMPLE.com");
 }
@@ -123,7 +133,11 @@ fn a_user_who_is_nowhere_and_one_whom_nobody_knows() {
 
 #[test]
 fn contacts_of_a_user_are_tried_by_q() {
-    let mut bench = bob_at(vec![contact("sip:bob@192.168.3.1", 500), contact("sip:bob@192.168.3.2;x=y", 1_000), contact("sip:bob@192.168.3.3", 500)]);
+    let mut bench = bob_at(vec![
+        contact("sip:bob@192.168.3.1", 500),
+        contact("sip:bob@192.168.3.2;x=y", 1_000),
+        contact("sip:bob@192.168.3.3", 500),
+    ]);
     bench.put(CALLER, request("INVITE", "sip:bob@example.com", ""));
     let best = bench.next_request();
     assert_eq!(best.line(), "INVITE sip:bob@192.168.3.2;x=y");
@@ -169,7 +183,8 @@ fn a_contact_with_a_path_is_reached_along_it() {
 
 #[test]
 fn a_contact_with_a_flow_is_reached_over_it_or_not_at_all() {
-    let flow = Flow { transport: Transport::Tcp, local: address(US), remote: address("192.168.3.1:40000"), connection: 77 };
+    let flow =
+        Flow { transport: Transport::Tcp, local: address(US), remote: address("192.168.3.1:40000"), connection: 77 };
     let mut bench = bob_at(vec![Contact { flow: Some(flow), ..contact("sip:bob@10.9.9.9:5060;transport=tcp", 1_000) }]);
     bench.put(CALLER, request("INVITE", "sip:bob@example.com", ""));
     let sent = bench.to("192.168.3.1:40000");
@@ -184,7 +199,8 @@ fn a_contact_with_a_flow_is_reached_over_it_or_not_at_all() {
 
 #[test]
 fn a_rule_to_a_uri_changes_the_next_hop_only() {
-    let mut bench = Bench::new(ProxyConfig { routes: all_to(Action::Uri("sip:192.168.2.1;transport=tcp".into())), ..config() });
+    let mut bench =
+        Bench::new(ProxyConfig { routes: all_to(Action::Uri("sip:192.168.2.1;transport=tcp".into())), ..config() });
     bench.put(CALLER, request("INVITE", "sip:x@example.org", ""));
     let sent = bench.to("192.168.2.1:5060");
     assert_eq!((sent.transport, sent.line().as_str()), (Transport::Tcp, "INVITE sip:x@example.org"));

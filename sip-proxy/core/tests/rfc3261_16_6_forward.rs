@@ -12,7 +12,9 @@ const PEER: &str = "192.168.2.1:5060";
 
 /// Every line but the ones that a proxy has to touch.
 fn untouched(text: &str) -> Vec<&str> {
-    text.split("\r\n").filter(|line| !["Via:", "v:", "Max-Forwards:"].iter().any(|name| line.starts_with(name))).collect()
+    text.split("\r\n")
+        .filter(|line| !["Via:", "v:", "Max-Forwards:"].iter().any(|name| line.starts_with(name)))
+        .collect()
 }
 
 #[test]
@@ -42,7 +44,10 @@ fn a_response_passes_untouched_but_for_our_via() {
     bench.put(CALLER, request("OPTIONS", "sip:x@192.168.2.1", ""));
     let sent = bench.to(PEER);
     let text = text_of(&rig::Sent { message: rig::response_to(&sent, 200), ..sent.clone() });
-    let odd = text.replace("Content-Length: 0\r\n", "x-odd :  kept\r\nX-Fold: a\r\n b\r\nl: 3\r\n").replace("200 OK", "299 Quite  Fine") + "abc";
+    let odd = text
+        .replace("Content-Length: 0\r\n", "x-odd :  kept\r\nX-Fold: a\r\n b\r\nl: 3\r\n")
+        .replace("200 OK", "299 Quite  Fine")
+        + "abc";
     bench.put(PEER, Message::parse(Bytes::from(odd.clone())).unwrap());
     let back = text_of(&bench.to(CALLER));
     let our_via = odd.lines().nth(1).unwrap();
@@ -102,7 +107,11 @@ fn on_a_stream_the_length_of_the_body_is_told() {
 
 #[test]
 fn what_follows_the_body_of_a_datagram_is_cut_off() {
-    let mut text = text_of(&rig::Sent { to: address(PEER), transport: Transport::Udp, message: request("OPTIONS", "sip:x@192.168.2.1", "") });
+    let mut text = text_of(&rig::Sent {
+        to: address(PEER),
+        transport: Transport::Udp,
+        message: request("OPTIONS", "sip:x@192.168.2.1", ""),
+    });
     text.push_str("trailing octets");
     let mut bench = Bench::new(by_uri());
     bench.put(CALLER, Message::parse(Bytes::from(text)).unwrap());
@@ -134,7 +143,12 @@ fn the_size_with_our_own_via_decides() {
     let room = 1_300 - big(1, 0).to_bytes().len();
     bench.put(CALLER, big(1, room - 10));
     let sent = bench.to(PEER);
-    assert_eq!(sent.transport, Transport::Tcp, "within the limit as it came, beyond as it goes: {}", sent.message.to_bytes().len());
+    assert_eq!(
+        sent.transport,
+        Transport::Tcp,
+        "within the limit as it came, beyond as it goes: {}",
+        sent.message.to_bytes().len()
+    );
 }
 
 #[test]
@@ -172,7 +186,9 @@ fn a_peer_whose_tcp_is_swallowed_gets_the_datagram_too() {
         assert_eq!(bench.statuses(), [200]);
         bench.settles();
         let now = bench.now;
-        assert!(bench.proxy.groups().view(now).iter().flat_map(|group| &group.elements).all(|element| element.open == 0));
+        assert!(
+            bench.proxy.groups().view(now).iter().flat_map(|group| &group.elements).all(|element| element.open == 0)
+        );
     }
 }
 

@@ -4,9 +4,9 @@ mod rig;
 
 use std::time::Duration;
 
+use ferric_proxy::ProxyConfig;
 use ferric_proxy::group::{DownCause, ElementState, GroupConfig, GroupEvent, Heartbeat};
 use ferric_proxy::routing::Action;
-use ferric_proxy::ProxyConfig;
 use rig::{Bench, CALLER, Sent, all_to, call, config, element, group, grouped, request, request_as};
 
 const ONE: &str = "192.168.2.1:5060";
@@ -50,7 +50,10 @@ fn silence_moves_on_after_the_timeout_and_costs_the_next_call_nothing() {
     bench.clear();
     bench.pass_ms(10);
     let second = bench.to(TWO);
-    assert_eq!(bench.events, [GroupEvent::Down { group: "recorders.example.com".into(), element: ONE.into(), cause: DownCause::Timeout }]);
+    assert_eq!(
+        bench.events,
+        [GroupEvent::Down { group: "recorders.example.com".into(), element: ONE.into(), cause: DownCause::Timeout }]
+    );
     bench.answer(&second, 200);
     assert_eq!(bench.to(CALLER).line(), "200");
     let mut second_call = request_as("z9hG4bKcaller2", "INVITE", "sip:rec@x", "");
@@ -79,7 +82,8 @@ fn who_waits_for_an_element_that_goes_down_moves_on_at_once() {
 #[test]
 fn who_rings_at_an_element_moves_on_when_a_probe_finds_it_dead_too() {
     let mut config = three();
-    config.groups[0].heartbeat = Some(Heartbeat { up: Duration::from_secs(30), down: Duration::from_secs(2), misses: 3, adaptive: true });
+    config.groups[0].heartbeat =
+        Some(Heartbeat { up: Duration::from_secs(30), down: Duration::from_secs(2), misses: 3, adaptive: true });
     let mut bench = Bench::new(config);
     bench.put(CALLER, call(1, "INVITE", "sip:rec@x"));
     bench.to(CALLER);
@@ -90,14 +94,23 @@ fn who_rings_at_an_element_moves_on_when_a_probe_finds_it_dead_too() {
     bench.put(CALLER, call(2, "INVITE", "sip:rec@x"));
     bench.pass_ms(1_100);
     assert!(matches!(bench.events[..], [GroupEvent::Down { cause: DownCause::Timeout, .. }]), "{:?}", bench.events);
-    let moved: Vec<Sent> = bench.sent.iter().filter(|sent| sent.to.to_string() == TWO && sent.line().starts_with("INVITE")).cloned().collect();
+    let moved: Vec<Sent> = bench
+        .sent
+        .iter()
+        .filter(|sent| sent.to.to_string() == TWO && sent.line().starts_with("INVITE"))
+        .cloned()
+        .collect();
     assert_eq!(moved.len(), 1, "the other one; one request's silence ends no ringing: {:?}", bench.lines());
     bench.answer(&moved[0], 200);
     bench.clear();
     // The probe after two seconds, and the second in which it is not answered.
     bench.pass_ms(3_100);
-    let moved: Vec<_> = bench.sent.iter().filter(|sent| sent.message.call_id() == rings.message.call_id()).map(Sent::line).collect();
-    assert!(moved.contains(&"CANCEL sip:rec@x".to_owned()) && moved.contains(&"INVITE sip:rec@x".to_owned()), "{moved:?}");
+    let moved: Vec<_> =
+        bench.sent.iter().filter(|sent| sent.message.call_id() == rings.message.call_id()).map(Sent::line).collect();
+    assert!(
+        moved.contains(&"CANCEL sip:rec@x".to_owned()) && moved.contains(&"INVITE sip:rec@x".to_owned()),
+        "{moved:?}"
+    );
 }
 
 #[test]
@@ -215,8 +228,10 @@ fn a_2xx_of_one_that_was_given_up_reaches_the_caller_too() {
 #[test]
 fn heartbeats_take_down_and_revive() {
     let heartbeat = Heartbeat { up: Duration::from_secs(5), down: Duration::from_secs(2), misses: 3, adaptive: true };
-    let groups = vec![GroupConfig { heartbeat: Some(heartbeat), ..group(vec![element(ONE, 1, 1), element(TWO, 2, 1)]) }];
-    let mut bench = Bench::new(ProxyConfig { groups, routes: all_to(Action::Group("recorders.example.com".into())), ..config() });
+    let groups =
+        vec![GroupConfig { heartbeat: Some(heartbeat), ..group(vec![element(ONE, 1, 1), element(TWO, 2, 1)]) }];
+    let mut bench =
+        Bench::new(ProxyConfig { groups, routes: all_to(Action::Group("recorders.example.com".into())), ..config() });
     bench.pass_ms(200);
     let (first, second) = (bench.to(ONE), bench.to(TWO));
     assert!(first.line().starts_with("OPTIONS sip:192.168.2.1:5060"));
@@ -228,7 +243,10 @@ fn heartbeats_take_down_and_revive() {
         let probe = bench.to(TWO);
         bench.answer(&probe, 404);
     }
-    assert_eq!(bench.events, [GroupEvent::Down { group: "recorders.example.com".into(), element: ONE.into(), cause: DownCause::Misses }]);
+    assert_eq!(
+        bench.events,
+        [GroupEvent::Down { group: "recorders.example.com".into(), element: ONE.into(), cause: DownCause::Misses }]
+    );
     bench.clear();
     bench.pass_ms(2_100);
     let probe = bench.to(ONE);
@@ -247,7 +265,8 @@ fn heartbeats_take_down_and_revive() {
 fn traffic_stands_for_probes() {
     let heartbeat = Heartbeat { up: Duration::from_secs(5), down: Duration::from_secs(5), misses: 3, adaptive: true };
     let groups = vec![GroupConfig { heartbeat: Some(heartbeat), ..group(vec![element(ONE, 1, 1)]) }];
-    let mut bench = Bench::new(ProxyConfig { groups, routes: all_to(Action::Group("recorders.example.com".into())), ..config() });
+    let mut bench =
+        Bench::new(ProxyConfig { groups, routes: all_to(Action::Group("recorders.example.com".into())), ..config() });
     bench.pass_ms(200);
     let probe = bench.to(ONE);
     bench.answer(&probe, 200);
@@ -269,7 +288,8 @@ fn traffic_stands_for_probes() {
 fn a_group_hands_over_to_its_fallback() {
     let mut first = group(vec![element(ONE, 1, 1)]);
     first.fallback = Some("backup.example.com".into());
-    let second = GroupConfig { heartbeat: None, elements: vec![element(TWO, 1, 1)], ..GroupConfig::named("backup.example.com") };
+    let second =
+        GroupConfig { heartbeat: None, elements: vec![element(TWO, 1, 1)], ..GroupConfig::named("backup.example.com") };
     let routes = all_to(Action::Group("recorders.example.com".into()));
     let mut bench = Bench::new(ProxyConfig { groups: vec![first, second], routes, ..config() });
     bench.put(CALLER, request("INVITE", "sip:rec@x", ""));

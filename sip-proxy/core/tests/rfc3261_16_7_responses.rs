@@ -75,9 +75,18 @@ fn nothing_goes_back_before_all_have_answered() {
 #[test]
 fn challenges_of_all_are_put_together() {
     let (mut bench, sent) = phones();
-    bench.put("192.168.3.1:5060", response_with(&sent[0], 401, "1", &[("WWW-Authenticate", "Digest realm=\"a\", nonce=\"1\""), ("X-Own", "1")]));
-    bench.put("192.168.3.2:5060", response_with(&sent[1], 407, "2", &[("Proxy-Authenticate", "Digest realm=\"b\", nonce=\"2\"")]));
-    bench.put("192.168.3.3:5060", response_with(&sent[2], 401, "3", &[("WWW-Authenticate", "Digest realm=\"c\", nonce=\"3\"")]));
+    bench.put(
+        "192.168.3.1:5060",
+        response_with(&sent[0], 401, "1", &[("WWW-Authenticate", "Digest realm=\"a\", nonce=\"1\""), ("X-Own", "1")]),
+    );
+    bench.put(
+        "192.168.3.2:5060",
+        response_with(&sent[1], 407, "2", &[("Proxy-Authenticate", "Digest realm=\"b\", nonce=\"2\"")]),
+    );
+    bench.put(
+        "192.168.3.3:5060",
+        response_with(&sent[2], 401, "3", &[("WWW-Authenticate", "Digest realm=\"c\", nonce=\"3\"")]),
+    );
     let answer = bench.answered().message;
     assert_eq!((answer.status(), answer.header("X-Own").unwrap().as_ref()), (Some(401), "1"));
     let lines: Vec<String> = answer.headers("WWW-Authenticate").map(Into::into).collect();
@@ -89,7 +98,10 @@ fn challenges_of_all_are_put_together() {
 fn a_single_challenge_goes_back_as_it_came() {
     let (mut bench, sent) = phones();
     bench.answer(&sent[0], 404);
-    bench.put("192.168.3.2:5060", response_with(&sent[1], 401, "2", &[("www-AUTHENTICATE", "Digest   realm=\"a\""), ("X-Last", "1")]));
+    bench.put(
+        "192.168.3.2:5060",
+        response_with(&sent[1], 401, "2", &[("www-AUTHENTICATE", "Digest   realm=\"a\""), ("X-Last", "1")]),
+    );
     bench.answer(&sent[2], 404);
     let answer = rig::text_of(&bench.answered());
     assert!(answer.contains("www-AUTHENTICATE: Digest   realm=\"a\"\r\nX-Last: 1\r\n"), "{answer}");
@@ -169,7 +181,10 @@ fn the_element_that_gave_the_best_answer_is_named() {
     bench.answer(&sent, 500);
     let sent = bench.to("192.168.2.2:5060");
     bench.answer(&sent, 486);
-    assert_eq!((bench.done[0].element.as_deref(), bench.done[0].status, bench.done[0].tries), (Some("192.168.2.2:5060"), 486, 2));
+    assert_eq!(
+        (bench.done[0].element.as_deref(), bench.done[0].status, bench.done[0].tries),
+        (Some("192.168.2.2:5060"), 486, 2)
+    );
 }
 
 #[test]

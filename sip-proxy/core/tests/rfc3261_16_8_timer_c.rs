@@ -68,7 +68,8 @@ fn what_rang_out_at_one_element_does_not_ring_at_the_next() {
 
 #[test]
 fn each_copy_of_a_fork_has_its_own() {
-    let mut bench = rig::bob_at(vec![rig::contact("sip:bob@192.168.3.1", 1_000), rig::contact("sip:bob@192.168.3.2", 1_000)]);
+    let mut bench =
+        rig::bob_at(vec![rig::contact("sip:bob@192.168.3.1", 1_000), rig::contact("sip:bob@192.168.3.2", 1_000)]);
     bench.put(CALLER, request("INVITE", "sip:bob@example.com", ""));
     let (one, two) = (bench.to("192.168.3.1:5060"), bench.to("192.168.3.2:5060"));
     bench.answer(&one, 180);

@@ -20,7 +20,13 @@ fn times(bench: &mut Bench, whom: &str, line: &str, seconds: u64) -> Vec<u128> {
         let now = bench.now;
         bench.proxy.handle_timeout(now);
         bench.collect();
-        found.extend(bench.sent.drain(..).filter(|sent| sent.to == rig::address(whom) && sent.line().starts_with(line)).map(|_| now.duration_since(start).as_millis()));
+        found.extend(
+            bench
+                .sent
+                .drain(..)
+                .filter(|sent| sent.to == rig::address(whom) && sent.line().starts_with(line))
+                .map(|_| now.duration_since(start).as_millis()),
+        );
     }
     bench.now = until;
     found
@@ -146,7 +152,11 @@ fn a_failure_that_comes_again_is_acknowledged_again() {
     let ack = rig::parse(&acks[0].replace("\r\n", "\n"));
     assert_eq!(ack.top_via().unwrap().branch(), sent.message.top_via().unwrap().branch(), "17.1.1.3");
     assert_eq!(ack.to().unwrap().tag(), Some("at5060"));
-    assert_eq!(bench.statuses().iter().filter(|status| **status == 486).count(), 3, "to the caller: timer G, not the element's repetitions");
+    assert_eq!(
+        bench.statuses().iter().filter(|status| **status == 486).count(),
+        3,
+        "to the caller: timer G, not the element's repetitions"
+    );
 }
 
 #[test]
@@ -214,7 +224,12 @@ fn a_caller_that_hangs_up_its_connection_costs_no_call() {
     invite.set_top_via("SIP/2.0/TCP 192.168.1.10:5060;branch=z9hG4bKtcp");
     bench.put_by(Transport::Tcp, "192.168.1.10:40123", parse_bytes(&invite));
     let sent = bench.to(PEER);
-    let flow = ferric_sip::flow::Flow { transport: Transport::Tcp, local: rig::address(rig::US), remote: rig::address("192.168.1.10:40123"), connection: 1 };
+    let flow = ferric_sip::flow::Flow {
+        transport: Transport::Tcp,
+        local: rig::address(rig::US),
+        remote: rig::address("192.168.1.10:40123"),
+        connection: 1,
+    };
     let now = bench.now;
     bench.proxy.handle_transport_error(now, &flow);
     bench.clear();

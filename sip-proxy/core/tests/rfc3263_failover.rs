@@ -41,7 +41,11 @@ fn silence_503_and_errors_lead_to_the_next() {
         }
         let second = bench.to(TWO);
         assert_eq!(second.transport, Transport::Tcp, "{reason}");
-        assert_ne!(second.message.top_via().unwrap().branch(), sent.message.top_via().unwrap().branch(), "a new transaction");
+        assert_ne!(
+            second.message.top_via().unwrap().branch(),
+            sent.message.top_via().unwrap().branch(),
+            "a new transaction"
+        );
         bench.answer(&second, 200);
         assert_eq!(bench.statuses(), [200], "{reason}");
         assert_eq!(bench.done[0].tries, 2);
@@ -92,7 +96,11 @@ fn all_refuse() {
 
 #[test]
 fn what_dns_says_becomes_an_answer() {
-    for (found, status, reason) in [(Err(false), 404, "Host Not Found"), (Err(true), 503, "Name Lookup Failed"), (Ok(vec![]), 404, "Host Not Found")] {
+    for (found, status, reason) in [
+        (Err(false), 404, "Host Not Found"),
+        (Err(true), 503, "Name Lookup Failed"),
+        (Ok(vec![]), 404, "Host Not Found"),
+    ] {
         let mut bench = Bench::new(by_uri());
         bench.put(CALLER, request("INVITE", "sip:x@example.org", ""));
         let (ticket, _) = bench.asked.pop_front().unwrap();

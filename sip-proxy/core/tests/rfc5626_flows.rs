@@ -30,7 +30,12 @@ fn recorded(bench: &mut Bench) -> Vec<String> {
 
 fn within(method: &str, routes: &[String]) -> ferric_sip::message::Message {
     let routes: Vec<&str> = routes.iter().rev().map(String::as_str).collect();
-    request_as(&format!("z9hG4bK{method}"), method, HIDDEN, &format!("Route: {}\nTo: <sip:bob@example.com>;tag=b\n", routes.join(", ")))
+    request_as(
+        &format!("z9hG4bK{method}"),
+        method,
+        HIDDEN,
+        &format!("Route: {}\nTo: <sip:bob@example.com>;tag=b\n", routes.join(", ")),
+    )
 }
 
 #[test]

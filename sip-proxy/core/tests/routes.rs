@@ -20,7 +20,8 @@ fn holds(condition: Condition, message: &Message) -> bool {
 
 #[test]
 fn each_condition_holds_and_fails() {
-    let message = request("INVITE", "sip:+4922112345@pbx.Example.com", "X-Tenant: gold\nX-Tenant: silver, blue\nSubject: hi\n");
+    let message =
+        request("INVITE", "sip:+4922112345@pbx.Example.com", "X-Tenant: gold\nX-Tenant: silver, blue\nSubject: hi\n");
     let regex = |text: &str| Regex::new(text).unwrap();
     for (condition, expected) in [
         (Condition::Method(vec!["MESSAGE".into(), "INVITE".into()]), true),
@@ -59,7 +60,10 @@ fn each_condition_holds_and_fails() {
 #[test]
 fn all_conditions_must_hold_and_the_first_rule_decides() {
     let rules = vec![
-        rule(vec![Condition::Method(vec!["INVITE".into()]), Condition::UserPrefix("1".into())], Action::Reject { code: 401, reason: Some("First".into()) }),
+        rule(
+            vec![Condition::Method(vec!["INVITE".into()]), Condition::UserPrefix("1".into())],
+            Action::Reject { code: 401, reason: Some("First".into()) },
+        ),
         rule(vec![Condition::UserPrefix("1".into())], Action::Reject { code: 402, reason: None }),
         rule(vec![], Action::Reject { code: 403, reason: None }),
         rule(vec![], Action::Reject { code: 404, reason: None }),
@@ -117,7 +121,12 @@ fn what_is_within_a_dialog_asks_no_rule() {
 #[test]
 fn numbers_are_rewritten_before_they_leave() {
     let rewrite = Rewrite { strip: 1, prefix: "+49".into(), ..Rewrite::default() };
-    let rules = vec![Rule { name: "national".into(), conditions: vec![Condition::UserPrefix("0".into())], rewrite, action: Action::Group("recorders.example.com".into()) }];
+    let rules = vec![Rule {
+        name: "national".into(),
+        conditions: vec![Condition::UserPrefix("0".into())],
+        rewrite,
+        action: Action::Group("recorders.example.com".into()),
+    }];
     let groups = vec![group(vec![element("192.168.2.1:5060", 1, 1), element("192.168.2.2:5060", 2, 1)])];
     let mut bench = Bench::new(ProxyConfig { groups, routes: RouteTable::new(rules), ..config() });
     bench.put(CALLER, request("INVITE", "sip:0221@x;user=phone", ""));
@@ -139,9 +148,21 @@ fn numbers_are_rewritten_before_they_leave() {
 #[test]
 fn the_explanation_walks_as_the_decision_does() {
     let rules = vec![
-        rule(vec![Condition::Method(vec!["REGISTER".into()]), Condition::UserPrefix("never seen".into())], Action::Registrar),
-        rule(vec![Condition::UserPrefix("1".into()), Condition::Header("X-Tenant".into(), Some(Regex::new("gold").unwrap()))], MARK),
-        rule(vec![Condition::Domain("*.example.com".into()), Condition::Source("192.168.0.0/16".parse().unwrap())], Action::RequestUri),
+        rule(
+            vec![Condition::Method(vec!["REGISTER".into()]), Condition::UserPrefix("never seen".into())],
+            Action::Registrar,
+        ),
+        rule(
+            vec![
+                Condition::UserPrefix("1".into()),
+                Condition::Header("X-Tenant".into(), Some(Regex::new("gold").unwrap())),
+            ],
+            MARK,
+        ),
+        rule(
+            vec![Condition::Domain("*.example.com".into()), Condition::Source("192.168.0.0/16".parse().unwrap())],
+            Action::RequestUri,
+        ),
         rule(vec![], Action::Srs),
     ];
     let table = RouteTable::new(rules);
@@ -150,13 +171,16 @@ fn the_explanation_walks_as_the_decision_does() {
     let flow = Flow { transport: Transport::Udp, local: address(US), remote: address(CALLER), connection: 0 };
     let subject = Incoming { message: &message, uri: &uri, flow: &flow, is_recording: rig::is_recording };
     let traces = table.explain(&subject);
-    let text: Vec<String> = traces
-        .iter()
-        .flat_map(|trace| {
-            let head = format!("{}: {}", trace.rule, if trace.matched { "this one" } else { "no" });
-            std::iter::once(head).chain(trace.conditions.iter().map(|seen| format!("  {} {}: saw {}", if seen.holds { "+" } else { "-" }, seen.condition, seen.saw)))
-        })
-        .collect();
+    let text: Vec<String> =
+        traces
+            .iter()
+            .flat_map(|trace| {
+                let head = format!("{}: {}", trace.rule, if trace.matched { "this one" } else { "no" });
+                std::iter::once(head).chain(trace.conditions.iter().map(|seen| {
+                    format!("  {} {}: saw {}", if seen.holds { "+" } else { "-" }, seen.condition, seen.saw)
+                }))
+            })
+            .collect();
     insta::assert_snapshot!(text.join("\n"));
     assert_eq!(table.route(&subject).unwrap().name, traces.last().unwrap().rule);
 }

@@ -207,9 +207,7 @@ impl Cache {
             return match entry.trouble {
                 Some((failure, until)) if now < until => Look::Trouble(failure),
                 // NAPTR is a preference, and a server that cannot answer for SRV has none: nobody waits twice for them.
-                Some((failure, _))
-                    if kind == Kind::Naptr || (kind == Kind::Srv && failure != DnsFailure::Timeout) =>
-                {
+                Some((failure, _)) if kind == Kind::Naptr || (kind == Kind::Srv && failure != DnsFailure::Timeout) => {
                     if ask {
                         self.ask(now, id, false);
                     }
@@ -219,7 +217,8 @@ impl Cache {
                     if ask {
                         self.ask(now, id, true);
                     }
-                    let since = self.entries.get(&id).and_then(|entry| entry.asking.as_ref()).map(|asking| asking.since);
+                    let since =
+                        self.entries.get(&id).and_then(|entry| entry.asking.as_ref()).map(|asking| asking.since);
                     let late = since.is_some_and(|since| now >= since + self.config.query_patience);
                     Look::Pending(id, late || trouble.is_some())
                 }
@@ -373,7 +372,9 @@ impl Cache {
     /// All that is known, with when it runs out.
     #[expect(clippy::type_complexity, reason = "an iterator of borrowed parts, used once")]
     pub(crate) fn known(&self) -> impl Iterator<Item = (&Key, &Result<Arc<[RecordData]>, DnsFailure>, Instant)> {
-        self.entries.values().filter_map(|entry| entry.known.as_ref().map(|known| (&entry.key, &known.value, known.expires)))
+        self.entries
+            .values()
+            .filter_map(|entry| entry.known.as_ref().map(|known| (&entry.key, &known.value, known.expires)))
     }
 
     /// When to call [`Cache::handle_timeout`].
@@ -538,7 +539,11 @@ impl Cache {
         self.ids.remove(&entry.key);
         self.deadlines.cancel(&id);
         if let Some((good, wanted)) = entry.rank {
-            if good { self.good.remove(&(wanted, id)) } else { self.never_good.remove(&(wanted, id)) };
+            if good {
+                self.good.remove(&(wanted, id))
+            } else {
+                self.never_good.remove(&(wanted, id))
+            };
         }
     }
 
@@ -548,10 +553,18 @@ impl Cache {
         let rank = (!self.pins.contains_key(&entry.key.name)).then_some((entry.good(), entry.wanted));
         if rank != entry.rank {
             if let Some((good, wanted)) = entry.rank {
-                if good { self.good.remove(&(wanted, id)) } else { self.never_good.remove(&(wanted, id)) };
+                if good {
+                    self.good.remove(&(wanted, id))
+                } else {
+                    self.never_good.remove(&(wanted, id))
+                };
             }
             if let Some((good, wanted)) = rank {
-                if good { self.good.insert((wanted, id)) } else { self.never_good.insert((wanted, id)) };
+                if good {
+                    self.good.insert((wanted, id))
+                } else {
+                    self.never_good.insert((wanted, id))
+                };
             }
             entry.rank = rank;
         }
@@ -584,5 +597,10 @@ impl Cache {
 /// The names that an entry's records lead to; a name that leads to itself is no reason to keep it.
 fn next_names(entry: &Entry) -> Vec<Arc<str>> {
     let records = entry.known.as_ref().and_then(|known| known.value.as_ref().ok());
-    records.into_iter().flat_map(|records| records.iter()).filter_map(RecordData::next_name).filter(|name| *name != entry.key.name).collect()
+    records
+        .into_iter()
+        .flat_map(|records| records.iter())
+        .filter_map(RecordData::next_name)
+        .filter(|name| *name != entry.key.name)
+        .collect()
 }

@@ -214,15 +214,15 @@ mod tests {
         }
         let names = |secure, available: &[Transport]| {
             let groups = naptr_groups(&records, secure, available);
-            groups.iter().map(|group| group.iter().map(|(t, name)| format!("{t} {name}")).collect()).collect::<Vec<Vec<_>>>()
+            groups
+                .iter()
+                .map(|group| group.iter().map(|(t, name)| format!("{t} {name}")).collect())
+                .collect::<Vec<Vec<_>>>()
         };
         use Transport::{Tcp, Tls, Udp};
         assert_eq!(
             names(false, &[Udp, Tcp, Tls]),
-            [
-                vec!["TLS _sips._tcp.example.com"],
-                vec!["TCP _sip._tcp.other.example", "UDP _sip._udp.example.com"]
-            ]
+            [vec!["TLS _sips._tcp.example.com"], vec!["TCP _sip._tcp.other.example", "UDP _sip._udp.example.com"]]
         );
         assert_eq!(names(false, &[Udp]), [vec!["UDP _sip._udp.example.com"]]);
         assert_eq!(names(true, &[Udp, Tcp, Tls]), [vec!["TLS _sips._tcp.example.com"]]);

@@ -255,7 +255,8 @@ impl<'a> Walk<'a> {
         let mut servers = Vec::with_capacity(records.len());
         for srv in records {
             let Some(target) = normalise(&srv.target) else { continue };
-            let addresses = self.addresses(&target, false).into_iter().map(|ip| SocketAddr::new(ip, srv.port)).collect();
+            let addresses =
+                self.addresses(&target, false).into_iter().map(|ip| SocketAddr::new(ip, srv.port)).collect();
             servers.push(Server { target, port: srv.port, priority: srv.priority, weight: srv.weight, addresses });
         }
         if self.must_wait(servers.iter().any(|server| !server.addresses.is_empty())) {
@@ -323,7 +324,11 @@ impl<'a> Walk<'a> {
             Look::Checking(held, _) => held,
             Look::Trouble(failure) => return Step::Absent(failure),
             Look::Pending(id, hopeless) => {
-                if hopeless { self.hopeless.push(id) } else { self.waits.push(id) }
+                if hopeless {
+                    self.hopeless.push(id)
+                } else {
+                    self.waits.push(id)
+                }
                 self.waited = true;
                 return Step::Unknown(hopeless);
             }

@@ -183,7 +183,10 @@ fn what_was_known_outlives_a_restart() {
     let _ = before.locate("sip:invented.example");
     before.advance(10 * SECOND);
     let last = before.locator.snapshot(before.now, 1_000_000).last_good();
-    assert_eq!(last.records.iter().map(|record| record.name.as_str()).collect::<Vec<_>>(), ["_sip._udp.example.com", "a.example.com"]);
+    assert_eq!(
+        last.records.iter().map(|record| record.name.as_str()).collect::<Vec<_>>(),
+        ["_sip._udp.example.com", "a.example.com"]
+    );
     let text = serde_json::to_string(&last).unwrap();
     for away in [5, 600, 23 * 3_600] {
         let mut after = Sim::new(LocatorConfig::default(), "");
@@ -223,10 +226,7 @@ fn groups_hear_of_changes_of_pinned_names_only() {
     assert!(changed > begin);
     // The new host is asked for by whoever looks at the set, and then it is pinned too.
     let set = |sim: &mut Sim| sim.locator.peek_srv(sim.now, "example.com", Transport::Udp).map(|set| show(&set));
-    assert_eq!(
-        set(&mut sim).as_deref(),
-        Some("a.example.com:5060 1/1 [192.0.2.1:5060], b.example.com:5060 2/1 []")
-    );
+    assert_eq!(set(&mut sim).as_deref(), Some("a.example.com:5060 1/1 [192.0.2.1:5060], b.example.com:5060 2/1 []"));
     sim.settle();
     assert!(sim.locator.pinned_generation() > changed);
     assert_eq!(

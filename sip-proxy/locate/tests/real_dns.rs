@@ -116,7 +116,11 @@ async fn servfail_refused_and_nonsense_cost_nothing() {
     server.tell("mode ok");
     let Located::Ready(hops) = rig.locate(URI) else { panic!("not at once") };
     assert_eq!(hops.len(), 2);
-    rig.until("fresh again", |rig| matches!(rig.locate(URI), Located::Ready(hops) if !hops.iter().any(|hop| hop.ttl_left.is_zero()))).await;
+    rig.until(
+        "fresh again",
+        |rig| matches!(rig.locate(URI), Located::Ready(hops) if !hops.iter().any(|hop| hop.ttl_left.is_zero())),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -131,14 +135,22 @@ async fn a_name_that_vanishes_for_a_moment_stays() {
         let before = rig.locator.stats().distrusted;
         served_until(&mut rig, mode, |rig| rig.locator.stats().distrusted >= before + 5).await;
         server.tell("mode ok");
-        rig.until("fresh again", |rig| matches!(rig.locate(URI), Located::Ready(hops) if !hops.iter().any(|hop| hop.ttl_left.is_zero()))).await;
+        rig.until(
+            "fresh again",
+            |rig| matches!(rig.locate(URI), Located::Ready(hops) if !hops.iter().any(|hop| hop.ttl_left.is_zero())),
+        )
+        .await;
     }
 }
 
 #[tokio::test]
 async fn a_name_that_vanishes_for_good_is_gone_in_the_end() {
     let mut server = Server::start(SHORT);
-    let config = LocatorConfig { distrust: Duration::from_secs(1), distrust_retry: Duration::from_secs(1), ..LocatorConfig::default() };
+    let config = LocatorConfig {
+        distrust: Duration::from_secs(1),
+        distrust_retry: Duration::from_secs(1),
+        ..LocatorConfig::default()
+    };
     let mut rig = Rig::with(&[&server], config, Duration::from_secs(5));
     rig.locator.pin("a.example.com");
     assert_eq!(rig.found("sip:a.example.com:5070").await, "UDP 192.0.2.1:5070");
@@ -150,7 +162,9 @@ async fn a_name_that_vanishes_for_good_is_gone_in_the_end() {
 async fn what_does_not_fit_into_a_datagram_comes_by_tcp() {
     let mut server = Server::start("");
     for host in 0..120 {
-        server.tell(&format!("add _sip._udp.large.example 60 SRV {host} 1 5060 a-host-with-a-rather-long-name-{host}.large.example"));
+        server.tell(&format!(
+            "add _sip._udp.large.example 60 SRV {host} 1 5060 a-host-with-a-rather-long-name-{host}.large.example"
+        ));
         server.tell(&format!("add a-host-with-a-rather-long-name-{host}.large.example 60 A 192.0.2.{host}"));
     }
     let mut rig = Rig::with(&[&server], LocatorConfig::default(), Duration::from_secs(5));

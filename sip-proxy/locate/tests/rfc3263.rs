@@ -148,7 +148,8 @@ fn section_4_2_a_port_means_addresses_only() {
 fn section_4_2_srv_priorities_are_tried_in_order_and_weights_shuffled() {
     let mut zone = String::new();
     for (priority, weight, host) in [(20, 1, 1), (10, 50, 2), (10, 50, 3), (10, 50, 4)] {
-        zone += &format!("_sip._udp.example.com 60 SRV {priority} {weight} 5060 h{host}\nh{host} 60 A 192.0.2.{host}\n");
+        zone +=
+            &format!("_sip._udp.example.com 60 SRV {priority} {weight} 5060 h{host}\nh{host} 60 A 192.0.2.{host}\n");
     }
     let mut sim = sim(&zone);
     sim.locate("sip:example.com;transport=udp");
@@ -209,10 +210,12 @@ fn rfc_2782_a_target_of_a_dot_means_that_the_service_is_not_offered() {
     ");
     assert_eq!(sim.locate("sip:example.com;transport=udp").0, "failed: the domain does not offer SIP");
     assert_eq!(sim.locate("sip:example.com").0, "failed: the domain does not offer SIP");
-    sim.add("
+    sim.add(
+        "
         _sip._tcp.example.com 60 SRV 0 0 5060 t.example.com
         t.example.com 60 A 192.0.2.8
-    ");
+    ",
+    );
     sim.advance(Duration::from_secs(120));
     assert_eq!(sim.locate("sip:example.com").0, "TCP 192.0.2.8:5060");
 }

@@ -45,9 +45,15 @@ mod tests {
     fn parameters_escapes_and_the_domains_case_make_no_difference() {
         let config = RegistrarConfig::new(["Example.com"]);
         let of = |text: &str| Aor::of(&Uri::parse(text).unwrap(), &config);
-        for text in ["sip:alice@example.com", "sips:%61lice@EXAMPLE.com:5061;transport=tls", "sip:alice:pw@example.com.?x=y"] {
+        for text in
+            ["sip:alice@example.com", "sips:%61lice@EXAMPLE.com:5061;transport=tls", "sip:alice:pw@example.com.?x=y"]
+        {
             let aor = of(text).unwrap();
-            assert_eq!((aor.key.as_str(), aor.user(), aor.domain()), ("alice@example.com", "alice", "example.com"), "{text}");
+            assert_eq!(
+                (aor.key.as_str(), aor.user(), aor.domain()),
+                ("alice@example.com", "alice", "example.com"),
+                "{text}"
+            );
         }
         assert_ne!(of("sip:Alice@example.com"), of("sip:alice@example.com"));
         for none in ["sip:example.com", "sip:alice@example.net", "tel:+1555", "sip:a%0Ab@example.com"] {

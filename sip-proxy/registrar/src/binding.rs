@@ -66,7 +66,10 @@ impl Binding {
 
     /// The stream connection that requests go along.
     pub(crate) fn connection(&self) -> Option<u64> {
-        self.flow.as_ref().filter(|flow| flow.transport.is_reliable() && flow.connection != 0).map(|flow| flow.connection)
+        self.flow
+            .as_ref()
+            .filter(|flow| flow.transport.is_reliable() && flow.connection != 0)
+            .map(|flow| flow.connection)
     }
 
     /// Without its connection nobody could reach it (RFC 5626 5.3).
@@ -83,7 +86,11 @@ impl Binding {
     /// The identity.
     pub(crate) fn key(&self, aor: &str) -> SavedKey {
         let reg_id = self.reg_id().filter(|_| self.outbound);
-        SavedKey { aor: aor.to_owned(), contact: self.instance().filter(|_| reg_id.is_some()).unwrap_or(&self.uri).to_owned(), reg_id }
+        SavedKey {
+            aor: aor.to_owned(),
+            contact: self.instance().filter(|_| reg_id.is_some()).unwrap_or(&self.uri).to_owned(),
+            reg_id,
+        }
     }
 
     pub(crate) fn save(&self, aor: &str, now: Instant, unix_s: u64) -> Saved {

@@ -76,7 +76,10 @@ fn wanted(value: &str, header: Option<u64>, config: &RegistrarConfig) -> Result<
     }
     let uri = Uri::parse(&contact.uri).map_err(|error| wrong(&error.to_string()))?;
     let q = match contact.params.get("q") {
-        Some(text) => Some(preference(text).ok_or_else(|| wrong("q is a number from 0 to 1 with at most three digits behind the point"))?),
+        Some(text) => Some(
+            preference(text)
+                .ok_or_else(|| wrong("q is a number from 0 to 1 with at most three digits behind the point"))?,
+        ),
         None => None,
     };
     let instance = contact.params.get("+sip.instance").filter(|text| !text.is_empty()).map(str::to_owned);
@@ -164,7 +167,9 @@ mod tests {
 
     #[test]
     fn rfc3261_25_1_qvalues() {
-        for (text, thousandths) in [("0", 0), ("0.", 0), ("0.5", 500), ("0.07", 70), ("0.123", 123), ("1", 1_000), ("1.000", 1_000)] {
+        for (text, thousandths) in
+            [("0", 0), ("0.", 0), ("0.5", 500), ("0.07", 70), ("0.123", 123), ("1", 1_000), ("1.000", 1_000)]
+        {
             assert_eq!(preference(text), Some(thousandths), "{text}");
         }
         for wrong in ["", ".5", "1.1", "1.001", "0.1234", "2", "-0", "0.x", "0,5"] {
@@ -185,7 +190,10 @@ mod tests {
         assert_eq!(granted(Some(59)).unwrap_err().headers, [("Min-Expires", "60".to_owned())]);
         assert_eq!(granted(Some(60)), Ok(60));
         assert_eq!(granted(Some(u64::MAX)), Ok(3_600));
-        assert_eq!((seconds("120 "), seconds("soon"), seconds(""), seconds("-1"), seconds("99999999999999999999")), (120, 3_600, 3_600, 3_600, u64::MAX));
+        assert_eq!(
+            (seconds("120 "), seconds("soon"), seconds(""), seconds("-1"), seconds("99999999999999999999")),
+            (120, 3_600, 3_600, 3_600, u64::MAX)
+        );
     }
 
     #[test]

@@ -26,7 +26,13 @@ pub(crate) fn date(unix_s: u64) -> String {
         rest -= length;
     }
     let weekday = DAYS.iter().cycle().nth(usize::try_from(days % 7).unwrap_or(0)).copied().unwrap_or("Thu");
-    format!("{weekday}, {:02} {month} {year} {:02}:{:02}:{:02} GMT", rest + 1, second / 3_600, second / 60 % 60, second % 60)
+    format!(
+        "{weekday}, {:02} {month} {year} {:02}:{:02}:{:02} GMT",
+        rest + 1,
+        second / 3_600,
+        second / 60 % 60,
+        second % 60
+    )
 }
 
 #[cfg(test)]

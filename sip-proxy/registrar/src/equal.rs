@@ -14,7 +14,8 @@ pub fn same_uri(a: &Uri, b: &Uri) -> bool {
     if !a.is_sip() {
         return a.user == b.user;
     }
-    let same_text = |a: &Option<String>, b: &Option<String>| a == b || a.as_deref().map(unescape) == b.as_deref().map(unescape);
+    let same_text =
+        |a: &Option<String>, b: &Option<String>| a == b || a.as_deref().map(unescape) == b.as_deref().map(unescape);
     same_text(&a.user, &b.user)
         && same_text(&a.password, &b.password)
         && same_host(a, b)
@@ -34,9 +35,11 @@ fn same_host(a: &Uri, b: &Uri) -> bool {
 fn same_params(a: &Uri, b: &Uri) -> bool {
     let folded = |value: Option<&str>| unescape(value.unwrap_or("")).to_ascii_lowercase();
     let covered = |one: &Uri, other: &Uri| {
-        one.params.iter().all(|(name, value)| match other.params.iter().find(|(have, _)| have.eq_ignore_ascii_case(name)) {
-            Some((_, theirs)) => folded(value) == folded(theirs),
-            None => !TELLING.iter().any(|telling| telling.eq_ignore_ascii_case(name)),
+        one.params.iter().all(|(name, value)| {
+            match other.params.iter().find(|(have, _)| have.eq_ignore_ascii_case(name)) {
+                Some((_, theirs)) => folded(value) == folded(theirs),
+                None => !TELLING.iter().any(|telling| telling.eq_ignore_ascii_case(name)),
+            }
         })
     };
     covered(a, b) && covered(b, a)
@@ -80,7 +83,10 @@ mod tests {
                 "sip:biloxi.com;transport=tcp;method=REGISTER?to=sip:bob%40biloxi.com",
                 "sip:biloxi.com;method=REGISTER;transport=tcp?to=sip:bob%40biloxi.com",
             ),
-            ("sip:alice@atlanta.com?subject=project%20x&priority=urgent", "sip:alice@atlanta.com?priority=urgent&subject=project%20x"),
+            (
+                "sip:alice@atlanta.com?subject=project%20x&priority=urgent",
+                "sip:alice@atlanta.com?priority=urgent&subject=project%20x",
+            ),
             ("sip:a@[2001:db8::1]", "sip:a@[2001:DB8:0::1]"),
         ] {
             assert!(same(a, b), "{a} = {b}");

@@ -62,7 +62,9 @@ fn is_private(address: IpAddr) -> bool {
             let is_shared = v4.to_bits() & 0xffc0_0000 == Ipv4Addr::new(100, 64, 0, 0).to_bits();
             v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || is_shared
         }
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified() || v6.is_unique_local() || Ipv6Addr::is_unicast_link_local(&v6),
+        IpAddr::V6(v6) => {
+            v6.is_loopback() || v6.is_unspecified() || v6.is_unique_local() || Ipv6Addr::is_unicast_link_local(&v6)
+        }
     }
 }
 
@@ -73,7 +75,8 @@ mod tests {
 
     fn way(contact: &str, via: &str, transport: Transport, remote: &str) -> (bool, bool) {
         let connection = u64::from(transport.is_reliable());
-        let flow = Flow { transport, local: "10.0.0.5:5060".parse().unwrap(), remote: remote.parse().unwrap(), connection };
+        let flow =
+            Flow { transport, local: "10.0.0.5:5060".parse().unwrap(), remote: remote.parse().unwrap(), connection };
         let reach = direct(&Uri::parse(contact).unwrap(), &Via::parse(via).unwrap(), &flow, false);
         assert!(reach.flow.is_none_or(|used| used == flow));
         (reach.flow.is_some(), reach.reachable)
@@ -89,7 +92,10 @@ mod tests {
         assert_eq!(udp("sip:a@192.168.1.7:5060", home, "10.0.0.1:40001"), (true, false));
         assert_eq!(udp("sip:a@192.168.1.7:5060", home, "192.168.1.7:40001"), (true, false));
         // No rport: it may listen on the one port and send from the other.
-        assert_eq!(udp("sip:a@192.168.1.7:5060", "SIP/2.0/UDP 192.168.1.7:5060;branch=z9hG4bK1", "192.168.1.7:40001"), (false, true));
+        assert_eq!(
+            udp("sip:a@192.168.1.7:5060", "SIP/2.0/UDP 192.168.1.7:5060;branch=z9hG4bK1", "192.168.1.7:40001"),
+            (false, true)
+        );
         // It knows its outside address; its own port is no business of the source's.
         assert_eq!(udp("sip:a@203.0.113.9:40001", home, "203.0.113.9:40001"), (false, true));
         // Somebody else's contact.

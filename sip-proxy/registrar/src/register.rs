@@ -62,7 +62,8 @@ impl<'a> Facts<'a> {
         if self.is_direct {
             return Ok(self.flow.transport.is_reliable());
         }
-        let edge = self.path.last().and_then(|value| NameAddr::parse("Path", value).ok()).and_then(|edge| edge.parsed_uri());
+        let edge =
+            self.path.last().and_then(|value| NameAddr::parse("Path", value).ok()).and_then(|edge| edge.parsed_uri());
         if edge.is_some_and(|uri| uri.params.has("ob")) {
             return Ok(true);
         }
@@ -75,7 +76,11 @@ impl<'a> Facts<'a> {
         } else {
             Reach { flow: None, reachable: true }
         };
-        let extra = Extra { instance: wanted.instance.map(String::into_boxed_str), reg_id: wanted.reg_id, path: self.path.clone() };
+        let extra = Extra {
+            instance: wanted.instance.map(String::into_boxed_str),
+            reg_id: wanted.reg_id,
+            path: self.path.clone(),
+        };
         Binding {
             uri: wanted.text.into_boxed_str(),
             call: self.call,
@@ -140,7 +145,8 @@ fn place(have: &[Binding], known: &[Option<Uri>], wanted: &Wanted, outbound: boo
     let by_uri = || {
         let same = |(binding, uri): (&Binding, &Option<Uri>)| {
             // Two flows of one instance may share a URI.
-            !(outbound && binding.outbound) && (*binding.uri == *wanted.text || uri.as_ref().is_some_and(|uri| same_uri(uri, &wanted.uri)))
+            !(outbound && binding.outbound)
+                && (*binding.uri == *wanted.text || uri.as_ref().is_some_and(|uri| same_uri(uri, &wanted.uri)))
         };
         have.iter().zip(known).position(same)
     };

@@ -137,8 +137,14 @@ impl Registrar {
     /// along a connection that is gone.
     pub fn restore(&mut self, now: Instant, unix_s: u64, saved: Saved) -> bool {
         let left = saved.expires.saturating_sub(unix_s).min(self.config.max_expires.as_secs());
-        let is_gone = saved.flow.as_ref().is_some_and(|flow| flow.revive().is_none()) && (saved.outbound || !saved.reachable);
-        if left == 0 || is_gone || !self.may_exist(&saved.aor) || Uri::parse(&saved.uri).is_err() || saved.q.is_some_and(|q| q > 1_000) {
+        let is_gone =
+            saved.flow.as_ref().is_some_and(|flow| flow.revive().is_none()) && (saved.outbound || !saved.reachable);
+        if left == 0
+            || is_gone
+            || !self.may_exist(&saved.aor)
+            || Uri::parse(&saved.uri).is_err()
+            || saved.q.is_some_and(|q| q > 1_000)
+        {
             return false;
         }
         let key = saved.key();
@@ -190,13 +196,23 @@ impl Registrar {
     }
 
     /// The credentials of a request must be those of `aor` (RFC 3261 10.3 steps 3 and 4).
-    fn prove(&mut self, now: Instant, unix_s: u64, side: Side, aor: &Aor, request: &Message, flow: &Flow) -> Result<(), Reject> {
+    fn prove(
+        &mut self,
+        now: Instant,
+        unix_s: u64,
+        side: Side,
+        aor: &Aor,
+        request: &Message,
+        flow: &Flow,
+    ) -> Result<(), Reject> {
         let Some(users) = &self.users else { return Ok(()) };
         let source = flow.remote.ip();
-        let name = self.auth.check(now, unix_s, side, users, &self.config, aor.domain(), request, source).map_err(|denied| {
-            self.count_denied(&denied);
-            denied.into_reject()
-        })?;
+        let name = self.auth.check(now, unix_s, side, users, &self.config, aor.domain(), request, source).map_err(
+            |denied| {
+                self.count_denied(&denied);
+                denied.into_reject()
+            },
+        )?;
         if name == aor.user() {
             return Ok(());
         }
@@ -204,9 +220,16 @@ impl Registrar {
         Err(Reject::because(403, "The password is another user's"))
     }
 
-    fn answer_register(&mut self, now: Instant, unix_s: u64, request: &Message, flow: &Flow) -> Result<Message, Reject> {
+    fn answer_register(
+        &mut self,
+        now: Instant,
+        unix_s: u64,
+        request: &Message,
+        flow: &Flow,
+    ) -> Result<Message, Reject> {
         let to = request.to()?.parsed_uri();
-        let aor = to.and_then(|uri| Aor::of(&uri, &self.config)).ok_or_else(|| Reject::because(404, "No such domain here"));
+        let aor =
+            to.and_then(|uri| Aor::of(&uri, &self.config)).ok_or_else(|| Reject::because(404, "No such domain here"));
         validate_require(request, &KNOWN)?;
         let aor = aor?;
         self.prove(now, unix_s, Side::Server, &aor, request, flow)?;
@@ -307,16 +330,21 @@ impl Registrar {
         if self.table.get(aor).iter().all(|binding| binding.expires > now) {
             return;
         }
-        let gone: Vec<Binding> = self.table.edit(aor, |bindings| bindings.extract_if(.., |binding| binding.expires <= now).collect());
+        let gone: Vec<Binding> =
+            self.table.edit(aor, |bindings| bindings.extract_if(.., |binding| binding.expires <= now).collect());
         self.counters.expired += gone.len() as u64;
-        for binding in gone.iter().filter(|_| self.changes.is_wanted()).map(|binding| binding.key(aor)).collect::<Vec<_>>() {
+        for binding in
+            gone.iter().filter(|_| self.changes.is_wanted()).map(|binding| binding.key(aor)).collect::<Vec<_>>()
+        {
             self.changes.push(Change::Remove(binding));
         }
     }
 
     /// Removes bindings of a slot; how many.
     fn remove(&mut self, slot: u32, which: impl Fn(&Binding) -> bool) -> u64 {
-        let (aor, gone) = self.table.edit_slot(slot, |bindings| bindings.extract_if(.., |binding| which(binding)).collect::<Vec<_>>());
+        let (aor, gone) = self
+            .table
+            .edit_slot(slot, |bindings| bindings.extract_if(.., |binding| which(binding)).collect::<Vec<_>>());
         if let Some(aor) = aor.filter(|_| self.changes.is_wanted()) {
             gone.iter().for_each(|binding| self.changes.push(Change::Remove(binding.key(&aor))));
         }
@@ -342,7 +370,10 @@ impl Location for Registrar {
             return None;
         }
         // A sips request goes to sips contacts only (RFC 5630 5.3).
-        let fits = |binding: &&Binding| binding.expires > now && (!secure || binding.uri.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("sips:")));
+        let fits = |binding: &&Binding| {
+            binding.expires > now
+                && (!secure || binding.uri.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("sips:")))
+        };
         let mut found: Vec<&Binding> = self.table.get(&aor.key).iter().filter(fits).collect();
         found.sort_by_key(|binding| std::cmp::Reverse(binding.order));
         // An instance rings once: along the flow that it registered last (RFC 5626 7).

@@ -98,7 +98,11 @@ impl Table {
     }
 
     /// As [`Table::edit`], by slot; with the address of record, if there is one.
-    pub(crate) fn edit_slot<T>(&mut self, slot: u32, edit: impl FnOnce(&mut Vec<Binding>) -> T) -> (Option<Arc<str>>, T) {
+    pub(crate) fn edit_slot<T>(
+        &mut self,
+        slot: u32,
+        edit: impl FnOnce(&mut Vec<Binding>) -> T,
+    ) -> (Option<Arc<str>>, T) {
         let record = usize::try_from(slot).ok().and_then(|slot| self.slots.get_mut(slot)).and_then(Option::as_mut);
         let Some(record) = record else { return (None, edit(&mut Vec::new())) };
         for connection in record.bindings.iter().filter_map(Binding::connection) {
@@ -139,7 +143,9 @@ impl Table {
     /// A slot whose deadline has come. It must be edited, which arms it again.
     pub(crate) fn pop_due(&mut self, now: Instant) -> Option<u32> {
         let slot = self.deadlines.pop_due(now)?;
-        if let Some(record) = usize::try_from(slot).ok().and_then(|slot| self.slots.get_mut(slot)).and_then(Option::as_mut) {
+        if let Some(record) =
+            usize::try_from(slot).ok().and_then(|slot| self.slots.get_mut(slot)).and_then(Option::as_mut)
+        {
             record.armed = None;
         }
         Some(slot)

@@ -59,7 +59,12 @@ fn a_hundred_thousand_phones_stay_below_sixty_megabytes_and_idle_costs_nothing()
         assert_eq!(rig.lookup(&format!("sip:subscriber-{n}@example.com")).unwrap().len(), 1);
     }
     let lookup = begun.elapsed() / PHONES;
-    println!("bytes a binding: {} at first, {} after refreshes; register {:?}, lookup {lookup:?}, poll {poll:?}", used / 100_000, after / 100_000, first / PHONES);
+    println!(
+        "bytes a binding: {} at first, {} after refreshes; register {:?}, lookup {lookup:?}, poll {poll:?}",
+        used / 100_000,
+        after / 100_000,
+        first / PHONES
+    );
     assert!(after < 60 << 20, "{after} bytes");
     rig.pass(Duration::from_secs(3_600));
     assert!(rig.registrar.is_empty());

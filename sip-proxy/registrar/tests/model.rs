@@ -39,7 +39,11 @@ const MOST: usize = 3;
 
 /// Contacts 0 and 1 are behind a NAT on a connection of the user's, 2 and 3 somewhere else.
 fn uri(contact: u8) -> String {
-    if contact < 2 { format!("sip:c{contact}@192.168.1.7:5060") } else { format!("sip:c{contact}@sip{contact}.example.org") }
+    if contact < 2 {
+        format!("sip:c{contact}@192.168.1.7:5060")
+    } else {
+        format!("sip:c{contact}@sip{contact}.example.org")
+    }
 }
 
 fn order_is_kept(model: &Model, contact: u8, call: u8, cseq: u32) -> bool {
@@ -148,9 +152,15 @@ fn a_restart_keeps_order_time_path_and_the_way_through_a_nat() {
     let mut rig = Rig::open();
     rig.send(request().cseq(7).contact("<sip:old@10.0.0.7>;q=0.5"));
     rig.pass(Duration::from_secs(100));
-    let behind_nat = request().call_id("new").via("SIP/2.0/UDP 192.168.1.7:5060;branch=z9hG4bK1;rport").contact("<sip:new@192.168.1.7:5060>;q=0.5");
+    let behind_nat = request()
+        .call_id("new")
+        .via("SIP/2.0/UDP 192.168.1.7:5060;branch=z9hG4bK1;rport")
+        .contact("<sip:new@192.168.1.7:5060>;q=0.5");
     rig.send_over(behind_nat, &udp("203.0.113.9:40001"));
-    let through = request().call_id("path").behind("SIP/2.0/UDP p1.example.com;branch=z9hG4bK2").line("Path: <sip:p1.example.com;lr>");
+    let through = request()
+        .call_id("path")
+        .behind("SIP/2.0/UDP p1.example.com;branch=z9hG4bK2")
+        .line("Path: <sip:p1.example.com;lr>");
     rig.send(through.contact("<sip:path@10.0.0.9>;q=0.1"));
     let before = rig.alice();
     let (mut exported, _) = rig.registrar.export(rig.now, rig.unix_s(), 0, 1_000);

@@ -73,10 +73,16 @@ fn step_7_the_contacts_own_expiry_goes_before_the_header_and_that_before_the_def
     let mut config = RegistrarConfig::new(["example.com"]);
     (config.max_expires, config.default_expires) = (Duration::from_secs(7_200), Duration::from_secs(1_800));
     let mut rig = Rig::with(config, None);
-    let response = rig.send(request().line("Expires: 300").contact("<sip:alice@10.0.0.7>;expires=120, <sip:alice@10.0.0.8>"));
+    let response =
+        rig.send(request().line("Expires: 300").contact("<sip:alice@10.0.0.7>;expires=120, <sip:alice@10.0.0.8>"));
     assert_eq!(contacts(&response), ["<sip:alice@10.0.0.7>;expires=120", "<sip:alice@10.0.0.8>;expires=300"]);
-    let response = rig.send(request().user("bob").contact("<sip:bob@10.0.0.7>, <sip:bob@10.0.0.8>;expires=99999, <sip:bob@10.0.0.9>;expires=soon"));
-    let expected = ["<sip:bob@10.0.0.7>;expires=1800", "<sip:bob@10.0.0.8>;expires=7200", "<sip:bob@10.0.0.9>;expires=3600"];
+    let response = rig.send(
+        request()
+            .user("bob")
+            .contact("<sip:bob@10.0.0.7>, <sip:bob@10.0.0.8>;expires=99999, <sip:bob@10.0.0.9>;expires=soon"),
+    );
+    let expected =
+        ["<sip:bob@10.0.0.7>;expires=1800", "<sip:bob@10.0.0.8>;expires=7200", "<sip:bob@10.0.0.9>;expires=3600"];
     assert_eq!(contacts(&response), expected);
 }
 
@@ -98,7 +104,10 @@ fn step_7_an_older_cseq_of_the_same_call_id_changes_nothing() {
         assert_eq!(rig.uris(), ["sip:alice@10.0.0.7"]);
     }
     assert_eq!(status(&rig.send(request().cseq(11).contact("<sip:alice@10.0.0.7>;q=0.6"))), 200);
-    assert_eq!(status(&rig.send(request().call_id("after a restart").cseq(1).contact("<sip:alice@10.0.0.7>;q=0.7"))), 200);
+    assert_eq!(
+        status(&rig.send(request().call_id("after a restart").cseq(1).contact("<sip:alice@10.0.0.7>;q=0.7"))),
+        200
+    );
     assert_eq!(rig.alice()[0].q, 700);
 }
 
@@ -195,7 +204,8 @@ fn rfc3261_16_6_contacts_come_by_q_and_then_the_latest_first() {
     rig.pass(Duration::from_secs(1));
     rig.send(request().contact("<sip:new@10.0.0.4>;q=0.5"));
     let found: Vec<(String, u16)> = rig.alice().into_iter().map(|contact| (contact.uri, contact.q)).collect();
-    let expected = [("sip:none@10.0.0.2", 1_000), ("sip:new@10.0.0.4", 500), ("sip:old@10.0.0.1", 500), ("sip:low@10.0.0.3", 0)];
+    let expected =
+        [("sip:none@10.0.0.2", 1_000), ("sip:new@10.0.0.4", 500), ("sip:old@10.0.0.1", 500), ("sip:low@10.0.0.3", 0)];
     assert_eq!(found, expected.map(|(uri, q)| (uri.to_owned(), q)));
 }
 

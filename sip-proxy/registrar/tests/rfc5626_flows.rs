@@ -18,7 +18,8 @@ fn outbound(contact: &str) -> Request {
 #[test]
 fn a_phone_behind_a_nat_is_reached_where_it_came_from() {
     let mut rig = Rig::open();
-    let home = || request().via("SIP/2.0/UDP 192.168.1.7:5060;branch=z9hG4bK1;rport").contact("<sip:alice@192.168.1.7:5060>");
+    let home =
+        || request().via("SIP/2.0/UDP 192.168.1.7:5060;branch=z9hG4bK1;rport").contact("<sip:alice@192.168.1.7:5060>");
     let outside = udp("203.0.113.9:40001");
     assert_eq!(status(&rig.send_over(home(), &outside)), 200);
     assert_eq!((rig.alice()[0].uri.as_str(), rig.alice()[0].flow), ("sip:alice@192.168.1.7:5060", Some(outside)));
@@ -59,7 +60,8 @@ fn behind_a_nat_a_binding_goes_with_its_connection() {
 #[test]
 fn section_6_a_new_registration_of_the_same_instance_and_reg_id_takes_the_place_of_the_old_one() {
     let mut rig = Rig::open();
-    let response = rig.send_over(outbound(&format!("<sip:alice@192.168.1.7:40001>;{ONE};reg-id=1")), &tcp("203.0.113.9:40001", 1));
+    let response =
+        rig.send_over(outbound(&format!("<sip:alice@192.168.1.7:40001>;{ONE};reg-id=1")), &tcp("203.0.113.9:40001", 1));
     assert_eq!((status(&response), response.header("Require").unwrap().as_ref()), (200, "outbound"));
     assert_eq!(contacts(&response), [format!("<sip:alice@192.168.1.7:40001>;expires=3600;{ONE};reg-id=1")]);
     let again = outbound(&format!("<sip:alice@192.168.1.8:40009>;{ONE};reg-id=1")).call_id("after a restart");
@@ -74,10 +76,14 @@ fn section_7_an_instance_with_two_flows_rings_once_and_along_the_other_when_one_
     let mut rig = Rig::open();
     let (first, second) = (tcp("203.0.113.9:40001", 1), tcp("203.0.113.9:40002", 2));
     for (reg_id, flow) in [(1, &first), (2, &second)] {
-        let request = outbound(&format!("<sip:alice@192.168.1.7:40001>;{ONE};reg-id={reg_id}")).call_id(&format!("call-{reg_id}"));
+        let request = outbound(&format!("<sip:alice@192.168.1.7:40001>;{ONE};reg-id={reg_id}"))
+            .call_id(&format!("call-{reg_id}"));
         rig.send_over(request, flow);
     }
-    rig.send_over(outbound(&format!("<sip:alice@192.168.1.9>;{TWO};reg-id=1")).call_id("two"), &tcp("203.0.113.9:40003", 3));
+    rig.send_over(
+        outbound(&format!("<sip:alice@192.168.1.9>;{TWO};reg-id=1")).call_id("two"),
+        &tcp("203.0.113.9:40003", 3),
+    );
     assert_eq!(rig.registrar.len(), 3);
     let flows: Vec<u64> = rig.alice().iter().map(|contact| contact.flow.unwrap().connection).collect();
     assert_eq!(flows, [3, 2]);
@@ -99,10 +105,20 @@ fn section_6_without_the_option_or_on_udp_the_reg_id_means_nothing() {
     let contact = format!("<sip:alice@192.168.1.7>;{ONE};reg-id=1");
     let via = "SIP/2.0/TCP 192.168.1.7:5060;branch=z9hG4bK1";
     let response = rig.send_over(request().via(via).contact(&contact), &tcp("203.0.113.9:40001", 1));
-    assert_eq!((response.header("Require"), contacts(&response)), (None, vec![format!("<sip:alice@192.168.1.7>;expires=3600;{ONE}")]));
-    let over_udp = request().via("SIP/2.0/UDP 192.168.1.7:5060;branch=z9hG4bK1;rport").line("Supported: outbound").contact(&contact);
+    assert_eq!(
+        (response.header("Require"), contacts(&response)),
+        (None, vec![format!("<sip:alice@192.168.1.7>;expires=3600;{ONE}")])
+    );
+    let over_udp = request()
+        .via("SIP/2.0/UDP 192.168.1.7:5060;branch=z9hG4bK1;rport")
+        .line("Supported: outbound")
+        .contact(&contact);
     let response = rig.send_over(over_udp, &udp("203.0.113.9:40001"));
-    assert_eq!((status(&response), response.header("Require")), (200, None), "STUN is not spoken, so this is no outbound flow");
+    assert_eq!(
+        (status(&response), response.header("Require")),
+        (200, None),
+        "STUN is not spoken, so this is no outbound flow"
+    );
     assert_eq!(rig.alice()[0].flow, Some(udp("203.0.113.9:40001")));
 }
 
@@ -117,7 +133,11 @@ fn section_6_a_first_hop_without_outbound_is_answered_with_439() {
     let flow = tcp("10.0.0.2:40001", 1);
     assert_eq!(status(&rig.send_over(through(&[]), &flow)), 439);
     assert_eq!(status(&rig.send_over(through(&["<sip:edge.example.com;lr>"]), &flow)), 439);
-    assert_eq!(status(&rig.send_over(through(&["<sip:in.example.com;lr;ob>", "<sip:edge.example.com;lr>"]), &flow)), 439, "the last is the first hop");
+    assert_eq!(
+        status(&rig.send_over(through(&["<sip:in.example.com;lr;ob>", "<sip:edge.example.com;lr>"]), &flow)),
+        439,
+        "the last is the first hop"
+    );
     let response = rig.send_over(through(&["<sip:in.example.com;lr>", "<sip:tok@edge.example.com;lr;ob>"]), &flow);
     assert_eq!((status(&response), response.header("Require").unwrap().as_ref()), (200, "outbound"));
     assert_eq!(rig.alice()[0].path, ["<sip:in.example.com;lr>", "<sip:tok@edge.example.com;lr;ob>"]);

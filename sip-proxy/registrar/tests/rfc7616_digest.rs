@@ -29,7 +29,9 @@ fn rfc8760_2_4_both_algorithms_are_offered_the_better_one_first() {
     let offers: Vec<String> = asked.headers("WWW-Authenticate").map(|text| text.into_owned()).collect();
     assert_eq!(offers.len(), 2);
     assert!(offers[0].contains("algorithm=SHA-256, qop=\"auth\"") && offers[1].contains("algorithm=MD5, qop=\"auth\""));
-    assert!(offers.iter().all(|text| text.starts_with("Digest realm=\"example.com\", nonce=\"") && !text.contains("stale")));
+    assert!(
+        offers.iter().all(|text| text.starts_with("Digest realm=\"example.com\", nonce=\"") && !text.contains("stale"))
+    );
     assert_eq!(status(&log_in(&mut rig, &Phone::new("alice", "secret", "MD5"))), 200);
     assert_eq!(status(&log_in(&mut rig, &Phone::new("alice", "secret", "SHA-256"))), 200);
 }
@@ -39,7 +41,9 @@ fn a_realm_with_a_user_of_an_md5_hash_asks_for_md5_only() {
     let mut users = Users::default();
     let mut hash = [0; 16];
     let hex = "939e7578ed9e3c518a452acee763bce9";
-    hash.iter_mut().enumerate().for_each(|(at, byte)| *byte = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap());
+    hash.iter_mut()
+        .enumerate()
+        .for_each(|(at, byte)| *byte = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap());
     users.add("alice", "example.com", Secret::of_password("alice", "example.com", "secret"));
     users.add("bob", "example.com", Secret::of_hashes(Some(hash), None));
     let mut rig = Rig::with(RegistrarConfig::new(["example.com"]), Some(users));
@@ -165,12 +169,22 @@ fn only_qop_auth_is_taken() {
     let mut rig = Rig::with_users();
     let asked = challenge(&rig.send(register()), "MD5");
     let answer = Phone::new("alice", "secret", "MD5").authorization(&asked, 1);
-    for (from, to) in [(", qop=auth", ""), ("qop=auth", "qop=auth-int"), (", nc=00000001", ""), (", cnonce=\"c0ffee\"", ""), ("nc=00000001", "nc=x")] {
+    for (from, to) in [
+        (", qop=auth", ""),
+        ("qop=auth", "qop=auth-int"),
+        (", nc=00000001", ""),
+        (", cnonce=\"c0ffee\"", ""),
+        ("nc=00000001", "nc=x"),
+    ] {
         assert!(answer.contains(from));
         assert_eq!(status(&rig.send(register().line(&answer.replace(from, to)))), 400, "{from} -> {to}");
     }
     assert_eq!(status(&rig.send(register().line(&answer.replace("algorithm=MD5", "algorithm=MD5-sess")))), 401);
-    assert_eq!(status(&rig.send(register().line(&answer.replace("algorithm=MD5, ", "")))), 200, "no algorithm means MD5");
+    assert_eq!(
+        status(&rig.send(register().line(&answer.replace("algorithm=MD5, ", "")))),
+        200,
+        "no algorithm means MD5"
+    );
 }
 
 #[test]
@@ -221,7 +235,8 @@ fn rfc3261_22_3_other_requests_are_asked_with_407() {
 fn credentials_for_others_on_the_way_are_passed_over() {
     let mut rig = Rig::with_users();
     let asked = challenge(&rig.send(register()), "MD5");
-    let other = "Authorization: Digest username=\"alice\", realm=\"elsewhere\", nonce=\"1\", uri=\"sip:x\", response=\"0\"";
+    let other =
+        "Authorization: Digest username=\"alice\", realm=\"elsewhere\", nonce=\"1\", uri=\"sip:x\", response=\"0\"";
     let own = Phone::new("alice", "secret", "MD5").authorization(&asked, 1);
     assert_eq!(status(&rig.send(register().line(other))), 401);
     assert_eq!(status(&rig.send(register().line(other).line("Authorization: Basic YTpi").line(&own))), 200);

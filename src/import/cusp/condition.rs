@@ -25,18 +25,29 @@ pub(super) struct Case {
 pub(super) fn cases(name: Option<&str>, at: u32, cusp: &Cusp, ferric: &Ferric, report: &mut Report) -> Vec<Case> {
     let Some(name) = name else { return vec![Case::default()] };
     let Some(condition) = cusp.conditions.iter().find(|condition| condition.name == name) else {
-        report.add(Fate::LeftOut, &[at], format!("trigger with condition {name}"), "there is no such trigger condition");
+        report.add(
+            Fate::LeftOut,
+            &[at],
+            format!("trigger with condition {name}"),
+            "there is no such trigger condition",
+        );
         return Vec::new();
     };
     let mut cases = Vec::new();
     if condition.sequences.is_empty() {
-        report.add(Fate::LeftOut, &[condition.line, at], format!("trigger condition {name}"), "it has no tests: its triggers do not apply");
+        report.add(
+            Fate::LeftOut,
+            &[condition.line, at],
+            format!("trigger condition {name}"),
+            "it has no tests: its triggers do not apply",
+        );
     }
     for sequence in &condition.sequences {
         match sequence_cases(condition, sequence, ferric) {
             Ok(of_sequence) => cases.extend(of_sequence),
             Err((line, why)) => {
-                let lines: Vec<u32> = [condition.line, line].into_iter().chain(sequence.iter().map(|(line, _)| *line)).collect();
+                let lines: Vec<u32> =
+                    [condition.line, line].into_iter().chain(sequence.iter().map(|(line, _)| *line)).collect();
                 let what = format!("a sequence of trigger condition {name}");
                 report.add(Fate::LeftOut, &lines, what, format!("{why}; triggers do not apply in this case"));
             }
@@ -45,7 +56,11 @@ pub(super) fn cases(name: Option<&str>, at: u32, cusp: &Cusp, ferric: &Ferric, r
     cases
 }
 
-fn sequence_cases(condition: &Condition, sequence: &[(u32, Test)], ferric: &Ferric) -> Result<Vec<Case>, (u32, String)> {
+fn sequence_cases(
+    condition: &Condition,
+    sequence: &[(u32, Test)],
+    ferric: &Ferric,
+) -> Result<Vec<Case>, (u32, String)> {
     let mut case = Case { lines: vec![condition.line], ..Case::default() };
     // Listeners that all tests so far allow.
     let mut listeners: Vec<usize> = (0..ferric.listeners.len()).collect();
@@ -89,9 +104,7 @@ fn sequence_cases(condition: &Condition, sequence: &[(u32, Test)], ferric: &Ferr
                 return Err(fail("a method is a word".to_owned()));
             }
             Test::Method(method) => Match { method: Some(method.clone()), ..Match::default() },
-            Test::Header { name, part, pattern } => {
-                header(name, part.as_deref(), pattern).map_err(fail)?
-            }
+            Test::Header { name, part, pattern } => header(name, part.as_deref(), pattern).map_err(fail)?,
             Test::RequestUri { part, pattern } => request_uri(part, pattern).map_err(fail)?,
             Test::Unknown(text) => return Err(fail(format!("a route cannot ask for `{text}`"))),
         };
@@ -101,7 +114,8 @@ fn sequence_cases(condition: &Condition, sequence: &[(u32, Test)], ferric: &Ferr
             Both::Inexpressible(what) => return Err(fail(format!("a route cannot ask for {what}"))),
         }
     }
-    let asks = |test: &Test| matches!(test, Test::InNetwork(_) | Test::LocalIp(_) | Test::LocalPort(_) | Test::Protocol(_));
+    let asks =
+        |test: &Test| matches!(test, Test::InNetwork(_) | Test::LocalIp(_) | Test::LocalPort(_) | Test::Protocol(_));
     if let Some((line, _)) = sequence.iter().find(|(_, test)| asks(test)).filter(|_| listeners.is_empty()) {
         return Err((*line, "no `sip listen` fits it".to_owned()));
     }

@@ -72,7 +72,12 @@ pub(super) fn record_route(cusp: &Cusp, report: &mut Report) -> Vec<u32> {
     if !lines.is_empty() && all {
         report.add(Fate::Carried, &lines, "sip record-route", "");
     } else if !lines.is_empty() {
-        report.add(Fate::Changed, &lines, "sip record-route", "not for some networks, but for all requests: proxy.record_route");
+        report.add(
+            Fate::Changed,
+            &lines,
+            "sip record-route",
+            "not for some networks, but for all requests: proxy.record_route",
+        );
     }
     lines
 }
@@ -148,7 +153,12 @@ fn host_name(name: &str) -> String {
 fn failover_codes(group: &Group, report: &mut Report) -> Option<Vec<u16>> {
     if group.failover_codes.is_none() {
         let advice = "no failover-resp-codes are named: those of Ferric are used, 408, 500 and 502 to 504";
-        report.add(Fate::Changed, group.lines.get(..1).unwrap_or_default(), format!("failover of server group {}", group.ours), advice);
+        report.add(
+            Fate::Changed,
+            group.lines.get(..1).unwrap_or_default(),
+            format!("failover of server group {}", group.ours),
+            advice,
+        );
     }
     group.failover_codes.clone()
 }
@@ -161,7 +171,11 @@ fn balance<'a>(cusp: &'a Cusp, group: &'a Group) -> &'a str {
 }
 
 fn policy(cusp: &Cusp, group: &Group, report: &mut Report) -> &'static str {
-    let line = group.balance.as_ref().map_or_else(|| group.lines.first().copied(), |(line, _)| Some(*line)).unwrap_or_default();
+    let line = group
+        .balance
+        .as_ref()
+        .map_or_else(|| group.lines.first().copied(), |(line, _)| Some(*line))
+        .unwrap_or_default();
     match balance(cusp, group) {
         "call-id" => "call-id-hash",
         "weight" | "highest-q" => "priority-weight",
@@ -231,12 +245,18 @@ fn heartbeat(cusp: &Cusp, group: &Group, report: &mut Report) -> Heartbeat {
             every(up, down, false)
         }
         Some((at, Ping::Reactive(down))) => {
-            let advice = format!("elements that are up and idle are probed too, every {} s; {misses}", REACTIVE_UP_MS / 1_000);
+            let advice =
+                format!("elements that are up and idle are probed too, every {} s; {misses}", REACTIVE_UP_MS / 1_000);
             report.add(Fate::Changed, &[at], "ping-type reactive", advice);
             every(REACTIVE_UP_MS.max(down), down, true)
         }
         None => {
-            report.add(Fate::Changed, &[options.line], "ping-options without ping-type", "elements are probed every 5 s");
+            report.add(
+                Fate::Changed,
+                &[options.line],
+                "ping-options without ping-type",
+                "elements are probed every 5 s",
+            );
             Heartbeat::Default
         }
     }
@@ -276,16 +296,23 @@ fn address(destination: &Destination, always_port: bool) -> String {
     let is_address = destination.host.parse::<IpAddr>().is_ok();
     let port = destination.port.or((is_address || always_port).then_some(5_060));
     let port = port.map_or_else(String::new, |port| format!(":{port}"));
-    let transport = destination.transport.as_ref().map_or_else(String::new, |transport| format!(";transport={transport}"));
+    let transport =
+        destination.transport.as_ref().map_or_else(String::new, |transport| format!(";transport={transport}"));
     format!("{}{port}{transport}", destination.host)
 }
 
 /// A route group as one server group: what it tries first gets the first priorities, and so on.
-pub(super) fn route_group(cusp: &Cusp, groups: &[ServerGroup], wanted: &RouteGroup, report: &mut Report) -> Option<ServerGroup> {
+pub(super) fn route_group(
+    cusp: &Cusp,
+    groups: &[ServerGroup],
+    wanted: &RouteGroup,
+    report: &mut Report,
+) -> Option<ServerGroup> {
     let what = format!("route group {}", shortened(&wanted.name, MOST_NAME));
     let mut sorted: Vec<_> = wanted.elements.iter().collect();
     sorted.sort_by_key(|element| std::cmp::Reverse(element.q));
-    let (mut elements, mut codes, mut members): (Vec<Element>, Vec<u16>, Vec<&ServerGroup>) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut elements, mut codes, mut members): (Vec<Element>, Vec<u16>, Vec<&ServerGroup>) =
+        (Vec::new(), Vec::new(), Vec::new());
     let (mut base, mut used, mut q) = (0_u16, 0_u16, None);
     for element in sorted {
         if q != Some(element.q) {
@@ -293,8 +320,13 @@ pub(super) fn route_group(cusp: &Cusp, groups: &[ServerGroup], wanted: &RouteGro
         }
         q = Some(element.q);
         codes.extend(&element.failover_codes);
-        let member = named(cusp, &element.destination).and_then(|group| groups.iter().find(|other| other.name == group.ours));
-        let one = [Element { address: address(&element.destination, true), priority: 1, weight: element.weight.unwrap_or(1) }];
+        let member =
+            named(cusp, &element.destination).and_then(|group| groups.iter().find(|other| other.name == group.ours));
+        let one = [Element {
+            address: address(&element.destination, true),
+            priority: 1,
+            weight: element.weight.unwrap_or(1),
+        }];
         if let Some(member) = member {
             codes.extend(member.failover_codes.iter().flatten());
             members.push(member);

@@ -14,7 +14,8 @@ impl Translator<'_> {
     /// The keys with what they ask for, the longest first and `*` last; of two that are equal the later counts.
     pub(super) fn in_order<'t>(&mut self, step: &Step, table: &'t Table) -> Vec<(&'t Key, Vec<Match>)> {
         let mut seen = HashSet::new();
-        let (latest, hidden): (Vec<&Key>, Vec<&Key>) = table.keys.iter().rev().partition(|key| seen.insert(key.key.as_deref()));
+        let (latest, hidden): (Vec<&Key>, Vec<&Key>) =
+            table.keys.iter().rev().partition(|key| seen.insert(key.key.as_deref()));
         for key in hidden {
             let what = format!("key {} of route table {}", key.key.as_deref().unwrap_or("*"), table.name);
             self.report.add(Fate::NotNeeded, &[key.line], what, "a later line has the same key");
@@ -34,7 +35,12 @@ impl Translator<'_> {
                     self.report.add(Fate::Carried, &[key.line], format!("keys of route table {}", table.name), "");
                     found.push((key, wanted));
                 }
-                Err(why) => self.report.add(Fate::LeftOut, &[key.line, step.rule.0], format!("keys of route table {}", table.name), why),
+                Err(why) => self.report.add(
+                    Fate::LeftOut,
+                    &[key.line, step.rule.0],
+                    format!("keys of route table {}", table.name),
+                    why,
+                ),
             }
         }
         found
@@ -49,7 +55,13 @@ impl Translator<'_> {
         }
         let one = |wanted: Match| Ok(vec![wanted]);
         let on = |fits: &dyn Fn(&super::target::Listener) -> bool| {
-            let names: Vec<String> = self.ferric.listeners.iter().filter(|listener| fits(listener)).map(super::target::Listener::name).collect();
+            let names: Vec<String> = self
+                .ferric
+                .listeners
+                .iter()
+                .filter(|listener| fits(listener))
+                .map(super::target::Listener::name)
+                .collect();
             match names.len() {
                 0 => Err("no `sip listen` fits it".to_owned()),
                 all if all == self.ferric.listeners.len() => Ok(vec![Match::default()]),
@@ -62,19 +74,26 @@ impl Translator<'_> {
                     Err(format!("the first {length} characters are never equal to a key of another length"))
                 }
                 Rule::Exact | Rule::Prefix | Rule::Fixed(_) => {
-                    let key = UserKey { text: text.clone(), is_exact: *rule == Rule::Exact, any_plus: step.ignore_plus };
+                    let key =
+                        UserKey { text: text.clone(), is_exact: *rule == Rule::Exact, any_plus: step.ignore_plus };
                     one(Match { key: Some(key), ..Match::default() })
                 }
                 _ => Err("a number has no domain and no network".to_owned()),
             },
             Field::RequestUri(part) if part == "host" || part == "host-port" => match rule {
                 Rule::Exact | Rule::Subdomain => {
-                    let (domain, port) = text.split_once(':').map_or((text.as_str(), None), |(domain, port)| (domain, Some(port)));
+                    let (domain, port) =
+                        text.split_once(':').map_or((text.as_str(), None), |(domain, port)| (domain, Some(port)));
                     if !is_host_name(domain) {
                         return Err("this is no domain".to_owned());
                     }
                     if port.is_some() {
-                        self.report.add(Fate::Changed, &[key.line], format!("key {text}"), "a route asks for the host, whatever its port");
+                        self.report.add(
+                            Fate::Changed,
+                            &[key.line],
+                            format!("key {text}"),
+                            "a route asks for the host, whatever its port",
+                        );
                     }
                     let below = (*rule == Rule::Subdomain).then(|| format!("*.{domain}"));
                     let asks = |domain: String| Match { domain: Some(domain), ..Match::default() };

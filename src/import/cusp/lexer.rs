@@ -53,14 +53,17 @@ impl Line {
     /// The first word if it looks like one of a command line: a line that is not understood may hold anything.
     pub(super) fn name(&self) -> String {
         let word = self.word(0);
-        let is_word = word.len() <= 24 && word.starts_with(|c: char| c.is_ascii_lowercase()) && word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+        let is_word = word.len() <= 24
+            && word.starts_with(|c: char| c.is_ascii_lowercase())
+            && word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
         let no = if self.negated { "no " } else { "" };
         if is_word { format!("{no}{word} ...") } else { "a line that begins with no command".to_owned() }
     }
 }
 
 /// The words behind one like these are never repeated.
-const SECRETS: [&str; 8] = ["password", "passwd", "secret", "passphrase", "community", "private", "token", "credential"];
+const SECRETS: [&str; 8] =
+    ["password", "passwd", "secret", "passphrase", "community", "private", "token", "credential"];
 /// Most characters of a command in the report.
 const MOST_TEXT: usize = 120;
 
@@ -195,7 +198,10 @@ mod tests {
         assert_eq!(one("\u{c}sip logging").text(), "sip logging");
         assert_eq!(one("cusp1# show configuration active").text(), "show configuration active");
         let old = lines("sip logging\rsip tls\r");
-        assert_eq!(old.iter().map(|line| (line.number, line.text())).collect::<Vec<_>>(), [(1, "sip logging".into()), (2, "sip tls".into())]);
+        assert_eq!(
+            old.iter().map(|line| (line.number, line.text())).collect::<Vec<_>>(),
+            [(1, "sip logging".into()), (2, "sip tls".into())]
+        );
     }
 
     #[test]

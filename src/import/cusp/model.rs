@@ -109,8 +109,15 @@ pub(super) enum Test {
     RemoteIp(String),
     Method(String),
     /// `None`: the value of the whole field.
-    Header { name: String, part: Option<String>, pattern: String },
-    RequestUri { part: String, pattern: String },
+    Header {
+        name: String,
+        part: Option<String>,
+        pattern: String,
+    },
+    RequestUri {
+        part: String,
+        pattern: String,
+    },
     MidDialog,
     /// `message request`
     IsRequest,
@@ -139,7 +146,10 @@ pub(super) struct Key {
 pub(super) enum KeyAction {
     Destination(Destination),
     /// A URI for the Route header.
-    RouteUri { uri: String, network: String },
+    RouteUri {
+        uri: String,
+        network: String,
+    },
     Group(String),
     Policy(String),
     Response(u16),

@@ -41,7 +41,9 @@ pub(super) fn unsupported(pattern: &str) -> Option<&'static str> {
                     return Some("its brackets do not match");
                 }
             }
-            '+' if !in_class && matches!(before, '+' | '*' | '?' | '}') => return Some("it has a possessive quantifier"),
+            '+' if !in_class && matches!(before, '+' | '*' | '?' | '}') => {
+                return Some("it has a possessive quantifier");
+            }
             '*' | '+' | '?' if !in_class && (before == ' ' || before == '|') => return Some("it repeats nothing"),
             _ => {}
         }
@@ -117,7 +119,8 @@ pub(super) fn prefix_swap(pattern: &str, replaced: &str) -> Option<(String, Stri
         Some(from) => (from, replaced.strip_suffix("\\1").or_else(|| replaced.strip_suffix("$1"))?),
         None => (inner, replaced),
     };
-    let from = literal(from).filter(|literal| !from.ends_with('$') && !from.replace("\\.", "").contains('.') && !literal.is_empty())?;
+    let from = literal(from)
+        .filter(|literal| !from.ends_with('$') && !from.replace("\\.", "").contains('.') && !literal.is_empty())?;
     (!to.contains(['\\', '$'])).then(|| (from, to.to_owned()))
 }
 
@@ -203,7 +206,9 @@ mod tests {
         assert_eq!(swap("^9", "").as_deref(), Some("9>"));
         assert_eq!(swap("^00(.*)$", "+\\1").as_deref(), Some("00>+"));
         assert_eq!(swap("^\\+1(.+)", "1$1").as_deref(), Some("+1>1"));
-        for (pattern, replaced) in [("9", ""), ("^9$", ""), ("^9.", ""), ("^9(.*)$", "1"), ("^[89]", ""), ("^9(.)", "\\1")] {
+        for (pattern, replaced) in
+            [("9", ""), ("^9$", ""), ("^9.", ""), ("^9(.*)$", "1"), ("^[89]", ""), ("^9(.)", "\\1")]
+        {
             assert_eq!(swap(pattern, replaced), None, "{pattern}");
         }
     }

@@ -22,12 +22,47 @@ const OUTSIDE: [&[&str]; 9] = [
 ];
 /// Commands of the platform below the proxy: nothing that a configuration of Ferric has.
 const PLATFORM: [&str; 25] = [
-    "hostname", "ntp", "clock", "interface", "ip", "username", "groupname", "privilege", "log", "logging", "license", "security",
-    "snmp-server", "backup", "kron", "aaa", "line", "banner", "domain-name", "web", "crypto", "gw", "software", "user", "restore",
+    "hostname",
+    "ntp",
+    "clock",
+    "interface",
+    "ip",
+    "username",
+    "groupname",
+    "privilege",
+    "log",
+    "logging",
+    "license",
+    "security",
+    "snmp-server",
+    "backup",
+    "kron",
+    "aaa",
+    "line",
+    "banner",
+    "domain-name",
+    "web",
+    "crypto",
+    "gw",
+    "software",
+    "user",
+    "restore",
 ];
 /// What is typed to get at the configuration, and what is printed around it.
 const AROUND: [&str; 13] = [
-    "show", "exit", "commit", "configure", "config", "write", "copy", "cusp", "enable", "terminal", "building", "module", "verify",
+    "show",
+    "exit",
+    "commit",
+    "configure",
+    "config",
+    "write",
+    "copy",
+    "cusp",
+    "enable",
+    "terminal",
+    "building",
+    "module",
+    "verify",
 ];
 
 const UNKNOWN: &str = "not known as a command of CUSP: see what it did";
@@ -109,26 +144,45 @@ impl<'a> Reader<'a> {
                 routing::route(line, &block, &mut self.cusp, self.report);
             }
             "route" if line.negated => self.add(Fate::NotNeeded, line, ""),
-            "route" => self.add(Fate::LeftOut, line, "a 3xx answer goes back to the caller; let the caller follow it, or name the new place in a route"),
+            "route" => self.add(
+                Fate::LeftOut,
+                line,
+                "a 3xx answer goes back to the caller; let the caller follow it, or name the new place in a route",
+            ),
             "policy" if matches!(line.word(1), "lookup" | "normalization") && !line.negated => {
                 self.recognised += 1;
                 let block = self.block();
                 routing::policy(line, &block, &mut self.cusp, self.report);
             }
             "policy" if line.negated => self.add(Fate::NotNeeded, line, ""),
-            "policy" => self.add_block(Fate::LeftOut, line, "routes do not know the time of day: change them through the API by a timer"),
+            "policy" => self.add_block(
+                Fate::LeftOut,
+                line,
+                "routes do not know the time of day: change them through the API by a timer",
+            ),
             "accounting" | "radius" | "server-group" if !line.negated => {
                 self.add_block(Fate::NotNeeded, line, "calls are counted at /metrics and listed by the API");
             }
-            "call-rate-limit" if !line.negated => match line.word(1).parse::<u32>().ok().filter(|rate| (1..=1_000_000).contains(rate)) {
-                Some(rate) => {
-                    self.cusp.calls_per_second = Some((line.number, rate));
-                    self.add(Fate::Carried, line, "");
+            "call-rate-limit" if !line.negated => {
+                match line.word(1).parse::<u32>().ok().filter(|rate| (1..=1_000_000).contains(rate)) {
+                    Some(rate) => {
+                        self.cusp.calls_per_second = Some((line.number, rate));
+                        self.add(Fate::Carried, line, "");
+                    }
+                    None => self.add(Fate::LeftOut, line, "write proxy.calls_per_second"),
                 }
-                None => self.add(Fate::LeftOut, line, "write proxy.calls_per_second"),
-            },
-            "lite-mode" => self.add(Fate::NotNeeded, line, "there is one mode; proxy.record_route says whether dialogs are followed"),
-            PEM => self.report.add(Fate::LeftOut, &[line.number], "a certificate or a key", "give [sip.tls] its files by hand"),
+            }
+            "lite-mode" => self.add(
+                Fate::NotNeeded,
+                line,
+                "there is one mode; proxy.record_route says whether dialogs are followed",
+            ),
+            PEM => self.report.add(
+                Fate::LeftOut,
+                &[line.number],
+                "a certificate or a key",
+                "give [sip.tls] its files by hand",
+            ),
             "end" => {}
             _ if line.negated => self.report.add(Fate::NotNeeded, &[line.number], line.name(), "a switch that is off"),
             word if AROUND.contains(&word) => {
@@ -153,9 +207,15 @@ impl<'a> Reader<'a> {
                 self.cusp.global_balance = Some(line.word(3).to_owned());
                 self.add(Fate::Carried, line, "");
             }
-            "retry-after" => self.add(Fate::NotNeeded, line, "an element that answers 503 rests as long as its own Retry-After says"),
+            "retry-after" => {
+                self.add(Fate::NotNeeded, line, "an element that answers 503 rests as long as its own Retry-After says")
+            }
             "element-retries" => {
-                self.add(Fate::NotNeeded, line, "an element is asked once a request; a heartbeat that is missed `misses` times takes it down");
+                self.add(
+                    Fate::NotNeeded,
+                    line,
+                    "an element is asked once a request; a heartbeat that is missed `misses` times takes it down",
+                );
             }
             _ if line.negated => self.add(Fate::NotNeeded, line, ""),
             _ => self.add(Fate::LeftOut, line, "no such setting of a server group"),
@@ -180,7 +240,9 @@ impl<'a> Reader<'a> {
                     Some(element) => group.elements.push(element),
                     None => self.add(Fate::LeftOut, line, "an element has an address, a port and udp, tcp or tls"),
                 },
-                "failover-resp-codes" => group.failover_codes = Some(if line.negated { Vec::new() } else { codes(line.rest(1)) }),
+                "failover-resp-codes" => {
+                    group.failover_codes = Some(if line.negated { Vec::new() } else { codes(line.rest(1)) })
+                }
                 "lbtype" => group.balance = (!line.negated).then(|| (line.number, line.word(1).to_owned())),
                 "ping" => group.ping = Some((line.number, !line.negated)),
                 _ if line.negated => self.add(Fate::NotNeeded, line, ""),
@@ -196,13 +258,25 @@ impl<'a> Reader<'a> {
             let number = |place: usize| line.word(place).parse::<u64>().ok();
             match (line.word(0), line.word(1), number(2), number(3)) {
                 _ if line.negated => self.add(Fate::NotNeeded, line, ""),
-                ("ping-type", "proactive", Some(every), _) => options.kind = Some((line.number, Ping::Proactive(every))),
+                ("ping-type", "proactive", Some(every), _) => {
+                    options.kind = Some((line.number, Ping::Proactive(every)))
+                }
                 ("ping-type", "reactive", Some(every), _) => options.kind = Some((line.number, Ping::Reactive(every))),
-                ("ping-type", "adaptive", Some(up), Some(down)) => options.kind = Some((line.number, Ping::Adaptive { up, down })),
-                ("method", "OPTIONS", _, _) => self.report.add(Fate::Carried, &[line.number], "heartbeats by OPTIONS", ""),
-                ("method", _, _, _) => self.add(Fate::Changed, line, "heartbeats are OPTIONS: see that the elements answer them"),
+                ("ping-type", "adaptive", Some(up), Some(down)) => {
+                    options.kind = Some((line.number, Ping::Adaptive { up, down }))
+                }
+                ("method", "OPTIONS", _, _) => {
+                    self.report.add(Fate::Carried, &[line.number], "heartbeats by OPTIONS", "")
+                }
+                ("method", _, _, _) => {
+                    self.add(Fate::Changed, line, "heartbeats are OPTIONS: see that the elements answer them")
+                }
                 ("timeout", _, _, _) => {
-                    self.add(Fate::Changed, line, "a heartbeat waits as long as a request does: `timeout` of the server group");
+                    self.add(
+                        Fate::Changed,
+                        line,
+                        "a heartbeat waits as long as a request does: `timeout` of the server group",
+                    );
                 }
                 _ => self.add(Fate::LeftOut, line, "no such setting of a heartbeat"),
             }
@@ -221,7 +295,11 @@ impl<'a> Reader<'a> {
                     self.recognised += 1;
                     self.cusp.listens.push(listen);
                 }
-                None => self.add(Fate::LeftOut, line, "a listener has a transport, an address and a port: write a [[sip.listen]]"),
+                None => self.add(
+                    Fate::LeftOut,
+                    line,
+                    "a listener has a transport, an address and a port: write a [[sip.listen]]",
+                ),
             },
             "record-route" if !line.negated => self.cusp.record_routes.push((line.number, line.word(2).to_owned())),
             "queue" | "dns-srv" if !line.negated => {
@@ -231,7 +309,10 @@ impl<'a> Reader<'a> {
                 let (fate, advice) = if line.word(1) == "queue" {
                     (Fate::NotNeeded, "queues have fixed limits, which are metrics")
                 } else if block.iter().any(|line| line.starts(&["enable"]) && !line.negated) {
-                    (Fate::Changed, "names are looked up by RFC 3263, NAPTR and SRV; a group with `dns = true` takes its elements from SRV")
+                    (
+                        Fate::Changed,
+                        "names are looked up by RFC 3263, NAPTR and SRV; a group with `dns = true` takes its elements from SRV",
+                    )
                 } else {
                     (Fate::NotNeeded, "elements are addresses: nothing is looked up")
                 };
@@ -240,14 +321,30 @@ impl<'a> Reader<'a> {
             _ if line.negated => self.add(Fate::NotNeeded, line, ""),
             "max-forwards" if line.word(2) == "70" => self.add(Fate::Carried, line, ""),
             "max-forwards" => self.add(Fate::LeftOut, line, "a request without Max-Forwards gets 70 (RFC 3261)"),
-            "alias" => self.add(Fate::LeftOut, line, "if equipment sends to this name, write it as `advertise` of its [[sip.listen]]"),
+            "alias" => self.add(
+                Fate::LeftOut,
+                line,
+                "if equipment sends to this name, write it as `advertise` of its [[sip.listen]]",
+            ),
             "overload" if line.word(2) == "reject" => {
                 self.add(Fate::NotNeeded, line, "overload is answered 503 with Retry-After: see [sip.limits]");
             }
-            "overload" => self.add(Fate::LeftOut, line, "overload is answered 503 with Retry-After, not by a redirect: name the other proxy at the senders"),
-            "tls" => self.add(Fate::LeftOut, line, "give [sip.tls] a certificate and its key; trusted peers are those of `client_ca`"),
-            "privacy" => self.add(Fate::LeftOut, line, "headers go through as they came: let the SBC take identities off"),
-            "radius" => self.add(Fate::LeftOut, line, "there is no RADIUS: calls are counted at /metrics and listed by the API"),
+            "overload" => self.add(
+                Fate::LeftOut,
+                line,
+                "overload is answered 503 with Retry-After, not by a redirect: name the other proxy at the senders",
+            ),
+            "tls" => self.add(
+                Fate::LeftOut,
+                line,
+                "give [sip.tls] a certificate and its key; trusted peers are those of `client_ca`",
+            ),
+            "privacy" => {
+                self.add(Fate::LeftOut, line, "headers go through as they came: let the SBC take identities off")
+            }
+            "radius" => {
+                self.add(Fate::LeftOut, line, "there is no RADIUS: calls are counted at /metrics and listed by the API")
+            }
             "logging" | "peg-counting" => self.add(Fate::NotNeeded, line, "calls are logged and counted anyway"),
             "header-compaction" => self.add(Fate::NotNeeded, line, "headers go through in the form in which they came"),
             "tcp" => self.add(Fate::NotNeeded, line, "connections have limits of their own"),
@@ -258,7 +355,11 @@ impl<'a> Reader<'a> {
     fn network(&mut self, line: &'a Line) {
         let mut network = Network { name: line.word(2).to_owned(), invite_retransmits: None, t1_ms: None };
         if line.word(3) == "nat" {
-            self.add(Fate::LeftOut, line, "behind an address translator: write the outer address as `advertise` of the [[sip.listen]]");
+            self.add(
+                Fate::LeftOut,
+                line,
+                "behind an address translator: write the outer address as `advertise` of the [[sip.listen]]",
+            );
         } else {
             self.add(Fate::Carried, line, "there are no networks: a route asks for the listener or the sender instead");
         }
@@ -266,9 +367,15 @@ impl<'a> Reader<'a> {
             match (line.word(0), line.word(1), line.word(2)) {
                 ("retransmit-count", "invite-client-transaction", count) => {
                     network.invite_retransmits = count.parse().ok();
-                    self.add(Fate::Changed, line, "became `timeout` of the network's server groups: silence for so long, then the next element");
+                    self.add(
+                        Fate::Changed,
+                        line,
+                        "became `timeout` of the network's server groups: silence for so long, then the next element",
+                    );
                 }
-                ("retransmit-timer", "T1", "500") | ("retransmit-timer", "T2", "4000") | ("retransmit-timer", "T4", "5000") => {
+                ("retransmit-timer", "T1", "500")
+                | ("retransmit-timer", "T2", "4000")
+                | ("retransmit-timer", "T4", "5000") => {
                     self.add(Fate::Carried, line, "");
                 }
                 ("retransmit-timer", "T1", value) => {
@@ -276,9 +383,15 @@ impl<'a> Reader<'a> {
                     self.add(Fate::LeftOut, line, "T1 is 500 ms (RFC 3261)");
                 }
                 ("header-hide", _, _) if !line.negated => {
-                    self.add(Fate::LeftOut, line, "Via and Record-Route stay as they are: hide the topology at the SBC");
+                    self.add(
+                        Fate::LeftOut,
+                        line,
+                        "Via and Record-Route stay as they are: hide the topology at the SBC",
+                    );
                 }
-                ("tls", _, _) if !line.negated => self.add(Fate::LeftOut, line, "name `client_ca` in [sip.tls]: then peers need a certificate"),
+                ("tls", _, _) if !line.negated => {
+                    self.add(Fate::LeftOut, line, "name `client_ca` in [sip.tls]: then peers need a certificate")
+                }
                 _ => self.add(Fate::NotNeeded, line, ""),
             }
         }
@@ -302,7 +415,8 @@ fn listen(line: &Line) -> Option<Listen> {
 
 fn element(line: &Line) -> Option<Element> {
     let host = line.word(2);
-    let is_host = line.word(1) == "ip-address" && (is_host_name(host) || host.trim_matches(['[', ']']).parse::<std::net::Ipv6Addr>().is_ok());
+    let is_host = line.word(1) == "ip-address"
+        && (is_host_name(host) || host.trim_matches(['[', ']']).parse::<std::net::Ipv6Addr>().is_ok());
     let transport = line.word(4).to_ascii_lowercase();
     let port = line.word(3).parse().ok().filter(|port| *port > 0)?;
     (is_host && ["udp", "tcp", "tls"].contains(&transport.as_str())).then(|| Element {
@@ -317,7 +431,8 @@ fn element(line: &Line) -> Option<Element> {
 
 /// Letters, digits, dashes and underscores between dots: also an IPv4 address.
 pub(super) fn is_host_name(text: &str) -> bool {
-    let label = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let label =
+        |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     text.len() <= 255 && text.split('.').all(label)
 }
 

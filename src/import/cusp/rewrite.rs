@@ -66,17 +66,26 @@ fn plans(triggers: &[Trigger], cusp: &Cusp, ferric: &Ferric, report: &mut Report
             for edit in &policy.edits {
                 let what = format!("uri-component update request-uri of normalization {name}");
                 let why = match (edit.is_host, user.is_some(), host.is_some()) {
-                    (true, _, false) if !is_host(&edit.replacement) => Some("this is no host: write rewrite = { host = ... }".to_owned()),
+                    (true, _, false) if !is_host(&edit.replacement) => {
+                        Some("this is no host: write rewrite = { host = ... }".to_owned())
+                    }
                     (true, _, false) => host_edit(edit, &mut host, &mut domain).err(),
                     (false, false, _) => user_edit(edit).map(|edit| user = Some(edit)).err(),
-                    _ => Some("a route rewrites the user once and the host once: put both into one expression".to_owned()),
+                    _ => Some(
+                        "a route rewrites the user once and the host once: put both into one expression".to_owned(),
+                    ),
                 };
                 if let Some(why) = why {
                     report.add(Fate::LeftOut, &[edit.line], what, why);
                 }
             }
             if user.is_none() && host.is_none() {
-                report.add(Fate::NotNeeded, &[trigger.line], format!("trigger with normalization {name}"), "none of its edits is carried over");
+                report.add(
+                    Fate::NotNeeded,
+                    &[trigger.line],
+                    format!("trigger with normalization {name}"),
+                    "none of its edits is carried over",
+                );
             }
         }
         for case in cases(trigger.condition.as_deref(), trigger.line, cusp, ferric, report) {
@@ -107,7 +116,11 @@ fn is_host(text: &str) -> bool {
 
 fn host_edit(edit: &Edit, host: &mut Option<(u32, String)>, domain: &mut Option<String>) -> Result<(), String> {
     if let Some(pattern) = &edit.pattern {
-        *domain = Some(literal(pattern).filter(|domain| is_host_name(domain)).ok_or("a route's host is replaced as a whole: write rewrite = { host = ... } for each domain")?);
+        *domain = Some(
+            literal(pattern)
+                .filter(|domain| is_host_name(domain))
+                .ok_or("a route's host is replaced as a whole: write rewrite = { host = ... } for each domain")?,
+        );
     }
     *host = Some((edit.line, edit.replacement.clone()));
     Ok(())
@@ -143,7 +156,8 @@ fn narrowed(route: &Route, plan: &Plan, report: &mut Report) -> Option<(Route, b
 
 /// Before the lookup: a section of routes for each plan, in order, then the routes for requests that no plan is for.
 fn fold(routes: Vec<Route>, cases: &[Match], plans: &[Plan], report: &mut Report) -> Vec<Route> {
-    let plans: Vec<&Plan> = plans.iter().filter(|plan| !plan.case.mid_dialog && plan.case.out_network.is_none()).collect();
+    let plans: Vec<&Plan> =
+        plans.iter().filter(|plan| !plan.case.mid_dialog && plan.case.out_network.is_none()).collect();
     let mut folded = Vec::new();
     for (place, plan) in plans.iter().enumerate() {
         let (is_last, first) = (place + 1 == plans.len(), folded.len());
@@ -177,7 +191,8 @@ fn fold(routes: Vec<Route>, cases: &[Match], plans: &[Plan], report: &mut Report
             }),
             Both::Never | Both::Inexpressible(_) => None,
         });
-        let ends: Vec<Route> = ends.filter(|end| !folded.iter().skip(first).any(|route| route.wanted == end.wanted)).collect();
+        let ends: Vec<Route> =
+            ends.filter(|end| !folded.iter().skip(first).any(|route| route.wanted == end.wanted)).collect();
         folded.extend(ends);
     }
     folded.extend(routes);
@@ -185,7 +200,14 @@ fn fold(routes: Vec<Route>, cases: &[Match], plans: &[Plan], report: &mut Report
 }
 
 /// The routes for numbers whose prefix is swapped before the lookup, as they came.
-fn swapped(routes: &[Route], cases: &[Match], plan: &Plan, swap: (u32, &str, &str), folded: &mut Vec<Route>, report: &mut Report) {
+fn swapped(
+    routes: &[Route],
+    cases: &[Match],
+    plan: &Plan,
+    swap: (u32, &str, &str),
+    folded: &mut Vec<Route>,
+    report: &mut Report,
+) {
     let (line, from, to) = swap;
     let first = folded.len();
     let mut is_user_asked = false;
@@ -209,7 +231,12 @@ fn swapped(routes: &[Route], cases: &[Match], plan: &Plan, swap: (u32, &str, &st
         report.add(Fate::LeftOut, &[line, plan.line], "an edit of the number before the lookup", advice);
         return;
     }
-    report.add(Fate::Changed, &[line, plan.line], "an edit of the number before the lookup", "folded into the routes: they match the number as it came");
+    report.add(
+        Fate::Changed,
+        &[line, plan.line],
+        "an edit of the number before the lookup",
+        "folded into the routes: they match the number as it came",
+    );
     // A number that fits no key once it is rewritten must not fit one as it came.
     let made: Vec<Match> = folded.iter().skip(first).map(|route| route.wanted.clone()).collect();
     let prefix = UserKey { text: from.to_owned(), is_exact: false, any_plus: false };
@@ -282,8 +309,10 @@ fn split(mut route: Route, plans: &[Plan], report: &mut Report) -> Vec<Route> {
         if elsewhere || plan.case.mid_dialog {
             continue;
         }
-        if route.rewrite != Rewrite::default() && (plan.case.wanted.user.is_some() || plan.case.wanted.domain.is_some()) {
-            let advice = format!("route \"{}\" rewrites before the condition looks: write the edit there by hand", route.name);
+        if route.rewrite != Rewrite::default() && (plan.case.wanted.user.is_some() || plan.case.wanted.domain.is_some())
+        {
+            let advice =
+                format!("route \"{}\" rewrites before the condition looks: write the edit there by hand", route.name);
             report.add(Fate::LeftOut, &[plan.line], "a normalization", advice);
             continue;
         }

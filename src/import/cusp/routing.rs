@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use super::lexer::Line;
 use super::model::{
-    Condition, Cusp, Destination, Edit, Field, Key, KeyAction, Lookup, Normalization, RouteGroup, RouteGroupElement, Rule, Step,
-    Table, Test, Trigger,
+    Condition, Cusp, Destination, Edit, Field, Key, KeyAction, Lookup, Normalization, RouteGroup, RouteGroupElement,
+    Rule, Step, Table, Test, Trigger,
 };
 use super::read::{codes, is_host_name, thousandths};
 use crate::import::report::{Fate, Report};
@@ -147,14 +147,25 @@ pub(super) fn route(line: &Line, block: &[&Line], cusp: &mut Cusp, report: &mut 
                     report.add(Fate::NotNeeded, &[line.number], line.text(), "it takes a key away");
                     let gone = |key: &Key| key.key.as_deref().unwrap_or("*") == line.word(1);
                     for key in table.keys.extract_if(.., |key| gone(key)) {
-                        report.add(Fate::NotNeeded, &[key.line], format!("key {}", line.word(1)), "a later line takes it away");
+                        report.add(
+                            Fate::NotNeeded,
+                            &[key.line],
+                            format!("key {}", line.word(1)),
+                            "a later line takes it away",
+                        );
                     }
                 }
                 _ if line.starts(&["file"]) => {
-                    let advice = "the keys are in a file on the appliance: put them here as `key` lines and import again";
+                    let advice =
+                        "the keys are in a file on the appliance: put them here as `key` lines and import again";
                     report.add(Fate::LeftOut, &[line.number], line.text(), advice);
                 }
-                _ => report.add(Fate::LeftOut, &[line.number], line.text(), "this kind of key is not known: write a [[proxy.route]]"),
+                _ => report.add(
+                    Fate::LeftOut,
+                    &[line.number],
+                    line.text(),
+                    "this kind of key is not known: write a [[proxy.route]]",
+                ),
             }
         }
         return;
@@ -166,7 +177,11 @@ pub(super) fn route(line: &Line, block: &[&Line], cusp: &mut Cusp, report: &mut 
             ("element", _) if line.word(1) == "target-destination" => match destination(line.word(2), line.word(3)) {
                 Some(destination) => group.elements.push(RouteGroupElement {
                     destination,
-                    q: line.after("q-value").or(line.rest(4).first().map(String::as_str)).and_then(thousandths).unwrap_or(1_000),
+                    q: line
+                        .after("q-value")
+                        .or(line.rest(4).first().map(String::as_str))
+                        .and_then(thousandths)
+                        .unwrap_or(1_000),
                     weight: line.after("weight").and_then(|weight| weight.parse().ok()),
                     failover_codes: Vec::new(),
                 }),
@@ -179,7 +194,12 @@ pub(super) fn route(line: &Line, block: &[&Line], cusp: &mut Cusp, report: &mut 
                 report.add(Fate::LeftOut, &[line.number], line.text(), advice);
             }
             _ if line.negated => report.add(Fate::NotNeeded, &[line.number], line.text(), ""),
-            _ => report.add(Fate::LeftOut, &[line.number], line.text(), "this element is not a target-destination: add it by hand"),
+            _ => report.add(
+                Fate::LeftOut,
+                &[line.number],
+                line.text(),
+                "this element is not a target-destination: add it by hand",
+            ),
         }
     }
     cusp.route_groups.push(group);
@@ -253,7 +273,9 @@ fn step(line: &Line, lookup: &mut Lookup, report: &mut Report) {
                 "prefix" => Rule::Prefix,
                 "subdomain" => Rule::Subdomain,
                 "subnet" => Rule::Subnet,
-                "fixed" => line.rest(1).last().and_then(|n| n.parse().ok()).map_or(Rule::Unknown(line.text()), Rule::Fixed),
+                "fixed" => {
+                    line.rest(1).last().and_then(|n| n.parse().ok()).map_or(Rule::Unknown(line.text()), Rule::Fixed)
+                }
                 _ => Rule::Unknown(line.text()),
             };
             step.rule = (line.number, rule);
@@ -278,9 +300,7 @@ fn field(line: &Line) -> Field {
     let unknown = || Field::Unknown(line.rest(3).join(" "));
     match (line.word(3), line.word(4)) {
         ("request-uri", "uri-component") => part().map_or_else(unknown, Field::RequestUri),
-        ("header", name) => {
-            part().map_or_else(unknown, |part| Field::Header { name: field_name(name), part })
-        }
+        ("header", name) => part().map_or_else(unknown, |part| Field::Header { name: field_name(name), part }),
         ("field", "in-network") | ("in-network", _) => Field::InNetwork,
         ("field", "remote-ip-address" | "remote-ip") => Field::RemoteIp,
         ("field", "local-ip-address" | "local-ip") => Field::LocalIp,

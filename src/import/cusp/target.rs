@@ -50,7 +50,11 @@ pub(super) enum Heartbeat {
     /// As by default.
     Default,
     Off,
-    Every { up_ms: u64, down_ms: u64, adaptive: bool },
+    Every {
+        up_ms: u64,
+        down_ms: u64,
+        adaptive: bool,
+    },
 }
 
 /// An element of a server group.
@@ -156,10 +160,7 @@ impl Match {
             (None, Some(_)) => both.domain.clone_from(&other.domain),
             _ => {}
         }
-        for (mine, theirs) in [
-            (&mut both.method, &other.method),
-            (&mut both.listener, &other.listener),
-        ] {
+        for (mine, theirs) in [(&mut both.method, &other.method), (&mut both.listener, &other.listener)] {
             match (&mine, theirs) {
                 (Some(mine), Some(theirs)) if mine != theirs => return Both::Never,
                 (None, Some(_)) => mine.clone_from(theirs),
@@ -215,7 +216,8 @@ impl Match {
 
 /// The domain that both allow; `*.` in front stands for everything below.
 fn narrower_domain(a: &str, b: &str) -> Option<String> {
-    let below = |domain: &str, star: &str| star.strip_prefix('*').is_some_and(|end| domain.ends_with(end) && domain != star);
+    let below =
+        |domain: &str, star: &str| star.strip_prefix('*').is_some_and(|end| domain.ends_with(end) && domain != star);
     if a == b || below(a, b) { Some(a.to_owned()) } else { below(b, a).then(|| b.to_owned()) }
 }
 
@@ -233,7 +235,9 @@ fn like(key: &UserKey, other: &UserKey) -> UserKey {
     let text = key.text.trim_start_matches('+');
     match (key.any_plus, other.any_plus) {
         (true, true) => UserKey { text: text.to_owned(), ..key.clone() },
-        (true, false) if other.text.starts_with('+') => UserKey { text: format!("+{text}"), any_plus: false, ..key.clone() },
+        (true, false) if other.text.starts_with('+') => {
+            UserKey { text: format!("+{text}"), any_plus: false, ..key.clone() }
+        }
         (true, false) => UserKey { text: text.to_owned(), any_plus: false, ..key.clone() },
         (false, _) => key.clone(),
     }

@@ -73,7 +73,12 @@ impl Translator<'_> {
         let condition = trigger.condition.as_deref().unwrap_or_default();
         if cases.is_empty() {
             let what = format!("trigger with condition {condition}");
-            self.report.add(Fate::LeftOut, &[trigger.line], what, "no route can ask for its condition: write its routes by hand, before those of later triggers");
+            self.report.add(
+                Fate::LeftOut,
+                &[trigger.line],
+                what,
+                "no route can ask for its condition: write its routes by hand, before those of later triggers",
+            );
         }
         let mut kept = Vec::new();
         for case in cases {
@@ -102,13 +107,20 @@ impl Translator<'_> {
         }
         let Some(policy) = trigger.policy.as_deref() else {
             self.report.add(Fate::Carried, &[trigger.line], "by-pass of routing: by the request-URI and DNS", "");
-            let by_uri = Route { action: Action::To(REQUEST_URI.to_owned()), ..Route::new("by-pass", "by-pass of routing") };
-            return cases.iter().filter_map(|case| self.narrowed(&by_uri, &case.wanted, &with(&case.lines, trigger.line))).collect();
+            let by_uri =
+                Route { action: Action::To(REQUEST_URI.to_owned()), ..Route::new("by-pass", "by-pass of routing") };
+            return cases
+                .iter()
+                .filter_map(|case| self.narrowed(&by_uri, &case.wanted, &with(&case.lines, trigger.line)))
+                .collect();
         };
         let drafts = self.policy(policy, trigger.line, &mut Vec::new(), None);
         if !self.cusp.lookups.iter().any(|lookup| lookup.name == policy) {
             let unknown = Route::new(&format!("{policy} missing"), &format!("policy {policy}, which is not there"));
-            return cases.iter().filter_map(|case| self.narrowed(&unknown, &case.wanted, &with(&case.lines, trigger.line))).collect();
+            return cases
+                .iter()
+                .filter_map(|case| self.narrowed(&unknown, &case.wanted, &with(&case.lines, trigger.line)))
+                .collect();
         }
         self.report.add(Fate::Carried, &[trigger.line], "trigger routing", "");
         let mut routes = Vec::new();
@@ -152,11 +164,21 @@ impl Translator<'_> {
     fn policy(&mut self, name: &str, at: u32, stack: &mut Vec<String>, beyond: Option<&Beyond<'_>>) -> Vec<Route> {
         let cusp = self.cusp;
         let Some(policy) = cusp.lookups.iter().find(|policy| policy.name == name) else {
-            self.report.add(Fate::LeftOut, &[at], format!("policy {name}"), "there is no such policy lookup: its calls are refused with 500 until you write where they go");
+            self.report.add(
+                Fate::LeftOut,
+                &[at],
+                format!("policy {name}"),
+                "there is no such policy lookup: its calls are refused with 500 until you write where they go",
+            );
             return Vec::new();
         };
         if stack.iter().any(|led| led == name) || stack.len() >= MOST_POLICIES {
-            self.report.add(Fate::LeftOut, &[at], format!("policy {name}"), "policies lead from one to the other without end");
+            self.report.add(
+                Fate::LeftOut,
+                &[at],
+                format!("policy {name}"),
+                "policies lead from one to the other without end",
+            );
             return Vec::new();
         }
         self.used.insert(policy.line);
@@ -166,7 +188,12 @@ impl Translator<'_> {
         for step in policy.steps.iter().rev() {
             match cusp.tables.iter().find(|table| table.name == step.table) {
                 Some(table) => routes = self.step(name, step, table, routes, stack, beyond),
-                None => self.report.add(Fate::LeftOut, &step.lines, format!("step of policy {name}"), format!("there is no route table {}: write its routes by hand", step.table)),
+                None => self.report.add(
+                    Fate::LeftOut,
+                    &step.lines,
+                    format!("step of policy {name}"),
+                    format!("there is no route table {}: write its routes by hand", step.table),
+                ),
             }
         }
         stack.pop();
@@ -186,13 +213,24 @@ impl Translator<'_> {
         self.used.insert(table.line);
         let keeps_value = |text: &str| text.contains("tel-sep");
         if let Some((line, text)) = step.modifiers.iter().find(|(_, text)| !keeps_value(text)) {
-            let lines = [step.lines.clone(), vec![*line, table.line], table.keys.iter().map(|key| key.line).collect()].concat();
+            let lines =
+                [step.lines.clone(), vec![*line, table.line], table.keys.iter().map(|key| key.line).collect()].concat();
             let advice = format!("`{text}` changes the value before it is looked up: write these routes by hand");
-            self.report.add(Fate::LeftOut, &lines, format!("step of policy {policy} with table {}", table.name), advice);
+            self.report.add(
+                Fate::LeftOut,
+                &lines,
+                format!("step of policy {policy} with table {}", table.name),
+                advice,
+            );
             return behind;
         }
         for (line, text) in &step.modifiers {
-            self.report.add(Fate::Changed, &[*line], text.clone(), "numbers are compared as they came, dashes and dots too");
+            self.report.add(
+                Fate::Changed,
+                &[*line],
+                text.clone(),
+                "numbers are compared as they came, dashes and dots too",
+            );
         }
         self.report.add(Fate::Carried, &step.lines, format!("steps of policy {policy}"), "");
         self.report.add(Fate::Carried, &[table.line], format!("keys of route table {}", table.name), "");
@@ -259,7 +297,12 @@ impl Translator<'_> {
             KeyAction::RouteUri { uri, network } => {
                 let found = plain_uri(uri);
                 if found.is_some() {
-                    self.report.add(Fate::Changed, &[key.line], what.clone(), "sent to that place without a Route header");
+                    self.report.add(
+                        Fate::Changed,
+                        &[key.line],
+                        what.clone(),
+                        "sent to that place without a Route header",
+                    );
                 }
                 (found.map(Action::To), network.as_str(), "this is no URI of SIP")
             }
@@ -269,7 +312,8 @@ impl Translator<'_> {
                 let first = made.and_then(|group| group.elements.first());
                 let network = first.map_or("", |element| element.destination.network.as_str());
                 let plain = Destination { host: name.clone(), port: None, transport: None, network: String::new() };
-                let is_group = || self.cusp.groups.iter().any(|group| group.name == *name && !group.elements.is_empty());
+                let is_group =
+                    || self.cusp.groups.iter().any(|group| group.name == *name && !group.elements.is_empty());
                 let found = match made {
                     Some(group) => Some(Action::To(group.ours.clone())),
                     None if is_group() => action(self.cusp, &plain, key.line, self.report),
@@ -286,12 +330,21 @@ impl Translator<'_> {
             }
             KeyAction::Response(code) => {
                 let found = (400..700).contains(code).then_some(Action::Reject(*code));
-                (found, "", "a route refuses with 400 to 699; to send the caller elsewhere write redirect = \"sip:...\"")
+                (
+                    found,
+                    "",
+                    "a route refuses with 400 to 699; to send the caller elsewhere write redirect = \"sip:...\"",
+                )
             }
             KeyAction::Default => (Some(Action::To(REQUEST_URI.to_owned())), "", ""),
         };
         if found.is_none() {
-            self.report.add(Fate::LeftOut, &[key.line], what.clone(), format!("{why}; its calls are refused with 500 until you write `to`"));
+            self.report.add(
+                Fate::LeftOut,
+                &[key.line],
+                what.clone(),
+                format!("{why}; its calls are refused with 500 until you write `to`"),
+            );
         }
         vec![route(found.unwrap_or(Action::Unknown), network)]
     }
@@ -308,8 +361,14 @@ impl Translator<'_> {
             if self.used.contains(&policy.line) {
                 self.report.add(Fate::Carried, &[policy.line], format!("steps of policy {}", policy.name), "");
             } else {
-                let lines = with(&policy.steps.iter().flat_map(|step| step.lines.clone()).collect::<Vec<_>>(), policy.line);
-                self.report.add(Fate::NotNeeded, &lines, format!("policy lookup {}", policy.name), "no trigger leads to it");
+                let lines =
+                    with(&policy.steps.iter().flat_map(|step| step.lines.clone()).collect::<Vec<_>>(), policy.line);
+                self.report.add(
+                    Fate::NotNeeded,
+                    &lines,
+                    format!("policy lookup {}", policy.name),
+                    "no trigger leads to it",
+                );
             }
         }
         for condition in &cusp.conditions {
@@ -334,18 +393,26 @@ impl Translator<'_> {
 
 /// The route for requests that no key of a policy fits: CUSP answers 404.
 fn nothing_fits(policy: &str) -> Route {
-    Route { action: Action::Reject(404), ..Route::new(&format!("{policy} else"), &format!("no key of policy {policy}")) }
+    Route {
+        action: Action::Reject(404),
+        ..Route::new(&format!("{policy} else"), &format!("no key of policy {policy}"))
+    }
 }
 
 /// A URI for `to`: host, port and transport of a URI of SIP; its user, its password and `lr` have no place there.
 fn plain_uri(text: &str) -> Option<String> {
     let text = text.trim_matches(['<', '>']);
-    let with_scheme = if text.starts_with("sip:") || text.starts_with("sips:") { text.to_owned() } else { format!("sip:{text}") };
+    let with_scheme =
+        if text.starts_with("sip:") || text.starts_with("sips:") { text.to_owned() } else { format!("sip:{text}") };
     let uri = Uri::parse(&with_scheme).ok().filter(Uri::is_sip)?;
     let is_host = is_host_name(&uri.host) || uri.host.trim_matches(['[', ']']).parse::<std::net::Ipv6Addr>().is_ok();
     let port = uri.port.map_or_else(String::new, |port| format!(":{port}"));
     let known = |transport: &&str| ["udp", "tcp", "tls"].iter().any(|known| known.eq_ignore_ascii_case(transport));
-    let transport = uri.params.get("transport").filter(known).map_or_else(String::new, |transport| format!(";transport={transport}"));
+    let transport = uri
+        .params
+        .get("transport")
+        .filter(known)
+        .map_or_else(String::new, |transport| format!(";transport={transport}"));
     is_host.then(|| format!("{}:{}{port}{transport}", uri.scheme, uri.host))
 }
 

@@ -16,18 +16,37 @@ pub(super) fn write(ferric: &Ferric, source: &str, report: &Report) -> String {
     let mut text = String::new();
     let source: String = source.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
     line(&mut text, format_args!("# Made by `ferric import cusp` from {source}."));
-    line(&mut text, format_args!("# Numbers are lines of that file. Read it before it carries calls; `ferric check --config` says what it lacks."));
-    line(&mut text, format_args!("# To record, put before all other routes one with match = {{ siprec = true }} and to = \"srs\"."));
+    line(
+        &mut text,
+        format_args!(
+            "# Numbers are lines of that file. Read it before it carries calls; `ferric check --config` says what it lacks."
+        ),
+    );
+    line(
+        &mut text,
+        format_args!("# To record, put before all other routes one with match = {{ siprec = true }} and to = \"srs\"."),
+    );
     line(&mut text, format_args!("#"));
     for told in report.to_string().lines() {
         line(&mut text, format_args!("# {}", comment(told)));
     }
-    line(&mut text, format_args!("\n# Recordings need somebody's key: `ferric keys new --out . --tenant default` makes {KEY_FILE}."));
-    line(&mut text, format_args!("[[tenant]]\nname = \"default\"\npublic_keys = [\"{KEY_FILE}\"]\nstore = \"file://store\""));
+    line(
+        &mut text,
+        format_args!(
+            "\n# Recordings need somebody's key: `ferric keys new --out . --tenant default` makes {KEY_FILE}."
+        ),
+    );
+    line(
+        &mut text,
+        format_args!("[[tenant]]\nname = \"default\"\npublic_keys = [\"{KEY_FILE}\"]\nstore = \"file://store\""),
+    );
     for listener in &ferric.listeners {
         // Without a certificate a configuration with a TLS listener is refused.
         let off = if listener.transport == "tls" { "# " } else { "" };
-        line(&mut text, format_args!("\n{off}[[sip.listen]]  # line {}: network {}", listener.line, comment(&listener.network)));
+        line(
+            &mut text,
+            format_args!("\n{off}[[sip.listen]]  # line {}: network {}", listener.line, comment(&listener.network)),
+        );
         line(&mut text, format_args!("{off}transport = {}", quoted(&listener.transport)));
         line(&mut text, format_args!("{off}address = {}", quoted(&listener.address)));
     }
@@ -36,16 +55,26 @@ pub(super) fn write(ferric: &Ferric, source: &str, report: &Report) -> String {
     }
     // The console keeps away from the ports of SIP.
     let takes = |port: u16| ferric.listeners.iter().any(|listener| listener.address.ends_with(&format!(":{port}")));
-    if takes(CONSOLE_PORT) && let Some(port) = (CONSOLE_PORT + 1..u16::MAX).find(|port| !takes(*port)) {
+    if takes(CONSOLE_PORT)
+        && let Some(port) = (CONSOLE_PORT + 1..u16::MAX).find(|port| !takes(*port))
+    {
         line(&mut text, format_args!("\n[console]\nlisten = \"127.0.0.1:{port}\""));
     }
     if !ferric.trust.is_empty() {
-        line(&mut text, format_args!("\n# CUSP takes requests from anybody. These may send; add every SBC and every proxy that does."));
+        line(
+            &mut text,
+            format_args!(
+                "\n# CUSP takes requests from anybody. These may send; add every SBC and every proxy that does."
+            ),
+        );
         for usual in USUAL {
             line(&mut text, format_args!("[[sip.trust]]\nsource = {}", quoted(usual)));
         }
         for (source, lines) in &ferric.trust {
-            line(&mut text, format_args!("[[sip.trust]]  # line {}\nsource = {}", ranges(&sorted(lines)), quoted(source)));
+            line(
+                &mut text,
+                format_args!("[[sip.trust]]  # line {}\nsource = {}", ranges(&sorted(lines)), quoted(source)),
+            );
         }
     }
     line(&mut text, format_args!("\n[proxy]"));
@@ -73,7 +102,10 @@ fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
 
 fn server_group(text: &mut String, group: &ServerGroup) {
     line(text, format_args!("\n# line {}: {}", ranges(&sorted(&group.lines)), comment(&group.from)));
-    line(text, format_args!("[[proxy.server_group]]\nname = {}\npolicy = {}", quoted(&group.name), quoted(group.policy)));
+    line(
+        text,
+        format_args!("[[proxy.server_group]]\nname = {}\npolicy = {}", quoted(&group.name), quoted(group.policy)),
+    );
     match group.heartbeat {
         Heartbeat::Default => {}
         Heartbeat::Off => line(text, format_args!("heartbeat = false")),
@@ -92,7 +124,10 @@ fn server_group(text: &mut String, group: &ServerGroup) {
     line(text, format_args!("element = ["));
     for element in &group.elements {
         let address = quoted(&element.address);
-        line(text, format_args!("  {{ address = {address}, priority = {}, weight = {} }},", element.priority, element.weight));
+        line(
+            text,
+            format_args!("  {{ address = {address}, priority = {}, weight = {} }},", element.priority, element.weight),
+        );
     }
     line(text, format_args!("]"));
 }
@@ -107,7 +142,10 @@ fn route(text: &mut String, route: &Route) {
             line(text, format_args!("reject = {{ code = {code}, reason = {} }}", quoted(reason(*code))));
         }
         Action::Unknown => {
-            line(text, format_args!("reject = {{ code = 500, reason = \"Route Not Carried Over\" }}  # write where it goes"));
+            line(
+                text,
+                format_args!("reject = {{ code = 500, reason = \"Route Not Carried Over\" }}  # write where it goes"),
+            );
         }
     }
     if let Some(rewrite) = rewrite(&route.rewrite) {
@@ -117,7 +155,8 @@ fn route(text: &mut String, route: &Route) {
 
 fn wanted(wanted: &Match) -> String {
     let mut parts = Vec::new();
-    let mut add = |name: &str, value: Option<&str>| parts.extend(value.map(|value| format!("{name} = {}", quoted(value))));
+    let mut add =
+        |name: &str, value: Option<&str>| parts.extend(value.map(|value| format!("{name} = {}", quoted(value))));
     let user = wanted.user_regex();
     add("method", wanted.method.as_deref());
     add("user", user.as_deref());

@@ -34,8 +34,13 @@ impl Bench {
             timers: Timers::default(),
             seed: 1,
         };
-        let mut bench =
-            Bench { agent: Agent::new(config, FLOW), now: Instant::now(), sent: vec![], ended: vec![], targets: vec![] };
+        let mut bench = Bench {
+            agent: Agent::new(config, FLOW),
+            now: Instant::now(),
+            sent: vec![],
+            ended: vec![],
+            targets: vec![],
+        };
         let identity = Identity::new(0, &mut SmallRng::seed_from_u64(1));
         bench.agent.start(bench.now, SystemTime::UNIX_EPOCH, 0, identity, [6_000, 6_002]);
         bench.poll();
@@ -46,7 +51,9 @@ impl Bench {
         while let Some(output) = self.agent.poll_output() {
             match output {
                 AgentOutput::Transmit(bytes) => self.sent.push(Message::parse(bytes).unwrap()),
-                AgentOutput::Answered { targets, .. } | AgentOutput::Changed { targets, .. } => self.targets.push(targets),
+                AgentOutput::Answered { targets, .. } | AgentOutput::Changed { targets, .. } => {
+                    self.targets.push(targets)
+                }
                 AgentOutput::Ended { call, outcome } => self.ended.push((call, outcome)),
             }
         }
@@ -99,7 +106,10 @@ impl Bench {
 }
 
 fn names(messages: &[Message]) -> Vec<String> {
-    messages.iter().map(|m| m.status().map_or(m.method().to_string(), |status| format!("{status} {}", m.method()))).collect()
+    messages
+        .iter()
+        .map(|m| m.status().map_or(m.method().to_string(), |status| format!("{status} {}", m.method())))
+        .collect()
 }
 
 #[test]

@@ -63,7 +63,8 @@ async fn serve_stream(mut stream: impl AsyncRead + AsyncWrite + Unpin, ports: [u
 }
 
 fn config(to: SocketAddr, transport: LoadTransport) -> LoadConfig {
-    let speech = [ferric_codecs::testing::syllables(8_000, 16_000, 1), ferric_codecs::testing::syllables(8_000, 16_000, 2)];
+    let speech =
+        [ferric_codecs::testing::syllables(8_000, 16_000, 1), ferric_codecs::testing::syllables(8_000, 16_000, 2)];
     LoadConfig {
         transport,
         calls: 8,

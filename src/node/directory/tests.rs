@@ -69,7 +69,9 @@ fn groups(now: Instant, configs: Vec<GroupConfig>) -> Groups {
 /// `name -> where` of all elements that have a name.
 fn places(groups: &Groups) -> Vec<String> {
     let place = |(id, element): (ElementId, &ElementConfig)| {
-        let hop = groups.hop(id).map_or("nowhere".to_owned(), |hop| format!("{} {} ({})", hop.transport, hop.address, hop.host));
+        let hop = groups
+            .hop(id)
+            .map_or("nowhere".to_owned(), |hop| format!("{} {} ({})", hop.transport, hop.address, hop.host));
         format!("{} {}/{} -> {hop}", element.address, element.priority, element.weight)
     };
     groups.names().map(place).collect()
@@ -88,12 +90,26 @@ fn learn(directory: &mut Directory, now: Instant, records: Vec<Record>) {
 
 #[tokio::test]
 async fn elements_by_hand_have_their_own_port_and_no_srv() {
-    let (_folder, mut directory) =
-        directory(vec![a("one.example", "192.0.2.1"), a("two.example", "192.0.2.2"), srv("_sip._udp.two.example", &[(0, 0, 5_099, "x.example")])]);
+    let (_folder, mut directory) = directory(vec![
+        a("one.example", "192.0.2.1"),
+        a("two.example", "192.0.2.2"),
+        srv("_sip._udp.two.example", &[(0, 0, 5_099, "x.example")]),
+    ]);
     let now = Instant::now();
-    let mut groups = groups(now, vec![by_hand(&[("one.example", Some(5_070)), ("two.example", None), ("gone.example", None), ("192.0.2.9", None)])]);
+    let mut groups = groups(
+        now,
+        vec![by_hand(&[
+            ("one.example", Some(5_070)),
+            ("two.example", None),
+            ("gone.example", None),
+            ("192.0.2.9", None),
+        ])],
+    );
     directory.watch(now, &groups);
-    assert!(directory.poll_timeout().is_some_and(|at| at <= now) && directory.behind.is_some(), "to be brought up to date");
+    assert!(
+        directory.poll_timeout().is_some_and(|at| at <= now) && directory.behind.is_some(),
+        "to be brought up to date"
+    );
     directory.update(now, &mut groups);
     assert_eq!(
         places(&groups),
@@ -104,14 +120,20 @@ async fn elements_by_hand_have_their_own_port_and_no_srv() {
         ]
     );
     assert_eq!(directory.behind, None);
-    assert_eq!(directory.pinned.iter().map(String::as_str).collect::<Vec<_>>(), ["gone.example", "one.example", "two.example"]);
+    assert_eq!(
+        directory.pinned.iter().map(String::as_str).collect::<Vec<_>>(),
+        ["gone.example", "one.example", "two.example"]
+    );
 }
 
 #[tokio::test]
 async fn a_group_from_dns_has_an_element_for_each_server_and_keeps_the_last_set() {
     let zone = |port| {
         vec![
-            srv("_sip._tcp.rec.example", &[(1, 40, 5_060, "a.example"), (1, 60, port, "b.example"), (2, 0, 5_060, "a.example")]),
+            srv(
+                "_sip._tcp.rec.example",
+                &[(1, 40, 5_060, "a.example"), (1, 60, port, "b.example"), (2, 0, 5_060, "a.example")],
+            ),
             a("a.example", "192.0.2.1"),
             a("b.example", "192.0.2.2"),
         ]
@@ -142,10 +164,8 @@ async fn a_group_from_dns_has_an_element_for_each_server_and_keeps_the_last_set(
 
 #[tokio::test]
 async fn requests_are_answered_from_memory_or_end_in_time() {
-    let (_folder, mut directory) = directory(vec![
-        a("one.example", "192.0.2.1"),
-        srv("_sip._tcp.rec.example", &[(1, 60, 5_070, "one.example")]),
-    ]);
+    let (_folder, mut directory) =
+        directory(vec![a("one.example", "192.0.2.1"), srv("_sip._tcp.rec.example", &[(1, 60, 5_070, "one.example")])]);
     let target = |host: &str, port, transport| LocateTarget { host: host.to_owned(), port, transport, secure: false };
     let now = Instant::now();
     let hop = |text: &str, transport, host: &str| Hop { address: text.parse().unwrap(), transport, host: host.into() };
@@ -191,7 +211,8 @@ async fn names_of_groups_that_are_gone_are_pinned_no_more_fixed_targets_stay() {
 
 #[tokio::test]
 async fn what_is_saved_is_there_after_a_restart_and_for_nobody_else() {
-    let (folder, directory) = directory(vec![a("one.example", "192.0.2.1"), record("one.example", Kind::Naptr, vec![])]);
+    let (folder, directory) =
+        directory(vec![a("one.example", "192.0.2.1"), record("one.example", Kind::Naptr, vec![])]);
     let file = folder.path().join("dns.json");
     std::fs::remove_file(&file).unwrap();
     directory.save();

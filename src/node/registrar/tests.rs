@@ -19,7 +19,12 @@ fn open(folder: &Path) -> (NodeRegistrar, usize) {
 
 fn flow(transport: Transport) -> Flow {
     let connection = u64::from(transport.is_reliable());
-    Flow { transport, local: "10.0.0.5:5060".parse().unwrap(), remote: "203.0.113.9:40001".parse().unwrap(), connection }
+    Flow {
+        transport,
+        local: "10.0.0.5:5060".parse().unwrap(),
+        remote: "203.0.113.9:40001".parse().unwrap(),
+        connection,
+    }
 }
 
 fn register(registrar: &mut NodeRegistrar, user: &str, cseq: u32, expires: u32, transport: Transport) {
@@ -90,7 +95,10 @@ fn a_cut_last_line_does_not_take_the_next_one_with_it() {
     writer.handle(Entry::Line(Line::Remove(key))).unwrap();
     writer.sync().unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
-    assert_eq!(text.lines().collect::<Vec<_>>(), ["{\"set\":{\"aor\":\"half", "{\"remove\":{\"aor\":\"a@b\",\"contact\":\"sip:a@c\"}}"]);
+    assert_eq!(
+        text.lines().collect::<Vec<_>>(),
+        ["{\"set\":{\"aor\":\"half", "{\"remove\":{\"aor\":\"a@b\",\"contact\":\"sip:a@c\"}}"]
+    );
 }
 
 #[test]
@@ -145,7 +153,10 @@ fn after_a_loss_all_bindings_are_written_anew_with_what_changes_meanwhile() {
     let (registrar, restored) = open(folder.path());
     assert_eq!(restored, 1_200);
     assert!(contacts(&registrar, "u3").is_empty() && contacts(&registrar, "u1100").is_empty());
-    assert_eq!(contacts(&registrar, "late").len() + contacts(&registrar, "new").len() + contacts(&registrar, "u7").len(), 3);
+    assert_eq!(
+        contacts(&registrar, "late").len() + contacts(&registrar, "new").len() + contacts(&registrar, "u7").len(),
+        3
+    );
 }
 
 #[test]

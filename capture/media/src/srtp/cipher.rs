@@ -77,7 +77,11 @@ impl Half {
     fn nonce(&self, ssrc: u32, index: u64) -> [u8; 12] {
         let mut nonce = [0; 12];
         let wide = (u128::from(ssrc) << 48 | u128::from(index & 0xffff_ffff_ffff)).to_be_bytes();
-        nonce.iter_mut().zip(wide.iter().skip(4)).zip(&self.keys.salt).for_each(|((nonce, byte), salt)| *nonce = byte ^ salt);
+        nonce
+            .iter_mut()
+            .zip(wide.iter().skip(4))
+            .zip(&self.keys.salt)
+            .for_each(|((nonce, byte), salt)| *nonce = byte ^ salt);
         nonce
     }
 

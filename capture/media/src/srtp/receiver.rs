@@ -66,7 +66,10 @@ impl Source {
         let same = base | low;
         let distance = |index: u64| index.abs_diff(self.newest);
         let mut best = same;
-        for other in [same.checked_sub(0x1_0000), same.checked_add(0x1_0000).filter(|index| index >> 48 == 0)].into_iter().flatten() {
+        for other in [same.checked_sub(0x1_0000), same.checked_add(0x1_0000).filter(|index| index >> 48 == 0)]
+            .into_iter()
+            .flatten()
+        {
             if distance(other) < distance(best) {
                 best = other;
             }
@@ -106,7 +109,10 @@ pub struct SrtpReceiver {
 
 impl std::fmt::Debug for SrtpReceiver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SrtpReceiver").field("suite", &self.config.suite).field("failures", &self.failures).finish_non_exhaustive()
+        f.debug_struct("SrtpReceiver")
+            .field("suite", &self.config.suite)
+            .field("failures", &self.failures)
+            .finish_non_exhaustive()
     }
 }
 
@@ -417,7 +423,10 @@ mod tests {
                 if let Some(first) = bytes.first_mut().filter(|_| rng.random_bool(0.8)) {
                     *first = 0x80 | *first & 0x3f;
                 }
-                assert!(matches!(receiver.open_rtp(Instant::now(), &bytes, &mut out), Opened::Dropped(_) | Opened::Alarm(_)));
+                assert!(matches!(
+                    receiver.open_rtp(Instant::now(), &bytes, &mut out),
+                    Opened::Dropped(_) | Opened::Alarm(_)
+                ));
                 assert_eq!(receiver.open_rtcp(&bytes), None);
             }
         }

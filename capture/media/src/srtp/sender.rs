@@ -30,6 +30,9 @@ impl SrtpSender {
         }
         self.last = Some(sequence);
         let index = self.rollover << 16 | u64::from(sequence);
-        self.transform.as_ref().and_then(|transform| transform.seal_rtp(packet, index)).unwrap_or_else(|| packet.to_vec())
+        self.transform
+            .as_ref()
+            .and_then(|transform| transform.seal_rtp(packet, index))
+            .unwrap_or_else(|| packet.to_vec())
     }
 }

@@ -16,7 +16,10 @@ fn counter_mode_of_rfc_3711() {
     let iv: [u8; 16] = hex("F0F1F2F3F4F5F6F7F8F9FAFBFCFD0000").try_into().unwrap();
     let mut stream = vec![0; 48];
     apply(&key, &iv, &mut stream);
-    assert_eq!(stream, hex("E03EAD0935C95E80E166B16DD92B4EB4 D23513162B02D0F72A43A2FE4A5F97AB 41E95B3BB0A2E8DD477901E4FCA894C0"));
+    assert_eq!(
+        stream,
+        hex("E03EAD0935C95E80E166B16DD92B4EB4 D23513162B02D0F72A43A2FE4A5F97AB 41E95B3BB0A2E8DD477901E4FCA894C0")
+    );
 }
 
 #[test]

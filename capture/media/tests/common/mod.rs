@@ -231,7 +231,11 @@ impl Call {
     pub fn record(mut self, duration_ms: u64, rate: u32) -> Recorded {
         let start = Instant::now() + Duration::from_secs(3_600);
         let moment = |us: i64| {
-            if us >= 0 { start + Duration::from_micros(us as u64) } else { start - Duration::from_micros(us.unsigned_abs()) }
+            if us >= 0 {
+                start + Duration::from_micros(us as u64)
+            } else {
+                start - Duration::from_micros(us.unsigned_abs())
+            }
         };
         let mut pipeline = MediaPipeline::new(start, self.config, self.streams);
         self.packets.sort_by_key(|packet| packet.arrival_us);
@@ -256,7 +260,9 @@ impl Call {
                 } else {
                     let packet = packets.next().unwrap();
                     let at = moment(packet.arrival_us);
-                    pipeline.handle_rtp(at, StreamIndex(packet.stream), packet.source, &packet.bytes, &mut |event| events.push(event));
+                    pipeline.handle_rtp(at, StreamIndex(packet.stream), packet.source, &packet.bytes, &mut |event| {
+                        events.push(event)
+                    });
                 }
             }
             let mut take = |frame: ferric_media::pipeline::EncodedFrame<'_>| {

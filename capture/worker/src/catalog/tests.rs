@@ -36,7 +36,13 @@ fn metadata(number: u128, aor: &str) -> RecordingMetadata {
     let started_at = Timestamp::from_unix_ms(1_000_000 + (number as i64 / 2) * 1000);
     let mut metadata = RecordingMetadata::new(Uuid::from_u128(number), "acme", "edge-a1", started_at, session);
     metadata.tags.push(Tag { name: "case".into(), value: number.to_string(), at_ms: 0 });
-    let stream = |lost, mos| StreamReport { packets: 100, lost, jitter_ms: Some(2.0), mos: Some(mos), ..StreamReport::default() };
+    let stream = |lost, mos| StreamReport {
+        packets: 100,
+        lost,
+        jitter_ms: Some(2.0),
+        mos: Some(mos),
+        ..StreamReport::default()
+    };
     metadata.streams = vec![stream(1, 4.0), stream(2, 3.5)];
     metadata
 }

@@ -164,7 +164,11 @@ fn the_audio_may_be_cut_at_any_byte() {
         }
         let kept = (cut - header) / segment;
         let manifest = &recovery.finished[0].manifest;
-        assert_eq!((manifest.state, manifest.duration_ms), (RecordingState::Recovered, kept as u64 * 1000), "cut at {cut}");
+        assert_eq!(
+            (manifest.state, manifest.duration_ms),
+            (RecordingState::Recovered, kept as u64 * 1000),
+            "cut at {cut}"
+        );
         assert_eq!(manifest.started_at.plus(std::time::Duration::from_millis(manifest.duration_ms)), manifest.ended_at);
         assert_eq!(manifest.audio.segments as usize, kept);
         let (plain, result) = open_ready(&spool, 1);
@@ -339,7 +343,8 @@ fn one_bad_folder_holds_up_nobody() {
 
     let spool = Spool::open(dir.path()).unwrap();
     let recovery = recovered(&spool);
-    let reasons: BTreeMap<&str, &str> = recovery.aside.iter().map(|(name, why)| (name.as_str(), why.as_str())).collect();
+    let reasons: BTreeMap<&str, &str> =
+        recovery.aside.iter().map(|(name, why)| (name.as_str(), why.as_str())).collect();
     let why = |number: u128| reasons[Uuid::from_u128(number).to_string().as_str()];
     assert_eq!(why(1), "audio.eopus is 5 bytes long; the manifest says 769 bytes long");
     assert!(why(2).contains("altered after it was signed"));

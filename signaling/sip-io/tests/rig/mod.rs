@@ -27,7 +27,11 @@ pub(crate) fn response(call_id: &str) -> String {
 }
 
 /// One listener on loopback.
-pub(crate) async fn start(transport: Transport, address: &str, limits: IoLimits) -> (SipSockets, Receiver<Inbound>, SocketAddr) {
+pub(crate) async fn start(
+    transport: Transport,
+    address: &str,
+    limits: IoLimits,
+) -> (SipSockets, Receiver<Inbound>, SocketAddr) {
     let listener = ListenerConfig { transport, address: address.parse().unwrap(), tls: None };
     let (sockets, inbound) = SipSockets::bind(vec![listener], limits, None).await.unwrap();
     let address = sockets.listeners()[0].1;

@@ -34,7 +34,15 @@ pub struct AcceptedInvite {
 impl AcceptedInvite {
     /// The 2xx with CSeq number `cseq` was sent at `now`.
     pub fn new(now: Instant, cseq: u32, flow: Flow, bytes: Bytes, timers: &Timers) -> AcceptedInvite {
-        AcceptedInvite { cseq, flow, bytes, interval: timers.t1, t2: timers.t2, next: now + timers.t1, end: now + timers.h }
+        AcceptedInvite {
+            cseq,
+            flow,
+            bytes,
+            interval: timers.t1,
+            t2: timers.t2,
+            next: now + timers.t1,
+            end: now + timers.h,
+        }
     }
 
     /// The CSeq number that the ACK must carry.

@@ -188,8 +188,7 @@ mod tests {
 
     #[test]
     fn requests_go_to_the_contact_through_the_recorded_routes() {
-        let mut dialog =
-            Dialog::uas(&invite("Record-Route: <sip:p1;lr>, <sip:p2;lr>\r\n"), "me", 41).unwrap();
+        let mut dialog = Dialog::uas(&invite("Record-Route: <sip:p1;lr>, <sip:p2;lr>\r\n"), "me", 41).unwrap();
         let bye = dialog.request(&Method::Bye);
         assert_eq!(bye.request_uri().unwrap(), "sip:a@10.0.0.1:5070;transport=tcp");
         assert_eq!(bye.values("Route"), ["<sip:p1;lr>", "<sip:p2;lr>"]);

@@ -47,7 +47,11 @@ impl SessionTimer {
     ///
     /// # Errors
     /// 422 when the interval asked for is too short.
-    pub fn negotiate(now: Instant, request: &Message, config: &SessionTimerConfig) -> Result<Option<SessionTimer>, Reject> {
+    pub fn negotiate(
+        now: Instant,
+        request: &Message,
+        config: &SessionTimerConfig,
+    ) -> Result<Option<SessionTimer>, Reject> {
         let asked = request.header("Session-Expires").and_then(|text| SessionExpires::parse(&text));
         let supported = request.has_option("Supported", "timer") || request.has_option("Require", "timer");
         let least = config.minimum.as_secs();
@@ -62,7 +66,8 @@ impl SessionTimer {
         if !supported {
             return Ok(None);
         }
-        let their_least = request.header("Min-SE").and_then(|text| text.split(';').next()?.trim().parse().ok()).unwrap_or(0);
+        let their_least =
+            request.header("Min-SE").and_then(|text| text.split(';').next()?.trim().parse().ok()).unwrap_or(0);
         let seconds = asked.map_or(config.interval.as_secs().max(their_least), |asked| u64::from(asked.seconds));
         let refresher = asked.and_then(|asked| asked.refresher).unwrap_or(Refresher::Uac);
         let mut timer = SessionTimer {
@@ -164,7 +169,8 @@ mod tests {
     fn a_session_that_nobody_refreshes_expires_and_a_refreshed_one_goes_on() {
         let now = Instant::now();
         let headers = [("Supported", "timer"), ("Session-Expires", "100")];
-        let mut timer = SessionTimer::negotiate(now, &request(&headers), &SessionTimerConfig::default()).unwrap().unwrap();
+        let mut timer =
+            SessionTimer::negotiate(now, &request(&headers), &SessionTimerConfig::default()).unwrap().unwrap();
         let later = now + Duration::from_secs(99);
         assert_eq!(timer.handle_timeout(later), None);
         timer.refreshed(later);
@@ -176,7 +182,8 @@ mod tests {
     fn as_refresher_we_send_at_half_time_and_end_before_the_interval_does() {
         let now = Instant::now();
         let headers = [("Supported", "timer"), ("Session-Expires", "100;refresher=uas")];
-        let mut timer = SessionTimer::negotiate(now, &request(&headers), &SessionTimerConfig::default()).unwrap().unwrap();
+        let mut timer =
+            SessionTimer::negotiate(now, &request(&headers), &SessionTimerConfig::default()).unwrap().unwrap();
         assert_eq!(timer.handle_timeout(now + Duration::from_secs(50)), Some(TimerEvent::Refresh));
         assert_eq!(timer.handle_timeout(now + Duration::from_secs(60)), None);
         assert_eq!(timer.handle_timeout(now + Duration::from_secs(68)), Some(TimerEvent::Expired));

@@ -49,7 +49,10 @@ impl<'a> Parts<'a> {
             None => {
                 let (uri, params) = rest.split_once(';').unwrap_or((rest, ""));
                 if uri.contains('?') {
-                    return Err(HeaderError::malformed(name, "a URI with a question mark must stand in angle brackets"));
+                    return Err(HeaderError::malformed(
+                        name,
+                        "a URI with a question mark must stand in angle brackets",
+                    ));
                 }
                 (uri, params)
             }

@@ -87,7 +87,9 @@ impl Params {
     /// Removes `name`.
     pub fn remove(&mut self, name: &str) {
         let text = &self.text;
-        self.items.retain(|item| !text.get(item.name.0 as usize..item.name.1 as usize).unwrap_or("").eq_ignore_ascii_case(name));
+        self.items.retain(|item| {
+            !text.get(item.name.0 as usize..item.name.1 as usize).unwrap_or("").eq_ignore_ascii_case(name)
+        });
     }
 
     /// All parameters as they came.

@@ -80,7 +80,12 @@ impl Via {
     /// [`HeaderError::Malformed`] says what is wrong.
     pub fn parse(text: &str) -> Result<Via, HeaderError> {
         let ViaParts { transport, host, port, params } = ViaParts::of(text)?;
-        Ok(Via { transport: transport.to_ascii_uppercase(), host: host.to_owned(), port, params: Params::parse(params) })
+        Ok(Via {
+            transport: transport.to_ascii_uppercase(),
+            host: host.to_owned(),
+            port,
+            params: Params::parse(params),
+        })
     }
 
     /// The `branch` parameter.

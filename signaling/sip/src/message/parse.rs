@@ -65,7 +65,8 @@ pub(super) fn parse(bytes: Bytes) -> Result<Message, ParseError> {
     if !finished {
         problem = problem.or(Some(Kind::Unfinished));
     }
-    let mut message = Message { raw: bytes, start: StartLine { text: first, kind }, lines, body: Bytes::new(), edited: false };
+    let mut message =
+        Message { raw: bytes, start: StartLine { text: first, kind }, lines, body: Bytes::new(), edited: false };
     if problem.is_none() {
         problem = body(&mut message, at).err();
     }
@@ -115,7 +116,8 @@ fn start_line(line: &[u8]) -> Result<(StartKind, Option<Kind>), Kind> {
     let line = line.trim_ascii_end();
     let first = line.iter().position(|&b| b == b' ').ok_or(Kind::NotSip)?;
     let last = line.iter().rposition(|&b| b == b' ').ok_or(Kind::NotSip)?;
-    let method = line.get(..first).filter(|m| is_token(m)).and_then(|m| std::str::from_utf8(m).ok()).ok_or(Kind::NotSip)?;
+    let method =
+        line.get(..first).filter(|m| is_token(m)).and_then(|m| std::str::from_utf8(m).ok()).ok_or(Kind::NotSip)?;
     let version = line.get(last + 1..).unwrap_or(&[]);
     let (major, minor) = version_numbers(version).ok_or(Kind::NotSip)?;
     let uri = first + 1..last.max(first + 1);

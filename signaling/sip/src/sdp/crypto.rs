@@ -25,7 +25,9 @@ const MAX_KEY: usize = 64;
 /// Base64 with or without padding, whatever the last bits are.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent).with_decode_allow_trailing_bits(true),
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
 );
 
 /// A line that cannot be used.
@@ -95,7 +97,11 @@ pub struct CryptoAttribute {
 impl CryptoAttribute {
     /// A line with one key.
     pub fn new(tag: u32, suite: &str, key_salt: Vec<u8>) -> CryptoAttribute {
-        CryptoAttribute { tag, suite: suite.to_owned(), keys: vec![KeyParameter { key_salt, lifetime: None, mki: None }] }
+        CryptoAttribute {
+            tag,
+            suite: suite.to_owned(),
+            keys: vec![KeyParameter { key_salt, lifetime: None, mki: None }],
+        }
     }
 
     /// Reads the value of an attribute, without `crypto:`.
@@ -107,7 +113,8 @@ impl CryptoAttribute {
         let tag = words.next().and_then(|tag| tag.parse().ok()).ok_or(CryptoError::Form)?;
         let suite = words.next().ok_or(CryptoError::Form)?.to_owned();
         let list = words.next().ok_or(CryptoError::Form)?;
-        let keys: Vec<KeyParameter> = list.split(';').filter(|key| !key.is_empty()).take(MAX_KEYS).map(key).collect::<Result<_, _>>()?;
+        let keys: Vec<KeyParameter> =
+            list.split(';').filter(|key| !key.is_empty()).take(MAX_KEYS).map(key).collect::<Result<_, _>>()?;
         if keys.is_empty() {
             return Err(CryptoError::Form);
         }
@@ -155,7 +162,8 @@ fn key(text: &str) -> Result<KeyParameter, CryptoError> {
     for part in parts.filter(|part| !part.is_empty()) {
         match part.split_once(':') {
             Some((value, length)) => {
-                let length: u8 = length.parse().ok().filter(|length| (1..=128).contains(length)).ok_or(CryptoError::Mki)?;
+                let length: u8 =
+                    length.parse().ok().filter(|length| (1..=128).contains(length)).ok_or(CryptoError::Mki)?;
                 // Longer ones would have to be carried whole; nobody was seen to send more than four bytes.
                 let value = value.parse().map_err(|_| CryptoError::Mki)?;
                 if length > 8 {
@@ -186,11 +194,14 @@ mod tests {
 
     #[test]
     fn the_forms_of_the_rfc_are_read() {
-        let line = CryptoAttribute::parse(&format!("1 AES_CM_128_HMAC_SHA1_80 inline:{KEY}|2^20|1:4 WSH=64 -x=1")).unwrap();
+        let line =
+            CryptoAttribute::parse(&format!("1 AES_CM_128_HMAC_SHA1_80 inline:{KEY}|2^20|1:4 WSH=64 -x=1")).unwrap();
         assert_eq!((line.tag, line.suite.as_str(), line.keys[0].key_salt.len()), (1, "AES_CM_128_HMAC_SHA1_80", 30));
         assert_eq!((line.keys[0].lifetime, line.keys[0].mki), (Some(1 << 20), Some(Mki { value: 1, length: 4 })));
         assert_eq!(line.keys[0].mki.unwrap().to_bytes(), [0, 0, 0, 1]);
-        let two = CryptoAttribute::parse(&format!("2 AES_CM_128_HMAC_SHA1_32 inline:{KEY}|2^20|1:4;inline:{KEY}|2^20|2:4")).unwrap();
+        let two =
+            CryptoAttribute::parse(&format!("2 AES_CM_128_HMAC_SHA1_32 inline:{KEY}|2^20|1:4;inline:{KEY}|2^20|2:4"))
+                .unwrap();
         assert_eq!(two.keys.len(), 2);
         let again = CryptoAttribute::parse(&two.to_string()).unwrap();
         assert_eq!(again, two);

@@ -124,8 +124,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
-    const ORIGIN: Origin =
-        Origin { id: 7, version: 1, address: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 10)) };
+    const ORIGIN: Origin = Origin { id: 7, version: 1, address: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 10)) };
 
     #[test]
     fn the_answer_keeps_m_lines_labels_and_order() {
@@ -154,7 +153,10 @@ mod tests {
     #[test]
     fn ipv6_addresses_are_written_and_read_as_such() {
         let origin = Origin { id: 7, version: 1, address: "2001:db8::10".parse().unwrap() };
-        let offer = Sdp::parse(b"v=0\r\nc=IN IP6 2001:db8::20\r\nm=audio 6000 RTP/AVP 0\r\na=rtcp:6005 IN IP6 2001:db8::21\r\n").unwrap();
+        let offer = Sdp::parse(
+            b"v=0\r\nc=IN IP6 2001:db8::20\r\nm=audio 6000 RTP/AVP 0\r\na=rtcp:6005 IN IP6 2001:db8::21\r\n",
+        )
+        .unwrap();
         assert_eq!(offer.media[0].rtcp_address(), Some("[2001:db8::21]:6005".parse().unwrap()));
         let accepted = MediaAnswer::Accept(AcceptedMedia {
             address: "[2001:db8::10]:40000".parse().unwrap(),
@@ -163,7 +165,13 @@ mod tests {
             crypto: None,
         });
         let answer = write_answer(&offer, &[accepted], &origin);
-        assert!(answer.contains("o=- 7 1 IN IP6 2001:db8::10\r\n") && answer.contains("c=IN IP6 2001:db8::10\r\n"), "{answer}");
-        assert_eq!(Sdp::parse(answer.as_bytes()).unwrap().media[0].rtp_address(), Some("[2001:db8::10]:40000".parse().unwrap()));
+        assert!(
+            answer.contains("o=- 7 1 IN IP6 2001:db8::10\r\n") && answer.contains("c=IN IP6 2001:db8::10\r\n"),
+            "{answer}"
+        );
+        assert_eq!(
+            Sdp::parse(answer.as_bytes()).unwrap().media[0].rtp_address(),
+            Some("[2001:db8::10]:40000".parse().unwrap())
+        );
     }
 }

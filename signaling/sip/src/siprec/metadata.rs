@@ -15,10 +15,33 @@ const MAX_EXTENSIONS: usize = 64;
 const MAX_EXTENSION_CHARS: usize = 512;
 /// Elements of RFC 7865 and its drafts; what else holds text is a maker's extension.
 const KNOWN: [&str; 27] = [
-    "recording", "recording_metadata", "datamode", "group", "group-ref", "session", "sipsessionid", "start-time",
-    "stop-time", "end-time", "reason", "participant", "nameid", "name", "aor", "send", "recv", "id", "stream", "label",
-    "mode", "associate-time", "disassociate-time", "participantsessionassoc", "participantstreamassoc",
-    "sessionrecordingassoc", "requestor",
+    "recording",
+    "recording_metadata",
+    "datamode",
+    "group",
+    "group-ref",
+    "session",
+    "sipsessionid",
+    "start-time",
+    "stop-time",
+    "end-time",
+    "reason",
+    "participant",
+    "nameid",
+    "name",
+    "aor",
+    "send",
+    "recv",
+    "id",
+    "stream",
+    "label",
+    "mode",
+    "associate-time",
+    "disassociate-time",
+    "participantsessionassoc",
+    "participantstreamassoc",
+    "sessionrecordingassoc",
+    "requestor",
 ];
 
 /// Metadata that could not be read to its end. What was read is used all the same.
@@ -133,7 +156,8 @@ impl Metadata {
         upsert(&mut self.sessions, newer.sessions, |have, new| have.id == new.id, SessionElement::update);
         upsert(&mut self.participants, newer.participants, |have, new| have.id == new.id, Participant::update);
         upsert(&mut self.streams, newer.streams, |have, new| have.id == new.id, StreamElement::update);
-        let same_session = |have: &Association, new: &Association| have.participant == new.participant && have.session == new.session;
+        let same_session =
+            |have: &Association, new: &Association| have.participant == new.participant && have.session == new.session;
         upsert(&mut self.session_associations, newer.session_associations, same_session, Association::update);
         let same = |have: &Association, new: &Association| have.participant == new.participant;
         upsert(&mut self.stream_associations, newer.stream_associations, same, Association::update);
@@ -142,8 +166,12 @@ impl Metadata {
 
     /// The participants that send the stream on the m-line with this label.
     pub fn senders_of(&self, label: &str) -> Vec<&Participant> {
-        let streams: Vec<&str> =
-            self.streams.iter().filter(|stream| stream.label.as_deref() == Some(label)).map(|stream| stream.id.as_str()).collect();
+        let streams: Vec<&str> = self
+            .streams
+            .iter()
+            .filter(|stream| stream.label.as_deref() == Some(label))
+            .map(|stream| stream.id.as_str())
+            .collect();
         let sends = |participant: &&Participant| {
             self.stream_associations
                 .iter()
@@ -383,7 +411,10 @@ mod tests {
         known.apply(leave);
         assert_eq!((known.participants[0].name.as_deref(), known.participants[0].aors.len()), (Some("Ann"), 1));
         let association = &known.session_associations[0];
-        assert_eq!((association.from.as_deref(), association.to.as_deref()), (Some("2026-01-01T10:00:00Z"), Some("2026-01-01T10:05:00Z")));
+        assert_eq!(
+            (association.from.as_deref(), association.to.as_deref()),
+            (Some("2026-01-01T10:00:00Z"), Some("2026-01-01T10:05:00Z"))
+        );
         assert_eq!(known.senders_of("1").len(), 1, "what was sent until then stays known");
         let (back, _) = Metadata::parse(
             b"<recording><datamode>partial</datamode><participantsessionassoc participant_id='p1' session_id='s1'>\
@@ -399,7 +430,8 @@ mod tests {
             b"<recording><extensiondata><x:maker xmlns:x='urn:x'><x:extTrackingID> 7:1 </x:extTrackingID></x:maker></extensiondata>\
               <session session_id='s'><AvayaUCID>00FA</AvayaUCID><start-time>now</start-time></session></recording>",
         );
-        let expected = [("exttrackingid", "7:1"), ("avayaucid", "00FA")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let expected =
+            [("exttrackingid", "7:1"), ("avayaucid", "00FA")].map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(metadata.extensions, expected);
         let many = format!("<recording><e>{}</e></recording>", "<a>1</a>".repeat(500));
         assert_eq!(Metadata::parse(many.as_bytes()).0.extensions.len(), MAX_EXTENSIONS);

@@ -19,7 +19,8 @@ use crate::sdp::{Sdp, SdpError};
 /// The registered media type of recording metadata.
 pub const METADATA_TYPE: &str = "application/rs-metadata+xml";
 /// Media types that an SRS reads, for Accept.
-pub const ACCEPTED_TYPES: &str = "application/sdp, application/rs-metadata+xml, application/rs-metadata, multipart/mixed";
+pub const ACCEPTED_TYPES: &str =
+    "application/sdp, application/rs-metadata+xml, application/rs-metadata, multipart/mixed";
 
 /// A body that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -133,7 +134,12 @@ mod tests {
     fn a_body_may_be_a_description_or_metadata_or_nothing() {
         let sdp = read_body(&request("Application/SDP", SDP)).unwrap();
         assert_eq!((sdp.sdp.unwrap().media.len(), sdp.metadata.len()), (1, 0));
-        for media_type in ["application/rs-metadata+xml", "application/rs-metadata; charset=utf-8", "application/xml", "application/ +xml"] {
+        for media_type in [
+            "application/rs-metadata+xml",
+            "application/rs-metadata; charset=utf-8",
+            "application/xml",
+            "application/ +xml",
+        ] {
             let metadata = read_body(&request(media_type, "<recording/>")).unwrap();
             assert_eq!((metadata.sdp.is_none(), metadata.metadata.len()), (true, 1), "{media_type}");
         }
@@ -146,7 +152,10 @@ mod tests {
         let text = String::from_utf8(write_multipart("b", &parts)).unwrap();
         let body = read_body(&request("multipart/mixed;boundary=b", &text)).unwrap();
         assert_eq!((body.sdp.is_some(), body.ignored), (true, vec!["application/gtd".to_owned()]));
-        assert_eq!(read_body(&request("text/html", "<p/>")).unwrap_err(), BodyError::UnsupportedType("text/html".into()));
+        assert_eq!(
+            read_body(&request("text/html", "<p/>")).unwrap_err(),
+            BodyError::UnsupportedType("text/html".into())
+        );
         assert!(matches!(read_body(&request("application/xml", "<html/>")), Err(BodyError::UnsupportedType(_))));
     }
 

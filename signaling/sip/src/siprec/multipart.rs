@@ -159,12 +159,16 @@ mod tests {
         .unwrap();
         let types: Vec<&str> = parts.iter().map(|(essence, _)| essence.as_str()).collect();
         assert_eq!(types, ["application/sdp", "text/plain", "application/gtd"]);
-        assert_eq!(parts.iter().map(|(_, body)| body.as_str()).collect::<Vec<_>>(), ["v=0", "no type", "last, unclosed"]);
+        assert_eq!(
+            parts.iter().map(|(_, body)| body.as_str()).collect::<Vec<_>>(),
+            ["v=0", "no type", "last, unclosed"]
+        );
     }
 
     #[test]
     fn a_boundary_that_nobody_named_is_found_in_the_body() {
-        let parts = read("multipart/mixed", "\r\n--here\r\nContent-Type: application/sdp\r\n\r\nv=0\r\n--here--\r\n").unwrap();
+        let parts =
+            read("multipart/mixed", "\r\n--here\r\nContent-Type: application/sdp\r\n\r\nv=0\r\n--here--\r\n").unwrap();
         assert_eq!(parts, [("application/sdp".to_owned(), "v=0".to_owned())]);
     }
 

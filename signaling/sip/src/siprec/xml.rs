@@ -36,7 +36,11 @@ impl Element {
     }
 
     pub(super) fn child_text(&self, name: &str) -> Option<&str> {
-        self.children.iter().find(|child| child.name == name).map(|child| child.text.as_str()).filter(|text| !text.is_empty())
+        self.children
+            .iter()
+            .find(|child| child.name == name)
+            .map(|child| child.text.as_str())
+            .filter(|text| !text.is_empty())
     }
 
     /// The text of the element, or of its `<id>` child.
@@ -122,9 +126,7 @@ fn element(tag: &quick_xml::events::BytesStart<'_>) -> Element {
         .with_checks(false)
         .flatten()
         .take(64)
-        .map(|attribute| {
-            (local(attribute.key.as_ref()), unescape(attribute.value.trim()))
-        })
+        .map(|attribute| (local(attribute.key.as_ref()), unescape(attribute.value.trim())))
         .collect();
     Element { name: local(tag.name().as_ref()), attributes, ..Element::default() }
 }

@@ -37,9 +37,15 @@ impl ClientInvite {
         let stop = [Action::Stop(Timer::A), Action::Stop(Timer::B), Action::Stop(Timer::C)];
         match (self.state, class) {
             (State::Proceeding { .. }, Class::Trying) => Actions::from([Action::Deliver]),
-            (State::Calling { .. }, Class::Trying) | (State::Calling { .. } | State::Proceeding { cancelled: false }, Class::Provisional) => {
+            (State::Calling { .. }, Class::Trying)
+            | (State::Calling { .. } | State::Proceeding { cancelled: false }, Class::Provisional) => {
                 self.state = State::Proceeding { cancelled: false };
-                Actions::from([Action::Stop(Timer::A), Action::Stop(Timer::B), Action::Deliver, Action::Set(Timer::C, timers.c)])
+                Actions::from([
+                    Action::Stop(Timer::A),
+                    Action::Stop(Timer::B),
+                    Action::Deliver,
+                    Action::Set(Timer::C, timers.c),
+                ])
             }
             (State::Proceeding { cancelled: true }, Class::Provisional) => Actions::from([Action::Deliver]),
             (State::Calling { .. } | State::Proceeding { .. }, Class::Success) => {
@@ -135,7 +141,10 @@ mod tests {
     fn a_hundred_alone_does_not_keep_timer_c_alive() {
         let t = Timers::default();
         let mut machine = walk(false);
-        assert!(machine.response(Class::Trying, &t).contains(&Action::Set(Timer::C, t.c)), "it runs from the first response");
+        assert!(
+            machine.response(Class::Trying, &t).contains(&Action::Set(Timer::C, t.c)),
+            "it runs from the first response"
+        );
         assert_eq!(machine.response(Class::Trying, &t), [Action::Deliver]);
         assert!(machine.response(Class::Provisional, &t).contains(&Action::Set(Timer::C, t.c)));
     }

@@ -54,7 +54,9 @@ impl ClientNonInvite {
                 Actions::from([Action::Retransmit, Action::Set(Timer::E, interval)])
             }
             (State::Proceeding, Timer::E) => Actions::from([Action::Retransmit, Action::Set(Timer::E, timers.t2)]),
-            (State::Trying { .. } | State::Proceeding, Timer::F) => Actions::from([Action::TimedOut, Action::Terminate]),
+            (State::Trying { .. } | State::Proceeding, Timer::F) => {
+                Actions::from([Action::TimedOut, Action::Terminate])
+            }
             (State::Completed, Timer::K) => Actions::from([Action::Terminate]),
             _ => Actions::none(),
         }

@@ -98,7 +98,8 @@ impl KeyMaker {
                 let from = request.from().ok().and_then(|from| from.tag().map(str::to_owned)).unwrap_or_default();
                 let call_id = request.call_id().unwrap_or_default();
                 let number = request.cseq().map_or(0, |cseq| cseq.number).to_be_bytes();
-                let parts = Parts::new(b'o').add(uri.as_bytes()).add(from.as_bytes()).add(call_id.as_bytes()).add(&number);
+                let parts =
+                    Parts::new(b'o').add(uri.as_bytes()).add(from.as_bytes()).add(call_id.as_bytes()).add(&number);
                 self.hash(parts.add_lower(host).add(&port).add(method))
             }
         }
@@ -118,7 +119,8 @@ impl KeyMaker {
         let from = request.from().ok()?;
         let call_id = request.call_id()?;
         let tag = from.tag().unwrap_or("");
-        let parts = Parts::new(b'm').add(tag.as_bytes()).add(call_id.as_bytes()).add(request.header("CSeq")?.as_bytes());
+        let parts =
+            Parts::new(b'm').add(tag.as_bytes()).add(call_id.as_bytes()).add(request.header("CSeq")?.as_bytes());
         Some(self.hash(parts))
     }
 }

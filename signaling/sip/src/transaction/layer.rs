@@ -232,7 +232,8 @@ impl TransactionLayer {
     /// True for a request that comes again, for the ACK to a failure and for the CANCEL of an INVITE that is known here.
     pub fn knows(&self, request: &Message) -> bool {
         let method = request.method();
-        let has = |via: ViaParts<'_>, method: &Method| self.by_key.contains_key(&self.keys.server(request, via, method));
+        let has =
+            |via: ViaParts<'_>, method: &Method| self.by_key.contains_key(&self.keys.server(request, via, method));
         let known = request.with_top_via(|via| {
             let own = || has(via, &method);
             let invite = || has(via, &Method::Invite);
@@ -274,7 +275,11 @@ impl TransactionLayer {
 
     /// Takes a message from a transport.
     pub fn handle_message(&mut self, now: Instant, message: Message, flow: Flow) {
-        if message.is_request() { self.handle_request(now, message, flow) } else { self.handle_response(now, message, flow) }
+        if message.is_request() {
+            self.handle_request(now, message, flow)
+        } else {
+            self.handle_response(now, message, flow)
+        }
     }
 
     fn handle_request(&mut self, now: Instant, mut request: Message, flow: Flow) {
@@ -288,7 +293,9 @@ impl TransactionLayer {
             match self.by_key.get(&key).copied() {
                 Some(id) => self.step(now, id, Some((request, flow)), |machine, timers| match machine {
                     Machine::ServerInvite(machine) => machine.ack(timers),
-                    Machine::ServerNonInvite(_) | Machine::ClientInvite(_) | Machine::ClientNonInvite(_) => Actions::none(),
+                    Machine::ServerNonInvite(_) | Machine::ClientInvite(_) | Machine::ClientNonInvite(_) => {
+                        Actions::none()
+                    }
                 }),
                 None => self.event(TransactionEvent::Ack { request, flow }),
             }
@@ -450,7 +457,13 @@ impl TransactionLayer {
 
     /// Sends a request under a fresh branch. `sent_by` is the host and port of
     /// our Via; `None` takes the flow's local address.
-    pub fn send_request(&mut self, now: Instant, request: Message, flow: Flow, sent_by: Option<&str>) -> ClientTransactionId {
+    pub fn send_request(
+        &mut self,
+        now: Instant,
+        request: Message,
+        flow: Flow,
+        sent_by: Option<&str>,
+    ) -> ClientTransactionId {
         let branch = format!("z9hG4bK{:016x}{:08x}", self.rng.random::<u64>(), self.rng.random::<u32>());
         self.send_request_as(now, request, flow, sent_by, &branch)
     }
@@ -610,7 +623,9 @@ impl TransactionLayer {
 
     /// The final response is there: what happens to the flow is no matter any more.
     fn settle(&mut self, id: u64) {
-        let Some(transaction) = self.transactions.get_mut(&id).filter(|transaction| transaction.waiting) else { return };
+        let Some(transaction) = self.transactions.get_mut(&id).filter(|transaction| transaction.waiting) else {
+            return;
+        };
         transaction.waiting = false;
         let carrier = Carrier::of(&transaction.flow);
         if let Some(waiting) = self.waiting.get_mut(&carrier) {
@@ -683,9 +698,10 @@ impl TransactionLayer {
                 Action::Set(timer, after) => self.deadlines.set((id, timer), now + after),
                 Action::Stop(timer) => self.deadlines.cancel(&(id, timer)),
                 Action::TimedOut => {
-                    let client = self.transactions.get(&id).is_some_and(|t| {
-                        matches!(t.machine, Machine::ClientInvite(_) | Machine::ClientNonInvite(_))
-                    });
+                    let client = self
+                        .transactions
+                        .get(&id)
+                        .is_some_and(|t| matches!(t.machine, Machine::ClientInvite(_) | Machine::ClientNonInvite(_)));
                     self.event(if client {
                         TransactionEvent::TimedOut { id: ClientTransactionId(id) }
                     } else {

@@ -50,7 +50,8 @@ impl ServerInvite {
             }
             (State::Proceeding { .. }, Class::Failure) => {
                 self.state = State::Completed { interval: timers.t1 };
-                let mut actions = Actions::from([Action::Stop(Timer::Trying), Action::Send, Action::Set(Timer::H, timers.h)]);
+                let mut actions =
+                    Actions::from([Action::Stop(Timer::Trying), Action::Send, Action::Set(Timer::H, timers.h)]);
                 if !self.reliable {
                     actions.push(Action::Set(Timer::G, timers.t1));
                 }

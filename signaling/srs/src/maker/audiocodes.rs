@@ -4,7 +4,9 @@
 use super::{Maker, nothing};
 
 pub(super) const MAKER: Maker = Maker {
-    recognise: |clues| (clues.product_has(&["mediant", "audiocodes"]) || clues.metadata_has(&["audiocodes"])).then_some("audiocodes"),
+    recognise: |clues| {
+        (clues.product_has(&["mediant", "audiocodes"]) || clues.metadata_has(&["audiocodes"])).then_some("audiocodes")
+    },
     correlators: &["AC-Session-ID"],
     metadata_ids: &["avayaucid", "genesysuuid", "ac-session-id"],
     read: nothing,

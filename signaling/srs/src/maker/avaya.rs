@@ -32,7 +32,8 @@ fn ucid(hex: &str) -> Option<String> {
         return None;
     }
     let text = std::str::from_utf8(&hex).ok()?;
-    let bytes: Option<Vec<u8>> = (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect();
+    let bytes: Option<Vec<u8>> =
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect();
     let bytes = bytes?;
     let mut rest = bytes.get(1..)?;
     while let [kind, length, tail @ ..] = rest {

@@ -12,7 +12,8 @@ use super::{Clues, Findings, Maker};
 
 pub(super) const MAKER: Maker = Maker {
     recognise: |clues| {
-        let is = clues.product_has(&["cisco-sipgateway", "cube-ua"]) || clues.has_field("X-Cisco-Recording-Participant");
+        let is =
+            clues.product_has(&["cisco-sipgateway", "cube-ua"]) || clues.has_field("X-Cisco-Recording-Participant");
         is.then_some("cisco-cube")
     },
     correlators: &["Cisco-Guid", "Cisco-Gucid", "Cisco-Gcid"],
@@ -41,8 +42,10 @@ mod tests {
              X-Cisco-Recording-Participant: sip:3@example.com\r\n",
             "",
         );
-        let parties: Vec<(&str, Option<usize>)> = found.parties.iter().map(|party| (party.aor.as_str(), party.line)).collect();
-        let expected = [("sip:2001@198.51.100.9", Some(0)), ("sip:+15550100@example.com", Some(1)), ("sip:3@example.com", None)];
+        let parties: Vec<(&str, Option<usize>)> =
+            found.parties.iter().map(|party| (party.aor.as_str(), party.line)).collect();
+        let expected =
+            [("sip:2001@198.51.100.9", Some(0)), ("sip:+15550100@example.com", Some(1)), ("sip:3@example.com", None)];
         assert_eq!(parties, expected);
         assert_eq!(found.kind, Some("cube-network-based"));
     }

@@ -27,7 +27,14 @@ pub(super) const MAKER: Maker = Maker {
 
 /// Parameters of the From URI that other systems know the call by.
 const IDS: [&str; 8] = [
-    "x-refci", "x-nearendclusterid", "x-nearenddevice", "x-farendrefci", "x-farendclusterid", "x-farenddevice", "x-farendguid", "x-nearendguid",
+    "x-refci",
+    "x-nearendclusterid",
+    "x-nearenddevice",
+    "x-farendrefci",
+    "x-farendclusterid",
+    "x-farenddevice",
+    "x-farendguid",
+    "x-nearendguid",
 ];
 
 fn read(clues: &Clues<'_>, found: &mut Findings) {
@@ -92,6 +99,9 @@ mod tests {
     fn an_ordinary_from_says_nothing() {
         let found = findings("From: <sip:2001@198.51.100.9>;tag=1\r\n", "");
         assert!(found.half.is_none() && found.parties.is_empty() && found.ids.is_empty());
-        assert!(findings("From: <sip:2001@198.51.100.9;x-nearend>;tag=1\r\n", "").half.is_none(), "nothing to tie it by");
+        assert!(
+            findings("From: <sip:2001@198.51.100.9;x-nearend>;tag=1\r\n", "").half.is_none(),
+            "nothing to tie it by"
+        );
     }
 }

@@ -148,7 +148,10 @@ const MAX_FOUND: usize = 64;
 impl Findings {
     fn id(&mut self, name: &str, value: &str) {
         let value = value.trim();
-        if !value.is_empty() && self.ids.len() < MAX_FOUND && !self.ids.iter().any(|(have, known)| have == name && known == value) {
+        if !value.is_empty()
+            && self.ids.len() < MAX_FOUND
+            && !self.ids.iter().any(|(have, known)| have == name && known == value)
+        {
             self.ids.push((name.to_owned(), value.to_owned()));
         }
     }
@@ -205,7 +208,11 @@ mod tests {
     fn makers_are_told_by_what_they_alone_write() {
         let cases = [
             ("User-Agent: Cisco-SIPGateway/IOS-17.9\r\n", "", Some("cisco-cube")),
-            ("From: <sip:2001@198.51.100.9;x-nearend;x-refci=7>;tag=1\r\nUser-Agent: Cisco-CUCM14.0\r\n", "", Some("cisco-cucm")),
+            (
+                "From: <sip:2001@198.51.100.9;x-nearend;x-refci=7>;tag=1\r\nUser-Agent: Cisco-CUCM14.0\r\n",
+                "",
+                Some("cisco-cucm"),
+            ),
             ("X-BroadWorks-Correlation-Info: 1-2\r\n", "", Some("broadworks")),
             ("X-Genesys-CallUUID: 77\r\n", "", Some("genesys")),
             ("", "<recording xmlns:apkt='http://acmepacket.com/siprec/extensiondata'/>", Some("oracle")),
@@ -224,7 +231,9 @@ mod tests {
 
     #[test]
     fn fields_and_elements_of_all_makers_count_for_every_call() {
-        for field in ["X-Anything", "x-genesys-calluuid", "Cisco-Guid", "session-id", "User-to-User", "Recording-Session"] {
+        for field in
+            ["X-Anything", "x-genesys-calluuid", "Cisco-Guid", "session-id", "User-to-User", "Recording-Session"]
+        {
             assert_eq!(is_correlator(field), field != "Recording-Session", "{field}");
         }
         assert!(is_metadata_id("avayaucid") && is_metadata_id("exttrackingid") && !is_metadata_id("label"));

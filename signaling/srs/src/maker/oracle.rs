@@ -6,7 +6,9 @@ use super::{Maker, nothing};
 
 pub(super) const MAKER: Maker = Maker {
     recognise: |clues| {
-        let is = clues.metadata_has(&["acmepacket", "apkt"]) || clues.product_has(&["oracle", "acme packet"]) || clues.has_field("X-Acme-");
+        let is = clues.metadata_has(&["acmepacket", "apkt"])
+            || clues.product_has(&["oracle", "acme packet"])
+            || clues.has_field("X-Acme-");
         is.then_some("oracle")
     },
     correlators: &["P-Acme-VSA", "P-OCSBC-Call-ID"],

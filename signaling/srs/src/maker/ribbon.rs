@@ -4,7 +4,10 @@
 use super::{Maker, nothing};
 
 pub(super) const MAKER: Maker = Maker {
-    recognise: |clues| (clues.product_has(&["sonus", "ribbon"]) || clues.metadata_has(&["sonusnet", "ribboncommunications"])).then_some("ribbon"),
+    recognise: |clues| {
+        (clues.product_has(&["sonus", "ribbon"]) || clues.metadata_has(&["sonusnet", "ribboncommunications"]))
+            .then_some("ribbon")
+    },
     correlators: &[],
     metadata_ids: &["gcid", "globalcallid"],
     read: nothing,

@@ -5,7 +5,15 @@ use super::{Clues, Findings, Maker};
 
 pub(super) const MAKER: Maker = Maker {
     recognise: |_| None,
-    correlators: &["Session-ID", "User-to-User", "P-Asserted-Identity", "Remote-Party-ID", "P-Called-Party-ID", "Diversion", "Call-Info"],
+    correlators: &[
+        "Session-ID",
+        "User-to-User",
+        "P-Asserted-Identity",
+        "Remote-Party-ID",
+        "P-Called-Party-ID",
+        "Diversion",
+        "Call-Info",
+    ],
     metadata_ids: &["callid", "call-id", "uniqueid", "correlationid"],
     read,
 };
@@ -58,7 +66,10 @@ mod tests {
             let found = findings(&format!("Session-ID: {value}\r\n"), "");
             found.ids.into_iter().map(|(_, value)| value).collect::<Vec<_>>()
         };
-        assert_eq!(ids("ab30317f1a784dc48ff824d0d3715d86;remote=00000000000000000000000000000000"), ["ab30317f1a784dc48ff824d0d3715d86"]);
+        assert_eq!(
+            ids("ab30317f1a784dc48ff824d0d3715d86;remote=00000000000000000000000000000000"),
+            ["ab30317f1a784dc48ff824d0d3715d86"]
+        );
         assert_eq!(ids("ab30;remote=cd40"), ["ab30", "cd40"]);
     }
 
@@ -66,7 +77,8 @@ mod tests {
     fn identities_name_parties_only_where_nothing_else_does() {
         let lines = "P-Asserted-Identity: \"Ann\" <sip:2001@example.com>, <sip:198.51.100.9>\r\nRemote-Party-ID: <sip:2001@example.com>;party=calling\r\n";
         let found = findings(lines, "");
-        let parties: Vec<(&str, Option<&str>)> = found.parties.iter().map(|party| (party.aor.as_str(), party.name.as_deref())).collect();
+        let parties: Vec<(&str, Option<&str>)> =
+            found.parties.iter().map(|party| (party.aor.as_str(), party.name.as_deref())).collect();
         assert_eq!(parties, [("sip:2001@example.com", Some("Ann"))]);
         assert!(findings(lines, "<recording/>").parties.is_empty());
     }

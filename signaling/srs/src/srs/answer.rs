@@ -99,7 +99,11 @@ impl Srs {
     /// The sockets of a dialog's m-lines.
     fn assigned_to(&self, key: SessionKey) -> Vec<AssignedStream> {
         let recordings = self.sessions.get(&key).map(|session| session.recordings.as_slice()).unwrap_or_default();
-        recordings.iter().filter_map(|id| self.recordings.get(id)).flat_map(|recording| recording.assigned_to(key)).collect()
+        recordings
+            .iter()
+            .filter_map(|id| self.recordings.get(id))
+            .flat_map(|recording| recording.assigned_to(key))
+            .collect()
     }
 
     pub(super) fn handle_refused(&mut self, now: Instant, id: RecordingId, reason: RefuseReason) {
@@ -141,7 +145,12 @@ impl Srs {
 
     /// A recording of its own for a second communication session cannot be had: its streams go into the main one.
     fn fall_back(&mut self, now: Instant, key: SessionKey, refused: RecordingId, waits: bool) {
-        let lines = self.recordings.get(&refused).and_then(|recording| recording.leg(key)).map(|leg| leg.lines.clone()).unwrap_or_default();
+        let lines = self
+            .recordings
+            .get(&refused)
+            .and_then(|recording| recording.leg(key))
+            .map(|leg| leg.lines.clone())
+            .unwrap_or_default();
         let Some(session) = self.sessions.get_mut(&key) else { return };
         session.recordings.retain(|id| *id != refused);
         let Some(main) = session.recordings.first().copied() else { return };

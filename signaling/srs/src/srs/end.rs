@@ -42,7 +42,10 @@ impl Srs {
         let Some(session) = self.sessions.get(&key) else { return };
         let (recorded, invite) = (session.state == State::Recording, session.invite);
         self.answer_pending(now, key, &rescue::ended(cause, recorded));
-        if bye && recorded && let Some(session) = self.sessions.get_mut(&key) {
+        if bye
+            && recorded
+            && let Some(session) = self.sessions.get_mut(&key)
+        {
             let request = session.dialog.request(&Method::Bye);
             let flow = session.request_flow();
             self.send_own(now, key, request, flow, Purpose::Bye);
@@ -66,7 +69,8 @@ impl Srs {
         if !recording.sessions().is_empty() {
             self.change(now, id, None, Vec::new());
             self.tell_recording(id);
-        } else if recording.pair.is_some() && recording.legs.len() == 1 && recording.begun && cause == ReleaseCause::Bye {
+        } else if recording.pair.is_some() && recording.legs.len() == 1 && recording.begun && cause == ReleaseCause::Bye
+        {
             self.outputs.push_back(SrsOutput::Capture(Command::Park { recording: id }));
             self.deadlines.set(Deadline::Linger(id), now + LINGER);
         } else {
@@ -95,8 +99,12 @@ impl Srs {
     /// The API ends a recording: with the dialogs that feed nothing else.
     pub(super) fn stop_recording(&mut self, now: Instant, id: RecordingId) {
         let Some(recording) = self.recordings.get(&id) else { return };
-        let legs: Vec<(SessionKey, Vec<usize>)> =
-            recording.legs.iter().filter(|leg| leg.over.is_none()).map(|leg| (leg.session, leg.lines.clone())).collect();
+        let legs: Vec<(SessionKey, Vec<usize>)> = recording
+            .legs
+            .iter()
+            .filter(|leg| leg.over.is_none())
+            .map(|leg| (leg.session, leg.lines.clone()))
+            .collect();
         for (key, lines) in legs {
             let Some(session) = self.sessions.get_mut(&key) else { continue };
             if session.recordings.as_slice() == [id] {

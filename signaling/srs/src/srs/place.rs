@@ -109,7 +109,8 @@ impl Srs {
 
     /// The lines changed with an offer: places them and asks capture.
     pub(super) fn place_again(&mut self, now: Instant, key: SessionKey) {
-        let had: Vec<RecordingId> = self.sessions.get(&key).map(|session| session.recordings.clone()).unwrap_or_default();
+        let had: Vec<RecordingId> =
+            self.sessions.get(&key).map(|session| session.recordings.clone()).unwrap_or_default();
         self.place_lines(now, key);
         let all = self.sessions.get(&key).map(|session| session.recordings.clone()).unwrap_or_default();
         for id in all {
@@ -130,8 +131,12 @@ impl Srs {
             self.close_over(key);
             return;
         }
-        let owner = |table: &[(RecordingId, Vec<usize>)], line: usize| table.iter().find(|(_, lines)| lines.contains(&line)).map(|(id, _)| *id);
-        let number = |srs: &Srs, id: RecordingId, line: usize| srs.recordings.get(&id).and_then(|recording| recording.index(key, line));
+        let owner = |table: &[(RecordingId, Vec<usize>)], line: usize| {
+            table.iter().find(|(_, lines)| lines.contains(&line)).map(|(id, _)| *id)
+        };
+        let number = |srs: &Srs, id: RecordingId, line: usize| {
+            srs.recordings.get(&id).and_then(|recording| recording.index(key, line))
+        };
         for (id, lines) in &after {
             let take = |line: &usize| {
                 let from = owner(&before, *line).filter(|from| from != id)?;
@@ -180,7 +185,12 @@ impl Srs {
         let mut over: Vec<RecordingId> = session.recordings.iter().copied().filter(is_over).collect();
         over.truncate(session.recordings.len() - 1);
         for id in over {
-            let lines = self.recordings.get(&id).and_then(|recording| recording.leg(key)).map(|leg| leg.lines.clone()).unwrap_or_default();
+            let lines = self
+                .recordings
+                .get(&id)
+                .and_then(|recording| recording.leg(key))
+                .map(|leg| leg.lines.clone())
+                .unwrap_or_default();
             if let Some(session) = self.sessions.get_mut(&key) {
                 session.recordings.retain(|other| *other != id);
                 session.communication_sessions.retain(|(_, of)| *of != id);
@@ -241,7 +251,9 @@ fn communication_sessions(session: &Session) -> Vec<(usize, String)> {
     let metadata = &session.metadata;
     let (lines, _) = lines_of_streams(metadata, &session.streams);
     let is_known = |name: &&String| metadata.sessions.iter().any(|known| known.id == **name && !known.id.is_empty());
-    let of = |(stream, line): (&ferric_sip::siprec::StreamElement, &Option<usize>)| Some(((*line)?, stream.session.as_ref().filter(is_known)?.clone()));
+    let of = |(stream, line): (&ferric_sip::siprec::StreamElement, &Option<usize>)| {
+        Some(((*line)?, stream.session.as_ref().filter(is_known)?.clone()))
+    };
     metadata.streams.iter().zip(&lines).filter_map(of).collect()
 }
 
@@ -253,7 +265,8 @@ fn target(session: &Session, named: &[(usize, String)], name: &str, owner: Recor
     }
     let earlier: Vec<&str> = known.iter().filter(|(_, of)| *of == owner).map(|(name, _)| name.as_str()).collect();
     let Some(last) = earlier.last() else { return Target::Have(owner) };
-    let beside = earlier.iter().any(|earlier| named.iter().any(|(_, of)| of == earlier) && runs(&session.metadata, earlier));
+    let beside =
+        earlier.iter().any(|earlier| named.iter().any(|(_, of)| of == earlier) && runs(&session.metadata, earlier));
     if session.recordings.len() >= MAX_RECORDINGS || (!beside && continues(session, last, name)) {
         return Target::Have(owner);
     }
@@ -275,10 +288,15 @@ fn continues(session: &Session, last: &str, next: &str) -> bool {
         _ if find(last).is_some_and(|last| last.stop.is_some()) => return false,
         _ => {}
     }
-    let of_next = session.metadata.session_associations.iter().filter(|association| association.session.as_deref() == Some(next));
+    let of_next =
+        session.metadata.session_associations.iter().filter(|association| association.session.as_deref() == Some(next));
     let newcomers: Vec<&str> = of_next.map(|association| association.participant.as_str()).collect();
     let stays = |id: &str| {
-        session.info.participants.iter().any(|party| party.id == id && party.seen_unix_ms < party.gone_unix_ms.unwrap_or(u64::MAX))
+        session
+            .info
+            .participants
+            .iter()
+            .any(|party| party.id == id && party.seen_unix_ms < party.gone_unix_ms.unwrap_or(u64::MAX))
     };
     // Where nobody is tied to sessions there is no telling: one file loses nothing.
     newcomers.is_empty() || newcomers.iter().any(|id| stays(id))

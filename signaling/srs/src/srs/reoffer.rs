@@ -84,7 +84,12 @@ impl Srs {
     fn change_streams(&mut self, now: Instant, id: ServerTransactionId, key: SessionKey, request: Message, sdp: Sdp) {
         let Some(session) = self.sessions.get(&key) else { return };
         let (flow, stopped) = (session.flow, session.stopped.clone());
-        let mut streams = offer::plan(&sdp, &self.config.media.for_call(&session.info.tenant, &flow), &mut self.keys, &session.streams);
+        let mut streams = offer::plan(
+            &sdp,
+            &self.config.media.for_call(&session.info.tenant, &flow),
+            &mut self.keys,
+            &session.streams,
+        );
         streams.retain(|stream| !stopped.contains(&stream.index));
         let offers_audio = sdp.media.iter().any(|media| media.kind == "audio" && media.port != 0);
         if streams.is_empty() && offers_audio {
@@ -105,7 +110,9 @@ impl Srs {
 
     /// The ACK to a 200 of ours; with the answer, when the offer was ours.
     pub(super) fn handle_ack(&mut self, now: Instant, request: &Message) {
-        let Some(key) = DialogId::of_request(request).and_then(|dialog| self.by_dialog.get(&dialog).copied()) else { return };
+        let Some(key) = DialogId::of_request(request).and_then(|dialog| self.by_dialog.get(&dialog).copied()) else {
+            return;
+        };
         let Some(session) = self.sessions.get_mut(&key) else { return };
         let number = request.cseq().map_or(0, |cseq| cseq.number);
         let matches = session.accepted.as_ref().is_some_and(|accepted| accepted.cseq() == number);
@@ -122,7 +129,8 @@ impl Srs {
         let (flow, tenant) = (session.flow, session.info.tenant.clone());
         match read_body(request) {
             Ok(RecordingBody { sdp: Some(sdp), metadata, .. }) => {
-                let mut streams = offer::plan(&sdp, &self.config.media.for_call(&tenant, &flow), &mut self.keys, &session.streams);
+                let mut streams =
+                    offer::plan(&sdp, &self.config.media.for_call(&tenant, &flow), &mut self.keys, &session.streams);
                 streams.retain(|stream| !session.stopped.contains(&stream.index));
                 session.streams = streams;
                 self.note_metadata(now, key, &metadata);

@@ -29,7 +29,8 @@ impl Srs {
             .and_then(|()| validate_scheme(&request))
             .and_then(|()| validate_require(&request, &KNOWN_OPTIONS));
         // A call that its client ends is over, however badly it says so.
-        let ends = request.method() == Method::Bye && DialogId::of_request(&request).is_some_and(|dialog| self.by_dialog.contains_key(&dialog));
+        let ends = request.method() == Method::Bye
+            && DialogId::of_request(&request).is_some_and(|dialog| self.by_dialog.contains_key(&dialog));
         if let Err(reject) = checked.or_else(|reject| if ends { Ok(()) } else { Err(reject) }) {
             if request.method() == Method::Invite && DialogId::of_request(&request).is_none() {
                 let invite = self.note_offer(now, &request, &flow, "unknown");
@@ -63,7 +64,9 @@ impl Srs {
             | Method::Publish
             | Method::Ack
             | Method::Cancel => self.reject(now, id, &request, &rescue::method_not_allowed(), "method"),
-            Method::Other(_) => self.reject(now, id, &request, &Reject::new(501).with("Allow", rescue::ALLOW), "method"),
+            Method::Other(_) => {
+                self.reject(now, id, &request, &Reject::new(501).with("Allow", rescue::ALLOW), "method")
+            }
         }
     }
 
@@ -86,7 +89,8 @@ impl Srs {
         let body = read_body(&request);
         let metadata = body.as_ref().ok().and_then(|body| body.metadata.first());
         let tenant = self.config.trust.tenant_of(flow.remote.ip()).unwrap_or("").to_owned();
-        let (info, half) = info_of(&request, metadata.map(|document| document.as_ref()), &tenant, flow.remote, self.unix_ms(now));
+        let (info, half) =
+            info_of(&request, metadata.map(|document| document.as_ref()), &tenant, flow.remote, self.unix_ms(now));
         let invite = self.note_offer(now, &request, &flow, info.source_kind);
         let offered = self
             .settle_with_earlier(now, &request)
@@ -164,7 +168,8 @@ impl Srs {
             }
             None => self.own_streams(body, &mut info),
         };
-        let timer = SessionTimer::negotiate(now, request, &self.config.session_timer).map_err(|reject| (reject, "session-timer"))?;
+        let timer = SessionTimer::negotiate(now, request, &self.config.session_timer)
+            .map_err(|reject| (reject, "session-timer"))?;
         let tag = format!("{:016x}", self.rng.random::<u64>());
         let first_cseq = self.rng.random_range(1..0x4000_0000);
         let dialog = Dialog::uas(request, &tag, first_cseq).map_err(|error| (error.into(), "malformed"))?;
@@ -194,7 +199,9 @@ impl Srs {
             metadata: Metadata::default(),
             peer_allows_update: request.values("Allow").iter().any(|method| method == "UPDATE"),
             heard: false,
-            peer_gives_snapshots: accepts.iter().any(|media_type| media_type.trim().eq_ignore_ascii_case(SNAPSHOT_REQUEST_TYPE)),
+            peer_gives_snapshots: accepts
+                .iter()
+                .any(|media_type| media_type.trim().eq_ignore_ascii_case(SNAPSHOT_REQUEST_TYPE)),
             snapshots: (None, 0),
             ends_at: now + self.config.max_call,
         })
@@ -212,7 +219,8 @@ impl Srs {
             }
         }
         if !body.metadata.is_empty() {
-            info.warnings.push("the INVITE has recording metadata and no session description: the offer is ours".to_owned());
+            info.warnings
+                .push("the INVITE has recording metadata and no session description: the offer is ours".to_owned());
         }
         if labels.is_empty() {
             labels.push("1".to_owned());
@@ -231,7 +239,14 @@ impl Srs {
         labels.into_iter().enumerate().map(stream).collect()
     }
 
-    fn handle_in_dialog(&mut self, now: Instant, id: ServerTransactionId, key: SessionKey, request: Message, flow: Flow) {
+    fn handle_in_dialog(
+        &mut self,
+        now: Instant,
+        id: ServerTransactionId,
+        key: SessionKey,
+        request: Message,
+        flow: Flow,
+    ) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         if let Err(reject) = session.dialog.check_request(&request)
             && request.method() != Method::Bye
@@ -279,7 +294,9 @@ impl Srs {
             | Method::Refer
             | Method::Message
             | Method::Publish => self.reject(now, id, &request, &rescue::method_not_allowed(), "method"),
-            Method::Other(_) => self.reject(now, id, &request, &Reject::new(501).with("Allow", rescue::ALLOW), "method"),
+            Method::Other(_) => {
+                self.reject(now, id, &request, &Reject::new(501).with("Allow", rescue::ALLOW), "method")
+            }
         }
     }
 }

@@ -51,12 +51,19 @@ impl Srs {
         let same = |local: &std::net::SocketAddr| {
             local.port() == flow.local.port() && (local.ip() == flow.local.ip() || local.ip().is_unspecified())
         };
-        let named = self.config.advertise.iter().find(|(transport, local, _)| *transport == flow.transport && same(local));
+        let named =
+            self.config.advertise.iter().find(|(transport, local, _)| *transport == flow.transport && same(local));
         named.map_or_else(|| flow.local.to_string(), |(_, _, host)| host.clone())
     }
 
     /// Sends a response; returns its bytes.
-    pub(super) fn respond(&mut self, now: Instant, transaction: ServerTransactionId, request: &Message, mut response: Message) -> Bytes {
+    pub(super) fn respond(
+        &mut self,
+        now: Instant,
+        transaction: ServerTransactionId,
+        request: &Message,
+        mut response: Message,
+    ) -> Bytes {
         let tag = format!("{:016x}", self.rng.random::<u64>());
         response.set_to_tag(&tag);
         response.add_header("Server", PRODUCT);
@@ -68,14 +75,28 @@ impl Srs {
     }
 
     /// Refuses a request; `reason` is a short word for counters.
-    pub(super) fn reject(&mut self, now: Instant, transaction: ServerTransactionId, request: &Message, reject: &Reject, reason: &'static str) {
+    pub(super) fn reject(
+        &mut self,
+        now: Instant,
+        transaction: ServerTransactionId,
+        request: &Message,
+        reject: &Reject,
+        reason: &'static str,
+    ) {
         let detail = reject.reason.clone().unwrap_or_default();
         self.event(SrsEvent::Rejected { status: reject.status, reason, detail });
         self.respond(now, transaction, request, reject.response(request));
     }
 
     /// Sends a request of a dialog.
-    pub(super) fn send_own(&mut self, now: Instant, key: SessionKey, mut request: Message, flow: Flow, purpose: Purpose) {
+    pub(super) fn send_own(
+        &mut self,
+        now: Instant,
+        key: SessionKey,
+        mut request: Message,
+        flow: Flow,
+        purpose: Purpose,
+    ) {
         if purpose != Purpose::Bye {
             request.add_header("Contact", &self.contact(&flow));
         }

@@ -39,13 +39,19 @@ impl Srs {
 fn what_is_missing(metadata: &Metadata) -> Option<String> {
     let knows_party = |id: &str| metadata.participants.iter().any(|party| party.id == id);
     let knows_stream = |id: &String| metadata.streams.iter().any(|stream| stream.id == *id);
-    let party = metadata.session_associations.iter().chain(&metadata.stream_associations).find(|association| !knows_party(&association.participant));
+    let party = metadata
+        .session_associations
+        .iter()
+        .chain(&metadata.stream_associations)
+        .find(|association| !knows_party(&association.participant));
     if let Some(association) = party {
         return Some(format!("participant {} is unknown", association.participant));
     }
-    let stream = metadata.stream_associations.iter().flat_map(|association| &association.sends).find(|id| !knows_stream(id));
+    let stream =
+        metadata.stream_associations.iter().flat_map(|association| &association.sends).find(|id| !knows_stream(id));
     if let Some(id) = stream {
         return Some(format!("stream {id} is unknown"));
     }
-    (metadata.participants.is_empty() || metadata.streams.is_empty()).then(|| "participants and streams are unknown".to_owned())
+    (metadata.participants.is_empty() || metadata.streams.is_empty())
+        .then(|| "participants and streams are unknown".to_owned())
 }

@@ -110,7 +110,13 @@ impl Srs {
         self.send_own(now, key, request, flow, Purpose::Refresh);
     }
 
-    pub(super) fn handle_own_response(&mut self, now: Instant, transaction: ClientTransactionId, status: u16, response: Option<&Message>) {
+    pub(super) fn handle_own_response(
+        &mut self,
+        now: Instant,
+        transaction: ClientTransactionId,
+        status: u16,
+        response: Option<&Message>,
+    ) {
         if status < 200 {
             return;
         }
@@ -145,7 +151,9 @@ impl Srs {
                 }
             }
             // The peer lists UPDATE in Allow and does not serve it: by re-INVITE then.
-            (Purpose::Refresh, 405 | 501) if self.sessions.get(&key).is_some_and(|session| session.peer_allows_update) => {
+            (Purpose::Refresh, 405 | 501)
+                if self.sessions.get(&key).is_some_and(|session| session.peer_allows_update) =>
+            {
                 if let Some(session) = self.sessions.get_mut(&key) {
                     session.peer_allows_update = false;
                 }

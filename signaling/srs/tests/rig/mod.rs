@@ -12,10 +12,10 @@ use ferric_simnet::{Clock, sip_label};
 use ferric_sip::dialog::SessionTimerConfig;
 use ferric_sip::sdp::Format;
 use ferric_sip::transaction::{Timers, TransactionLimits};
-use ferric_srs::offer::MediaPolicy;
-use ferric_sip::{Flow, Message, Transport};
-use ferric_srs::port::{AssignedStream, CaptureEvent, Command, ReleaseCause, RecordingId, StreamSpec};
 use ferric_sip::trust::TrustTable;
+use ferric_sip::{Flow, Message, Transport};
+use ferric_srs::offer::MediaPolicy;
+use ferric_srs::port::{AssignedStream, CaptureEvent, Command, RecordingId, ReleaseCause, StreamSpec};
 use ferric_srs::{Srs, SrsConfig, SrsEvent, SrsOutput};
 
 pub const SDP: &str = "v=0\r\no=- 1 1 IN IP4 198.51.100.20\r\ns=-\r\nc=IN IP4 198.51.100.20\r\nt=0 0\r\n\
@@ -143,7 +143,8 @@ impl Rig {
             let _ = write!(text, "{name}: {value}\r\n");
         }
         if !body.is_empty() && !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("Content-Type")) {
-            let media_type = if body.trim_start().starts_with('<') { "application/rs-metadata+xml" } else { "application/sdp" };
+            let media_type =
+                if body.trim_start().starts_with('<') { "application/rs-metadata+xml" } else { "application/sdp" };
             let _ = write!(text, "Content-Type: {media_type}\r\n");
         }
         let _ = write!(text, "Content-Length: AUTO\r\n\r\n{body}");
@@ -218,8 +219,12 @@ impl Rig {
     /// Capture does as it was asked last.
     pub fn ready(&mut self) {
         let streams = self.streams();
-        let address = |index: usize| SocketAddr::new([192, 0, 2, 10].into(), u16::try_from(40_000 + 2 * index).unwrap());
-        let streams = streams.iter().map(|stream| AssignedStream { index: stream.index, address: address(stream.index) }).collect();
+        let address =
+            |index: usize| SocketAddr::new([192, 0, 2, 10].into(), u16::try_from(40_000 + 2 * index).unwrap());
+        let streams = streams
+            .iter()
+            .map(|stream| AssignedStream { index: stream.index, address: address(stream.index) })
+            .collect();
         let session = self.session();
         self.line("capture: ready");
         self.capture(CaptureEvent::Ready { recording: session, streams });

@@ -4,12 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use ferric_simnet::{Endpoint, Packet};
 use ferric_sip::dialog::{Dialog, DialogId};
 use ferric_sip::transaction::{
     ClientTransactionId, Timers, TransactionEvent, TransactionLayer, TransactionLimits, TransactionOutput,
 };
 use ferric_sip::{Flow, Message, Method, Transport};
-use ferric_simnet::{Endpoint, Packet};
 
 pub(crate) const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7)), 5070);
 const FLOW: Flow = Flow { transport: Transport::Udp, local: CLIENT, remote: super::SERVER, connection: 0 };
@@ -123,7 +123,10 @@ impl Client {
             TransactionEvent::Response { id, response, .. } => self.handle_response(now, id, &response),
             TransactionEvent::Request { id, request, .. } => {
                 self.log.push(request.method().to_string());
-                let known = self.dialog.as_ref().is_some_and(|dialog| Some(&dialog.id) == DialogId::of_request(&request).as_ref());
+                let known = self
+                    .dialog
+                    .as_ref()
+                    .is_some_and(|dialog| Some(&dialog.id) == DialogId::of_request(&request).as_ref());
                 let status = match request.method() {
                     _ if !known => 481,
                     Method::Invite if self.reinvite.is_some() => 491,

@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
+use ferric_simnet::{Endpoint, Packet};
 use ferric_sip::dialog::SessionTimerConfig;
 use ferric_sip::transaction::{Timers, TransactionLimits};
-use ferric_sip::{Flow, Message, Transport};
-use ferric_simnet::{Endpoint, Packet};
-use ferric_srs::offer::MediaPolicy;
-use ferric_srs::port::{AssignedStream, CaptureEvent, Command, ReleaseCause, RecordingId, StreamSpec};
-use ferric_srs::{Srs, SrsConfig, SrsOutput};
 use ferric_sip::trust::TrustTable;
+use ferric_sip::{Flow, Message, Transport};
+use ferric_srs::offer::MediaPolicy;
+use ferric_srs::port::{AssignedStream, CaptureEvent, Command, RecordingId, ReleaseCause, StreamSpec};
+use ferric_srs::{Srs, SrsConfig, SrsOutput};
 
 pub(crate) const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 10)), 5060);
 
@@ -93,7 +93,9 @@ impl Server {
                         self.current = Some(recording);
                         self.ready(now, recording, &streams);
                     }
-                    SrsOutput::Capture(Command::Change { recording, streams, .. }) => self.ready(now, recording, &streams),
+                    SrsOutput::Capture(Command::Change { recording, streams, .. }) => {
+                        self.ready(now, recording, &streams)
+                    }
                     SrsOutput::Capture(Command::Release { cause, .. }) => self.released.push(cause),
                     SrsOutput::Capture(Command::Info { .. } | Command::Park { .. }) | SrsOutput::Event(_) => {}
                 }

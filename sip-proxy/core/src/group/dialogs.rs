@@ -43,7 +43,12 @@ impl Dialogs {
         let mut given_up = Vec::new();
         self.next += 1;
         // A second 2xx of the same call replaces the first.
-        given_up.extend(self.known.insert(call, Entry { element, counted, place: self.next }).filter(|before| before.counted).map(|before| before.element));
+        given_up.extend(
+            self.known
+                .insert(call, Entry { element, counted, place: self.next })
+                .filter(|before| before.counted)
+                .map(|before| before.element),
+        );
         self.order.push_back((now, call, self.next));
         while let Some((begun, oldest, place)) = self.order.front().copied() {
             let is_known = self.known.get(&oldest).is_some_and(|entry| entry.place == place);

@@ -219,7 +219,8 @@ impl Groups {
     /// Takes over a configuration; `sees_ends` when calls end in our sight (Record-Route).
     pub fn apply(&mut self, now: Instant, configs: Vec<GroupConfig>, sees_ends: bool) {
         self.sees_ends = sees_ends;
-        let mut old: HashMap<Arc<str>, Group> = self.groups.drain(..).map(|group| (Arc::clone(&group.config.name), group)).collect();
+        let mut old: HashMap<Arc<str>, Group> =
+            self.groups.drain(..).map(|group| (Arc::clone(&group.config.name), group)).collect();
         for config in configs {
             let before = old.remove(&config.name);
             let heartbeat = before.as_ref().and_then(|group| group.config.heartbeat);
@@ -227,7 +228,8 @@ impl Groups {
                 (Some(_), Some(group)) => group.elements.iter().map(|element| element.config.clone()).collect(),
                 _ => config.elements.clone(),
             };
-            let mut group = before.unwrap_or_else(|| Group { config: Arc::new(config.clone()), elements: vec![], ids: vec![] });
+            let mut group =
+                before.unwrap_or_else(|| Group { config: Arc::new(config.clone()), elements: vec![], ids: vec![] });
             group.config = Arc::new(config);
             self.fit(now, &mut group, wanted, heartbeat);
             self.groups.push(group);
@@ -290,7 +292,8 @@ impl Groups {
     }
 
     fn index(&mut self) {
-        self.by_name = self.groups.iter().enumerate().map(|(at, group)| (group.config.name.to_ascii_lowercase(), at)).collect();
+        self.by_name =
+            self.groups.iter().enumerate().map(|(at, group)| (group.config.name.to_ascii_lowercase(), at)).collect();
         self.places = self
             .groups
             .iter()
@@ -335,7 +338,11 @@ impl Groups {
     pub fn hop(&self, id: ElementId) -> Option<Hop> {
         let (group, place) = self.places.get(&id)?;
         let element = self.groups.get(*group)?.elements.get(*place)?;
-        Some(Hop { address: *element.addresses.first()?, transport: element.config.transport, host: element.config.host.as_str().into() })
+        Some(Hop {
+            address: *element.addresses.first()?,
+            transport: element.config.transport,
+            host: element.config.host.as_str().into(),
+        })
     }
 
     /// Name of the group that an element is in.
@@ -402,7 +409,8 @@ impl Groups {
     pub fn retry_after(&self, now: Instant, name: &str) -> Duration {
         let group = self.at(name).and_then(|at| self.groups.get(at));
         let busy = group.into_iter().flat_map(|group| &group.elements).filter_map(|element| element.busy_until).min();
-        let heartbeat = group.and_then(|group| group.config.heartbeat).map_or(Duration::from_secs(5), |heartbeat| heartbeat.down);
+        let heartbeat =
+            group.and_then(|group| group.config.heartbeat).map_or(Duration::from_secs(5), |heartbeat| heartbeat.down);
         busy.map_or(heartbeat, |until| until.saturating_duration_since(now)).max(Duration::from_secs(1))
     }
 
@@ -582,14 +590,21 @@ impl Groups {
     /// An element lives at that address.
     pub fn has_element_at(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        self.groups.iter().flat_map(|group| &group.elements).any(|element| element.addresses.iter().any(|have| have.ip().to_canonical() == address))
+        self.groups
+            .iter()
+            .flat_map(|group| &group.elements)
+            .any(|element| element.addresses.iter().any(|have| have.ip().to_canonical() == address))
     }
 
     /// Where the elements are, all addresses of each.
     pub fn hops(&self) -> impl Iterator<Item = Hop> {
         self.groups.iter().flat_map(|group| &group.elements).flat_map(|element| {
             let config = &element.config;
-            element.addresses.iter().map(|address| Hop { address: *address, transport: config.transport, host: config.host.as_str().into() })
+            element.addresses.iter().map(|address| Hop {
+                address: *address,
+                transport: config.transport,
+                host: config.host.as_str().into(),
+            })
         })
     }
 
@@ -612,7 +627,8 @@ impl Groups {
     /// A person drains an element, or takes it back; false when there is none.
     pub fn set_drained(&mut self, name: &str, address: &str, drained: bool) -> bool {
         let group = self.at(name).and_then(|at| self.groups.get_mut(at));
-        let element = group.and_then(|group| group.elements.iter_mut().find(|element| element.config.address == address));
+        let element =
+            group.and_then(|group| group.elements.iter_mut().find(|element| element.config.address == address));
         element.map(|element| element.drained = Some(drained)).is_some()
     }
 

@@ -35,8 +35,13 @@ pub(super) fn pick<R: Rng + ?Sized>(
         (!tried.contains(&place) && element.is_usable(now, group)).then_some((element.config.priority, place))
     };
     let lowest = elements.iter().enumerate().filter_map(usable).map(|(priority, _)| priority).min()?;
-    let places: Places =
-        elements.iter().enumerate().filter_map(usable).filter(|(priority, _)| *priority == lowest).map(|(_, place)| place).collect();
+    let places: Places = elements
+        .iter()
+        .enumerate()
+        .filter_map(usable)
+        .filter(|(priority, _)| *priority == lowest)
+        .map(|(_, place)| place)
+        .collect();
     if let [only] = places.as_slice() {
         return Some(*only);
     }
@@ -54,18 +59,31 @@ pub(super) fn weights(now: Instant, group: &GroupConfig, elements: &[Element], p
 }
 
 /// As [`weights`]; always in thousandths if `fine`.
-fn weights_in(fine: bool, now: Instant, group: &GroupConfig, elements: &[Element], places: &[usize]) -> SmallVec<[u64; 8]> {
+fn weights_in(
+    fine: bool,
+    now: Instant,
+    group: &GroupConfig,
+    elements: &[Element],
+    places: &[usize],
+) -> SmallVec<[u64; 8]> {
     let of = |place: &usize| elements.get(*place);
     let slow: SmallVec<[Option<u64>; 8]> =
         places.iter().map(|place| of(place).and_then(|element| element.slow_weight(now, group.slow_start))).collect();
     let any = fine || slow.iter().any(Option::is_some);
-    let full = |place: &usize| of(place).map_or(0, |element| u64::from(element.config.weight)) * if any { 1_000 } else { 1 };
+    let full =
+        |place: &usize| of(place).map_or(0, |element| u64::from(element.config.weight)) * if any { 1_000 } else { 1 };
     places.iter().zip(&slow).map(|(place, slow)| slow.unwrap_or_else(|| full(place))).collect()
 }
 
 /// RFC 2782: those of weight 0 first, running sums, a random number from 0 to the sum, the first sum that reaches it. Without
 /// any of weight 0 the number 0 would go to whoever stands first, so it is not drawn.
-fn by_weight<R: Rng + ?Sized>(now: Instant, group: &GroupConfig, elements: &[Element], places: &[usize], rng: &mut R) -> Option<usize> {
+fn by_weight<R: Rng + ?Sized>(
+    now: Instant,
+    group: &GroupConfig,
+    elements: &[Element],
+    places: &[usize],
+    rng: &mut R,
+) -> Option<usize> {
     let weights = weights(now, group, elements, places);
     let sum: u64 = weights.iter().sum();
     if sum == 0 {
@@ -131,7 +149,9 @@ fn least_loaded<R: Rng + ?Sized>(
 ) -> Option<usize> {
     let weights = weights(now, group, elements, places);
     let load = |(place, weight): (&usize, &u64)| {
-        elements.get(*place).map_or(f64::MAX, |element| (element.load(now, sees_ends) as f64 + 1.0) / (*weight).max(1) as f64)
+        elements
+            .get(*place)
+            .map_or(f64::MAX, |element| (element.load(now, sees_ends) as f64 + 1.0) / (*weight).max(1) as f64)
     };
     let least = places.iter().zip(&weights).map(load).min_by(f64::total_cmp)?;
     let near = |pair: &(&usize, &u64)| load(*pair) <= least * (1.0 + 1e-9);

@@ -119,7 +119,10 @@ mod tests {
         assert_eq!((permille(&found[0]), found[0].picked.as_deref()), (vec![0, 0, 1_000], Some("10.0.0.3:5060")));
         groups.set_drained("main", "10.0.0.3:5060", true);
         let found = look(&groups);
-        assert_eq!((found.len(), found[0].picked.as_deref(), found[1].picked.as_deref()), (2, None, Some("10.0.0.9:5060")));
+        assert_eq!(
+            (found.len(), found[0].picked.as_deref(), found[1].picked.as_deref()),
+            (2, None, Some("10.0.0.9:5060"))
+        );
         assert_eq!(permille(&found[1]), [1_000], "weight 0 alone takes all");
         assert!(look(&groups).len() == 2 && groups.preview(now, "none", 7, &mut SmallRng::seed_from_u64(1)).is_empty());
     }

@@ -77,7 +77,12 @@ impl Condition {
             Condition::Header(name, pattern) => {
                 let values = subject.header(name);
                 let saw = if values.is_empty() { "not there".to_owned() } else { values.join(" | ") };
-                (pattern.as_ref().map_or_else(|| format!("{name} is there"), |pattern| format!("{name} matches {pattern}")), saw)
+                (
+                    pattern
+                        .as_ref()
+                        .map_or_else(|| format!("{name} is there"), |pattern| format!("{name} matches {pattern}")),
+                    saw,
+                )
             }
             Condition::Recording(wanted) => (format!("siprec = {wanted}"), subject.is_recording().to_string()),
         };

@@ -39,7 +39,12 @@ impl Rewrite {
             None => cut,
         };
         let user = format!("{}{replaced}", self.prefix);
-        let parameters = uri.user.as_deref().filter(|_| uri.scheme == "tel").and_then(|user| user.split_once(';')).map(|(_, rest)| rest.to_owned());
+        let parameters = uri
+            .user
+            .as_deref()
+            .filter(|_| uri.scheme == "tel")
+            .and_then(|user| user.split_once(';'))
+            .map(|(_, rest)| rest.to_owned());
         if user != whole {
             let escaped = escape(&user);
             uri.user = match &parameters {
@@ -87,13 +92,22 @@ mod tests {
         let none = Rewrite::default();
         assert_eq!(apply(&none, "sip:0221@example.com"), None);
         let national = Rewrite { strip: 1, prefix: "+49".into(), ..Rewrite::default() };
-        assert_eq!(apply(&national, "sip:0221123;x=y@example.com:5070;user=phone").unwrap(), "sip:+49221123;x=y@example.com:5070;user=phone");
+        assert_eq!(
+            apply(&national, "sip:0221123;x=y@example.com:5070;user=phone").unwrap(),
+            "sip:+49221123;x=y@example.com:5070;user=phone"
+        );
         let pattern = Rewrite { replace: Some((Regex::new("^00(.*)$").unwrap(), "+$1".into())), ..Rewrite::default() };
         assert_eq!(apply(&pattern, "sip:0049221@example.com").unwrap(), "sip:+49221@example.com");
         assert_eq!(apply(&pattern, "sip:221@example.com").unwrap(), "sip:221@example.com", "what does not match stays");
         let host = Rewrite { host: Some("pstn.example.com:5080".into()), ..Rewrite::default() };
-        assert_eq!(apply(&host, "sip:221@example.com;transport=udp").unwrap(), "sip:221@pstn.example.com:5080;transport=udp");
-        assert_eq!(apply(&host, "tel:+1-555-0100;phone-context=x").unwrap(), "sip:+15550100@pstn.example.com:5080;user=phone");
+        assert_eq!(
+            apply(&host, "sip:221@example.com;transport=udp").unwrap(),
+            "sip:221@pstn.example.com:5080;transport=udp"
+        );
+        assert_eq!(
+            apply(&host, "tel:+1-555-0100;phone-context=x").unwrap(),
+            "sip:+15550100@pstn.example.com:5080;user=phone"
+        );
         assert_eq!(apply(&national, "tel:0221").unwrap(), "tel:+49221");
         let odd = Rewrite { prefix: "a b@".into(), ..Rewrite::default() };
         assert_eq!(apply(&odd, "sip:x@example.com").unwrap(), "sip:a%20b%40x@example.com");

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ferric_proxy::group::{ElementConfig, GroupConfig, GroupEvent, Hop};
 use ferric_proxy::routing::{Action, Condition, Rewrite, RouteTable, Rule};
-use ferric_proxy::{Contact, Handled, Listener, Location, LocateTarget, Proxy, ProxyConfig, ProxyOutput, RequestDone, Ticket};
+use ferric_proxy::{
+    Contact, Handled, Listener, LocateTarget, Location, Proxy, ProxyConfig, ProxyOutput, RequestDone, Ticket,
+};
 use ferric_sip::flow::{Flow, Transport};
 use ferric_sip::message::Message;
 use ferric_sip::transaction::{Timers, TransactionLimits};
@@ -96,7 +98,10 @@ pub fn contact(uri: &str, q: u16) -> Contact {
 /// Registrar of example.com, with bob at these contacts.
 pub fn bob_at(contacts: Vec<Contact>) -> Bench {
     let mut bench = Bench::new(ProxyConfig { domains: vec!["example.com".into()], ..config() });
-    bench.proxy.set_location(Some(Box::new(Phones(HashMap::from([("bob".to_owned(), contacts), ("nowhere".to_owned(), vec![])])))));
+    bench.proxy.set_location(Some(Box::new(Phones(HashMap::from([
+        ("bob".to_owned(), contacts),
+        ("nowhere".to_owned(), vec![]),
+    ])))));
     bench
 }
 
@@ -163,13 +168,18 @@ pub fn group(elements: Vec<ElementConfig>) -> GroupConfig {
 
 /// Everything to one group.
 pub fn grouped(elements: Vec<ElementConfig>) -> ProxyConfig {
-    ProxyConfig { groups: vec![group(elements)], routes: all_to(Action::Group("recorders.example.com".into())), ..config() }
+    ProxyConfig {
+        groups: vec![group(elements)],
+        routes: all_to(Action::Group("recorders.example.com".into())),
+        ..config()
+    }
 }
 
 impl Bench {
     pub fn new(config: ProxyConfig) -> Bench {
         let now = Instant::now();
-        let proxy = Proxy::new(config, Timers::default(), TransactionLimits { transactions: 10_000 }, now, 1_800_000_000, 7);
+        let proxy =
+            Proxy::new(config, Timers::default(), TransactionLimits { transactions: 10_000 }, now, 1_800_000_000, 7);
         let mut bench = Bench {
             now,
             start: now,
@@ -216,7 +226,10 @@ impl Bench {
             return;
         }
         let cseq = message.header("CSeq").unwrap_or_default().into_owned();
-        let what = message.status().map_or_else(|| format!("{} {}", message.method(), message.request_uri().unwrap()), |status| format!("{status} ({cseq})"));
+        let what = message.status().map_or_else(
+            || format!("{} {}", message.method(), message.request_uri().unwrap()),
+            |status| format!("{status} ({cseq})"),
+        );
         let at = self.now.duration_since(self.start).as_secs_f64();
         self.rungs.push(format!("{at:>8.3}  {from:>7} -> {to:<7}  {what}"));
     }
@@ -251,7 +264,8 @@ impl Bench {
 
     /// Status codes that the caller got, 100 left aside.
     pub fn statuses(&mut self) -> Vec<u16> {
-        let (to_caller, others): (Vec<Sent>, Vec<Sent>) = self.sent.drain(..).partition(|sent| sent.to == address(CALLER));
+        let (to_caller, others): (Vec<Sent>, Vec<Sent>) =
+            self.sent.drain(..).partition(|sent| sent.to == address(CALLER));
         self.sent = others.into();
         to_caller.iter().filter_map(|sent| sent.message.status()).filter(|status| *status > 100).collect()
     }
@@ -264,7 +278,8 @@ impl Bench {
     pub fn put_by(&mut self, transport: Transport, from: &str, message: Message) -> bool {
         let remote = address(from);
         let local = if remote.is_ipv4() { US } else { "[fd00::5]:5060" };
-        let flow = Flow { transport, local: address(local), remote, connection: u64::from(transport != Transport::Udp) };
+        let flow =
+            Flow { transport, local: address(local), remote, connection: u64::from(transport != Transport::Udp) };
         self.rung(&self.name_of(remote), "proxy", &message);
         let handled = self.proxy.handle_message(self.now, message, flow, |_| false);
         self.collect();
@@ -326,8 +341,10 @@ impl Bench {
     }
 
     pub fn located(&mut self, ticket: Ticket, hops: &[(&str, Transport)]) {
-        let hops: Vec<Hop> =
-            hops.iter().map(|(at, transport)| Hop { address: address(at), transport: *transport, host: "x".into() }).collect();
+        let hops: Vec<Hop> = hops
+            .iter()
+            .map(|(at, transport)| Hop { address: address(at), transport: *transport, host: "x".into() })
+            .collect();
         self.proxy.handle_located(self.now, ticket, Ok(hops));
         self.collect();
     }

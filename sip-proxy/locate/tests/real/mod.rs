@@ -31,7 +31,10 @@ impl Server {
         output.read_line(&mut line).unwrap();
         let address = SocketAddr::new([127, 0, 0, 1].into(), line.trim().parse().expect("a port"));
         let mut server = Server { child, input, output, address };
-        zone.lines().map(str::trim).filter(|line| !line.is_empty()).for_each(|line| server.tell(&format!("add {line}")));
+        zone.lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .for_each(|line| server.tell(&format!("add {line}")));
         server
     }
 

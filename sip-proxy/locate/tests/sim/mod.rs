@@ -184,7 +184,12 @@ pub fn show(located: &Located) -> String {
         Located::Servers(set) => set
             .servers
             .iter()
-            .map(|server| format!("{}:{} {}/{} {:?}", server.target, server.port, server.priority, server.weight, server.addresses))
+            .map(|server| {
+                format!(
+                    "{}:{} {}/{} {:?}",
+                    server.target, server.port, server.priority, server.weight, server.addresses
+                )
+            })
             .collect::<Vec<_>>()
             .join(", "),
         Located::Wait(_) => "wait".into(),

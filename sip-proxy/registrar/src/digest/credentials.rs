@@ -81,8 +81,14 @@ mod tests {
         let text = "DIGEST Username=\"al,ice\" ,realm=\"example.com\",nonce=\"n=1,2\",  uri=\"sip:example.com\",response=\"00\", nc=0000000A, \
                     algorithm=MD5,qop=\"Auth\",cnonce=\"a\\\"b,c\",opaque=\"\"";
         let read = Credentials::parse(text).unwrap();
-        assert_eq!((read.username.as_str(), read.nonce.as_str(), read.cnonce.as_deref()), ("al,ice", "n=1,2", Some("a\\\"b,c")));
-        assert_eq!((read.qop.as_deref(), read.count(), read.algorithm.as_deref()), (Some("auth"), Some(10), Some("MD5")));
+        assert_eq!(
+            (read.username.as_str(), read.nonce.as_str(), read.cnonce.as_deref()),
+            ("al,ice", "n=1,2", Some("a\\\"b,c"))
+        );
+        assert_eq!(
+            (read.qop.as_deref(), read.count(), read.algorithm.as_deref()),
+            (Some("auth"), Some(10), Some("MD5"))
+        );
         assert_eq!(Credentials::parse("Basic YTpi"), None);
         assert_eq!(Credentials::parse("Digest"), None);
     }

@@ -52,7 +52,15 @@ pub(crate) fn digest_bytes(algorithm: Algorithm, parts: &[&str]) -> Vec<u8> {
 }
 
 /// `response` for qop=auth, in lower-case hex.
-pub(crate) fn response(algorithm: Algorithm, ha1: &[u8], method: &str, uri: &str, nonce: &str, nc: &str, cnonce: &str) -> String {
+pub(crate) fn response(
+    algorithm: Algorithm,
+    ha1: &[u8],
+    method: &str,
+    uri: &str,
+    nonce: &str,
+    nc: &str,
+    cnonce: &str,
+) -> String {
     let ha2 = hex(&digest_bytes(algorithm, &[method, uri]));
     hex(&digest_bytes(algorithm, &[&hex(ha1), nonce, nc, cnonce, "auth", &ha2]))
 }
@@ -80,13 +88,17 @@ mod tests {
     fn rfc_2617_3_5_example() {
         let user = ["Mufasa", "testrealm@host.com", "Circle Of Life"];
         let nonce = "dcd98b7102dd2f0e8b11d0f600bfb0c093";
-        assert_eq!(answer(Algorithm::Md5, user, "GET", "/dir/index.html", nonce, "0a4f113b"), "6629fae49393a05397450978507c4ef1");
+        assert_eq!(
+            answer(Algorithm::Md5, user, "GET", "/dir/index.html", nonce, "0a4f113b"),
+            "6629fae49393a05397450978507c4ef1"
+        );
     }
 
     #[test]
     fn rfc_7616_3_9_1_examples() {
         let user = ["Mufasa", "http-auth@example.org", "Circle of Life"];
-        let (nonce, cnonce) = ("7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v", "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ");
+        let (nonce, cnonce) =
+            ("7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v", "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ");
         let of = |algorithm| answer(algorithm, user, "GET", "/dir/index.html", nonce, cnonce);
         assert_eq!(of(Algorithm::Md5), "8ca523f5e9506fed4657c9700eebdbec");
         assert_eq!(of(Algorithm::Sha256), "753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1");

@@ -76,7 +76,11 @@ pub(crate) enum Denied {
 impl Denied {
     pub(crate) fn into_reject(self) -> Reject {
         match self {
-            Denied::Asked(reject) | Denied::Stale(reject) | Denied::Wrong(reject) | Denied::Throttled(reject) | Denied::Malformed(reject) => reject,
+            Denied::Asked(reject)
+            | Denied::Stale(reject)
+            | Denied::Wrong(reject)
+            | Denied::Throttled(reject)
+            | Denied::Malformed(reject) => reject,
         }
     }
 }
@@ -95,7 +99,8 @@ pub(crate) struct Authenticator {
 
 impl Authenticator {
     pub(crate) fn new(seed: &[u8; 32], config: &RegistrarConfig) -> Authenticator {
-        let derived = |label: &[u8]| -> [u8; 32] { Sha256::new().chain_update(seed).chain_update(label).finalize().into() };
+        let derived =
+            |label: &[u8]| -> [u8; 32] { Sha256::new().chain_update(seed).chain_update(label).finalize().into() };
         let nobody = derived(b"nobody");
         let mut half = [0; 16];
         half.iter_mut().zip(nobody).for_each(|(to, from)| *to = from);
@@ -128,14 +133,20 @@ impl Authenticator {
         source: IpAddr,
     ) -> Result<String, Denied> {
         let (_, _, header) = side.names();
-        let found = request.headers(header).find_map(|text| Credentials::parse(&text).filter(|credentials| credentials.realm == realm));
-        let Some(credentials) = found else { return Err(Denied::Asked(self.challenge(side, users, realm, source, unix_s, false))) };
+        let found = request
+            .headers(header)
+            .find_map(|text| Credentials::parse(&text).filter(|credentials| credentials.realm == realm));
+        let Some(credentials) = found else {
+            return Err(Denied::Asked(self.challenge(side, users, realm, source, unix_s, false)));
+        };
         let malformed = |what: &str| Denied::Malformed(Reject::because(400, what));
         let Some(algorithm) = Algorithm::of(credentials.algorithm.as_deref()) else {
             return Err(Denied::Asked(self.challenge(side, users, realm, source, unix_s, false)));
         };
         let count = credentials.count();
-        let (Some("auth"), Some(count), Some(cnonce)) = (credentials.qop.as_deref(), count, credentials.cnonce.as_deref()) else {
+        let (Some("auth"), Some(count), Some(cnonce)) =
+            (credentials.qop.as_deref(), count, credentials.cnonce.as_deref())
+        else {
             return Err(malformed("Digest credentials need qop=auth, nc and cnonce"));
         };
         // What a REGISTER does is decided by its To, not by its Request-URI, and there are phones that write the server's
@@ -172,7 +183,8 @@ impl Authenticator {
             self.throttle.note_failure(now, &credentials.username, source, is_own);
             return Err(Denied::Wrong(self.challenge(side, users, realm, source, unix_s, false)));
         }
-        let fresh = nonce.is_some_and(|nonce| nonce.is_young && self.replay.admit(now, nonce.id, nonce.issued, unix_s, count));
+        let fresh =
+            nonce.is_some_and(|nonce| nonce.is_young && self.replay.admit(now, nonce.id, nonce.issued, unix_s, count));
         if !fresh {
             return Err(Denied::Stale(self.challenge(side, users, realm, source, unix_s, true)));
         }
@@ -180,13 +192,24 @@ impl Authenticator {
         Ok(credentials.username)
     }
 
-    fn challenge(&mut self, side: Side, users: &Users, realm: &str, source: IpAddr, unix_s: u64, stale: bool) -> Reject {
+    fn challenge(
+        &mut self,
+        side: Side,
+        users: &Users,
+        realm: &str,
+        source: IpAddr,
+        unix_s: u64,
+        stale: bool,
+    ) -> Reject {
         let (status, header, _) = side.names();
         let nonce = self.nonces.issue(realm, source, unix_s, self.rng.random());
         let opaque = &self.opaque;
         let stale = if stale { ", stale=true" } else { "" };
         users.offers(realm).iter().fold(Reject::new(status), |reject, algorithm| {
-            let text = format!(r#"Digest realm="{realm}", nonce="{nonce}", opaque="{opaque}", algorithm={}, qop="auth"{stale}"#, algorithm.as_str());
+            let text = format!(
+                r#"Digest realm="{realm}", nonce="{nonce}", opaque="{opaque}", algorithm={}, qop="auth"{stale}"#,
+                algorithm.as_str()
+            );
             reject.with(header, text)
         })
     }

@@ -159,11 +159,21 @@ impl Rig {
 }
 
 pub(crate) fn udp(remote: &str) -> Flow {
-    Flow { transport: Transport::Udp, local: "10.0.0.5:5060".parse().unwrap(), remote: remote.parse().unwrap(), connection: 0 }
+    Flow {
+        transport: Transport::Udp,
+        local: "10.0.0.5:5060".parse().unwrap(),
+        remote: remote.parse().unwrap(),
+        connection: 0,
+    }
 }
 
 pub(crate) fn tcp(remote: &str, connection: u64) -> Flow {
-    Flow { transport: Transport::Tcp, local: "10.0.0.5:5060".parse().unwrap(), remote: remote.parse().unwrap(), connection }
+    Flow {
+        transport: Transport::Tcp,
+        local: "10.0.0.5:5060".parse().unwrap(),
+        remote: remote.parse().unwrap(),
+        connection,
+    }
 }
 
 pub(crate) fn status(message: &Message) -> u16 {
@@ -177,9 +187,13 @@ pub(crate) fn contacts(message: &Message) -> Vec<String> {
 /// A challenge's parameters.
 pub(crate) fn challenge(message: &Message, algorithm: &str) -> HashMap<String, String> {
     let header = if status(message) == 407 { "Proxy-Authenticate" } else { "WWW-Authenticate" };
-    let found = message.headers(header).find(|text| text.contains(&format!("algorithm={algorithm},"))).unwrap().into_owned();
+    let found =
+        message.headers(header).find(|text| text.contains(&format!("algorithm={algorithm},"))).unwrap().into_owned();
     let items = found.strip_prefix("Digest ").unwrap().split(", ");
-    items.map(|item| item.split_once('=').unwrap()).map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned())).collect()
+    items
+        .map(|item| item.split_once('=').unwrap())
+        .map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned()))
+        .collect()
 }
 
 /// What a phone answers with, written from RFC 7616 and not with the registrar's own code.

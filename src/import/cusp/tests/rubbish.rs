@@ -42,14 +42,43 @@ fn files_with_lines_missing_doubled_and_moved_are_read() {
 #[test]
 fn files_with_strange_words_are_read() {
     const WORDS: [&str; 30] = [
-        "*", "0", "-1", "99999999999", "1.5", "sip:", "sip:a:b@c;lr", "^(", "[a-", "(a|b)*+", "\"", "\\", "srs", "registrar", "2001:db8::1",
-        "0.0.0.0/0", "192.0.2.1/33", "::/0", "a b", "..", "end", "no", "\u{fffd}", "\t", "ü", "x{1,1000}{1000}", "tls", "udp", "key", "8080",
+        "*",
+        "0",
+        "-1",
+        "99999999999",
+        "1.5",
+        "sip:",
+        "sip:a:b@c;lr",
+        "^(",
+        "[a-",
+        "(a|b)*+",
+        "\"",
+        "\\",
+        "srs",
+        "registrar",
+        "2001:db8::1",
+        "0.0.0.0/0",
+        "192.0.2.1/33",
+        "::/0",
+        "a b",
+        "..",
+        "end",
+        "no",
+        "\u{fffd}",
+        "\t",
+        "ü",
+        "x{1,1000}{1000}",
+        "tls",
+        "udp",
+        "key",
+        "8080",
     ];
     let mut dice = Dice(11);
     for name in FILES {
         let whole = text(name);
         for round in 0..150 {
-            let mut lines: Vec<Vec<String>> = whole.lines().map(|line| line.split(' ').map(str::to_owned).collect()).collect();
+            let mut lines: Vec<Vec<String>> =
+                whole.lines().map(|line| line.split(' ').map(str::to_owned).collect()).collect();
             for _ in 0..=dice.below(12) {
                 let line = dice.below(lines.len());
                 let word = dice.below(lines[line].len());
@@ -80,7 +109,8 @@ fn files_with_strange_bytes_are_read() {
 #[test]
 fn tables_beyond_all_measure_are_cut_and_that_is_said() {
     use std::fmt::Write as _;
-    let mut input = String::from("policy lookup p\n sequence 1 t request-uri uri-component user\n rule prefix\n end policy\n");
+    let mut input =
+        String::from("policy lookup p\n sequence 1 t request-uri uri-component user\n rule prefix\n end policy\n");
     input.push_str("policy lookup q\n sequence 1 u request-uri uri-component user\n rule prefix\n end policy\n");
     input.push_str("trigger routing sequence 1 policy p\nroute table t\n");
     for key in 1_000..3_000 {

@@ -128,7 +128,8 @@ fn written(world: &World) -> String {
         ("InnerOptions", "in-network inner\n  method OPTIONS"),
         ("Sender", "remote-ip 203.0.113.0 255.255.255.0"),
     ] {
-        writeln!(text, "trigger condition {name}\n sequence 1\n  {tests}\n  end sequence\n end trigger condition").unwrap();
+        writeln!(text, "trigger condition {name}\n sequence 1\n  {tests}\n  end sequence\n end trigger condition")
+            .unwrap();
     }
     for group in 0..3 {
         writeln!(text, "server-group sip group g{group} inner\n element ip-address 192.0.2.{} 5060 udp q-value 1.0 weight 10\n failover-resp-codes 503\n lbtype call-id\n ping\n end server-group", 10 + group).unwrap();
@@ -150,7 +151,13 @@ fn written(world: &World) -> String {
         writeln!(text, "policy lookup p{number}").unwrap();
         for (at, step) in steps.iter().enumerate() {
             let rule = if step.is_exact { "exact" } else { "prefix" };
-            writeln!(text, " sequence {} t{} request-uri uri-component user\n  rule {rule}\n  end sequence", at + 1, step.table).unwrap();
+            writeln!(
+                text,
+                " sequence {} t{} request-uri uri-component user\n  rule {rule}\n  end sequence",
+                at + 1,
+                step.table
+            )
+            .unwrap();
         }
         writeln!(text, " end policy").unwrap();
     }
@@ -195,7 +202,9 @@ fn holds(when: When, asked: Asked) -> bool {
 
 fn normalized(swaps: &[(When, Option<Swap>)], asked: Asked, user: &str) -> String {
     match swaps.iter().find(|(when, _)| holds(*when, asked)) {
-        Some((_, Some((from, to)))) => user.strip_prefix(from.as_str()).map_or_else(|| user.to_owned(), |rest| format!("{to}{rest}")),
+        Some((_, Some((from, to)))) => {
+            user.strip_prefix(from.as_str()).map_or_else(|| user.to_owned(), |rest| format!("{to}{rest}"))
+        }
         _ => user.to_owned(),
     }
 }
@@ -216,7 +225,9 @@ fn looked_up(world: &World, policy: usize, user: &str) -> Option<Key> {
 /// Where CUSP sends it, and with which user if it sends it on.
 fn decided(world: &World, asked: Asked, user: &str) -> (String, Option<String>) {
     let user = normalized(&world.pre, asked, user);
-    let Some((_, policy)) = world.routing.iter().find(|(when, _)| holds(*when, asked)) else { return ("none".to_owned(), None) };
+    let Some((_, policy)) = world.routing.iter().find(|(when, _)| holds(*when, asked)) else {
+        return ("none".to_owned(), None);
+    };
     let key = match policy {
         Some(policy) => looked_up(world, *policy, &user),
         None => Some(Key::RequestUri),
@@ -250,7 +261,11 @@ fn invented_configurations_route_as_cusp_does() {
             let (found, with) = way(&proxy, &call);
             // Without any route the node answers 404 as CUSP does without any key.
             let is_same = found == wanted || (wanted == "404" && found == "none");
-            assert!(is_same && sent.is_none_or(|sent| sent == with), "{round}: {asked:?} {user}: {wanted}, not {found} {with}\n{text}\n{}", imported.toml);
+            assert!(
+                is_same && sent.is_none_or(|sent| sent == with),
+                "{round}: {asked:?} {user}: {wanted}, not {found} {with}\n{text}\n{}",
+                imported.toml
+            );
         }
     }
     assert!(compared >= 500, "only {compared} configurations could be compared");

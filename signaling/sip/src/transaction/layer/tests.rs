@@ -282,7 +282,8 @@ fn an_invite_that_rings_for_ever_ends() {
         layer.handle_timeout(due);
         let (sent, events) = drain(&mut layer);
         methods.extend(sent.iter().map(Message::method));
-        if events.iter().any(|event| matches!(event, TransactionEvent::TimedOut { id: timed_out } if *timed_out == id)) {
+        if events.iter().any(|event| matches!(event, TransactionEvent::TimedOut { id: timed_out } if *timed_out == id))
+        {
             ended = Some(due);
         }
     }
