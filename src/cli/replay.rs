@@ -8,7 +8,6 @@ use std::process::ExitCode;
 
 use clap::Args;
 use ferric_proxy::{Listener, ProxyConfig};
-use ferric_sip::trust::TrustTable;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::output::{complain, say};
@@ -137,19 +136,8 @@ fn candidate(config: &Config) -> Option<ProxyConfig> {
             advertise: listener.advertise.clone().or(shown),
         }
     });
-    let trust = if config.sip.trust.is_empty() {
-        TrustTable::private(config.tenants.first().map_or("", |tenant| &tenant.name))
-    } else {
-        TrustTable::new(config.sip.trust.clone())
-    };
-    let mut candidate = ProxyConfig::new(listeners.collect(), trust, |_| false);
-    candidate.record_route = proxy.record_route;
-    candidate.routes = proxy.routes.clone();
-    candidate.groups = proxy.groups.clone();
-    candidate.domains = proxy.registrar.domains.clone();
-    candidate.calls_per_second = proxy.calls_per_second;
-    candidate.max_open = proxy.max_open;
-    candidate.timeout = proxy.timeout;
+    let mut candidate = ProxyConfig::new(listeners.collect(), config.trust_table(), |_| false);
+    proxy.apply_to(&mut candidate);
     Some(candidate)
 }
 

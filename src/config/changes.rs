@@ -136,17 +136,7 @@ mod tests {
 
     fn group(address: &str) -> ferric_proxy::group::GroupConfig {
         let mut group = ferric_proxy::group::GroupConfig::named("pool");
-        group.elements.push(ferric_proxy::group::ElementConfig {
-            address: address.into(),
-            host: address.into(),
-            port: None,
-            transport: ferric_sip::flow::Transport::Udp,
-            priority: 1,
-            weight: 1,
-            max_calls: None,
-            calls_per_second: None,
-            drain: false,
-        });
+        group.elements.extend(ferric_proxy::group::ElementConfig::parse(address));
         group
     }
 

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use ferric_codecs::opus::OpusSettings;
 use ferric_sip::flow::Transport;
-use ferric_sip::trust::Network;
+use ferric_sip::trust::{Network, TrustTable};
 use ferric_worker::upload_limit::{Bandwidth, UploadWindow};
 
 /// `[node]`
@@ -208,6 +208,15 @@ pub struct Config {
 }
 
 impl Config {
+    /// Who may send: loopback and private ranges where nobody is named.
+    pub fn trust_table(&self) -> TrustTable {
+        if self.sip.trust.is_empty() {
+            TrustTable::private(self.tenants.first().map_or("", |tenant| &tenant.name))
+        } else {
+            TrustTable::new(self.sip.trust.clone())
+        }
+    }
+
     /// True for a node that records; one with the proxy's role alone forwards only.
     pub fn records(&self) -> bool {
         self.node.roles.iter().any(|role| role == "srs" || role == "capture")

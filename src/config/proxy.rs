@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ferric_proxy::Fork;
 use ferric_proxy::group::{ElementConfig, GroupConfig, Heartbeat, Policy};
 use ferric_proxy::routing::{Action, Condition, Rewrite, RouteTable, Rule};
+use ferric_proxy::{Fork, ProxyConfig};
 use ferric_registrar::Algorithm;
 use ferric_sip::flow::Transport;
 use ferric_sip::uri::{Uri, split_host_port};
@@ -64,6 +64,22 @@ pub struct Registrar {
     pub fork: Fork,
     /// The only digest algorithm offered; none = SHA-256 and MD5, as far as every user can answer them.
     pub algorithm: Option<Algorithm>,
+}
+
+impl Proxy {
+    /// Brings these settings into a proxy's configuration; what depends on the machine stays as it is.
+    pub fn apply_to(&self, config: &mut ProxyConfig) {
+        config.record_route = self.record_route;
+        config.groups = self.groups.clone();
+        config.routes = self.routes.clone();
+        config.domains = self.registrar.domains.clone();
+        config.fork = self.registrar.fork;
+        config.authenticate = self.registrar.users.is_some();
+        config.udp_mtu = self.udp_mtu;
+        config.calls_per_second = self.calls_per_second;
+        config.max_open = self.max_open;
+        config.timeout = self.timeout;
+    }
 }
 
 impl Default for Proxy {
@@ -278,8 +294,7 @@ fn element_config(
     errors: &mut Collector<'_>,
 ) -> Option<ElementConfig> {
     let right = "an address with an optional transport, as in \"10.0.0.11:5060;transport=tcp\"";
-    let found =
-        section.parsed("address", right, errors, |text| element_address(text).map(|parts| (text.to_owned(), parts)));
+    let found = section.parsed("address", right, errors, ElementConfig::parse);
     section.required("address", "where is this element?", errors);
     let priority = section.number("priority", 0, 65_535, errors);
     let weight = section.number("weight", 0, 65_535, errors);
@@ -291,31 +306,16 @@ fn element_config(
     let rate = section.number("calls_per_second", 1, 1_000_000, errors);
     let drain = section.flag("drain", errors).unwrap_or(false);
     section.finish(errors);
-    let (address, (host, port, transport)) = found?;
+    let found = found?;
     let small = |number: Option<u64>, otherwise: u16| number.and_then(|n| u16::try_from(n).ok()).unwrap_or(otherwise);
     Some(ElementConfig {
-        address,
-        host,
-        port,
-        transport,
-        priority: small(priority, 1),
-        weight: small(weight, 50),
+        priority: small(priority, found.priority),
+        weight: small(weight, found.weight),
         max_calls: max_calls.and_then(|n| u32::try_from(n).ok()),
         calls_per_second: rate.and_then(|n| u32::try_from(n).ok()),
         drain,
+        ..found
     })
-}
-
-/// `10.0.0.11:5060;transport=tcp`, `sip1.example.com`, `[2001:db8::1]:5061;transport=tls`.
-pub(crate) fn element_address(text: &str) -> Option<(String, Option<u16>, Transport)> {
-    let (address, wanted) = match text.split_once(';') {
-        Some((address, parameter)) => (address, transport(parameter.strip_prefix("transport=")?)?),
-        None => (text, Transport::Udp),
-    };
-    let (name, port) = split_host_port(address).ok()?;
-    let fine = name.starts_with('[') && name.trim_matches(['[', ']']).parse::<std::net::Ipv6Addr>().is_ok()
-        || host(name).is_some();
-    (fine && port != Some(0)).then(|| (name.to_owned(), port, wanted))
 }
 
 fn rule(number: usize, mut section: Section<'_, '_>, groups: &[GroupConfig], errors: &mut Collector<'_>) -> Rule {
@@ -500,24 +500,4 @@ pub(super) fn host(text: &str) -> Option<String> {
     let label =
         |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     text.trim_end_matches('.').split('.').all(label).then(|| text.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn elements_are_hosts_with_an_optional_port_and_transport() {
-        let right = [
-            ("10.0.0.11:5060;transport=tcp", "10.0.0.11", Some(5060), Transport::Tcp),
-            ("sip1.example.com", "sip1.example.com", None, Transport::Udp),
-            ("[2001:db8::1]:5061;transport=tls", "[2001:db8::1]", Some(5061), Transport::Tls),
-        ];
-        for (text, host, port, transport) in right {
-            assert_eq!(element_address(text), Some((host.to_owned(), port, transport)), "{text}");
-        }
-        for wrong in ["10.0.0.11:5060;transport=sctp", "10.0.0.11:5060;lr", "a b", "host:0", "a..b:1", "host:70000"] {
-            assert_eq!(element_address(wrong), None, "{wrong}");
-        }
-    }
 }

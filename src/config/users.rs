@@ -29,9 +29,6 @@ pub fn load(file: &Path, domains: &[String], warnings: &mut Vec<String>) -> Resu
     if std::fs::metadata(file).is_ok_and(|found| found.mode() & 0o077 != 0) {
         warnings.push(format!("{} can be read by others: it holds passwords; chmod 600", file.display()));
     }
-    if users.is_empty() {
-        warnings.push(format!("{} names no user: nobody can register", file.display()));
-    }
     Ok(users)
 }
 
@@ -51,6 +48,13 @@ pub fn parse(file: &Path, text: &str, domains: &[String]) -> Result<Users, Compl
         let mut seen: HashMap<(String, String), usize> = HashMap::new();
         for section in root.sections("user", &mut errors) {
             user(section, text, domains, &mut seen, &mut users, &mut errors);
+        }
+        if seen.is_empty() {
+            // An emptied file would make everybody who is registered unknown, and so unreachable.
+            errors.complain(
+                &(0..1),
+                "no [[user]] stands here: nobody could register, and who is registered would be forgotten",
+            );
         }
         root.finish(&mut errors);
     }

@@ -256,7 +256,7 @@ impl Directory {
             let leads_to = match groups.dns_groups().any(|(name, _)| name == group) {
                 true => addresses.remove(&(group, element.address)).unwrap_or_default(),
                 false => {
-                    self.locator.peek_host(now, &element.host, element.port.unwrap_or(default_port(element.transport)))
+                    self.locator.peek_host(now, &element.host, element.port.unwrap_or(element.transport.default_port()))
                 }
             };
             groups.set_addresses(id, &leads_to);
@@ -342,11 +342,6 @@ fn elements_of(group: &str, set: &ServerSet) -> Vec<(ElementConfig, Vec<SocketAd
         drain: false,
     };
     set.servers.iter().map(|server| (element(server), server.addresses.clone())).collect()
-}
-
-/// RFC 3261 19.1.2.
-fn default_port(transport: Transport) -> u16 {
-    if transport == Transport::Tls { 5_061 } else { 5_060 }
 }
 
 /// When to write.

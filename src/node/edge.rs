@@ -24,7 +24,7 @@ use ferric_registrar::{RegistrarConfig, Saved, Users};
 use ferric_sip::flow::{Flow, Transport};
 use ferric_sip::message::Message;
 use ferric_sip::transaction::{Timers, TransactionLimits};
-use ferric_sip::trust::{Network, TrustTable};
+use ferric_sip::trust::Network;
 use ferric_sip::uri::Uri;
 use ferric_sip_io::SipSockets;
 use rand::SeedableRng as _;
@@ -312,10 +312,12 @@ impl Edge {
     }
 }
 
-/// An address that was given as such is proved as such.
+/// An address that was given as such is proved as such, whichever names lead there too.
 fn name_peer(sockets: &SipSockets, hop: &Hop) {
     if hop.host.trim_matches(['[', ']']).parse::<IpAddr>().is_err() {
         sockets.set_server_name(hop.address, Arc::clone(&hop.host));
+    } else {
+        sockets.forget_server_name(hop.address);
     }
 }
 
@@ -369,15 +371,6 @@ fn unix_s() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Who may send.
-pub(super) fn trust_table(config: &Config) -> TrustTable {
-    if config.sip.trust.is_empty() {
-        TrustTable::private(config.tenants.first().map_or("", |tenant| &tenant.name))
-    } else {
-        TrustTable::new(config.sip.trust.clone())
-    }
-}
-
 /// `host:port` by which others know a listener, where it is not simply its address.
 pub(super) fn advertised(config: &Config, bound: &[(Transport, SocketAddr)]) -> BTreeMap<usize, String> {
     let known_as = bound.iter().zip(&config.sip.listeners).enumerate().filter_map(|(at, ((_, address), listener))| {
@@ -425,33 +418,13 @@ fn proxy_config(config: &Config, bound: &[(Transport, SocketAddr)]) -> ProxyConf
         address: *address,
         advertise: names.get(&at).cloned(),
     });
-    let mut proxy = ProxyConfig::new(listeners.collect(), trust_table(config), ferric_srs::asks_for_recording);
+    let mut proxy = ProxyConfig::new(listeners.collect(), config.trust_table(), ferric_srs::asks_for_recording);
     proxy.networks = interfaces();
     if bound.iter().any(|(_, address)| address.ip().is_unspecified()) {
         proxy.own_hosts = proxy.networks.iter().map(|(address, _)| *address).collect();
     }
-    if let Some(config::Proxy {
-        record_route,
-        groups,
-        routes,
-        registrar,
-        udp_mtu,
-        calls_per_second,
-        max_open,
-        timeout,
-        ..
-    }) = &config.proxy
-    {
-        proxy.record_route = *record_route;
-        proxy.groups = groups.clone();
-        proxy.routes = routes.clone();
-        proxy.domains = registrar.domains.clone();
-        proxy.fork = registrar.fork;
-        proxy.authenticate = registrar.users.is_some();
-        proxy.udp_mtu = *udp_mtu;
-        proxy.calls_per_second = *calls_per_second;
-        proxy.max_open = *max_open;
-        proxy.timeout = *timeout;
+    if let Some(settings) = &config.proxy {
+        settings.apply_to(&mut proxy);
     }
     proxy
 }

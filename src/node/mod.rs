@@ -522,7 +522,7 @@ fn srs_config(config: &Config, bound: &[(Transport, SocketAddr)]) -> SrsConfig {
     SrsConfig {
         timers: Timers::default(),
         limits: TransactionLimits::default(),
-        trust: edge::trust_table(config),
+        trust: config.trust_table(),
         media: MediaPolicy {
             storable: bridge::storable,
             suites: bridge::SUITES,

@@ -48,6 +48,8 @@ const EXPORT: Duration = Duration::from_secs(1);
 const BATCH: usize = 64;
 /// More messages than these wait (some ten milliseconds of work): calls that begin are turned away.
 const CROWD: usize = 1_024;
+/// Timers that are so late tell of a thread that stood still.
+const STALL: Duration = Duration::from_millis(100);
 /// What is due may be late by this, so that the timers of many calls share one wake-up.
 const SLACK: Duration = Duration::from_millis(10);
 
@@ -154,6 +156,7 @@ impl Signalling {
         tokio::pin!(timer);
         let mut armed: Option<Instant> = None;
         let mut batch = Vec::with_capacity(BATCH);
+        let mut crowded = false;
         loop {
             // A timer that fires for nothing costs less than one that is moved with every message: it is moved to earlier only.
             if let Some(due) = self.poll_timeout().map(|due| due + SLACK)
@@ -179,7 +182,10 @@ impl Signalling {
                     if count == 0 {
                         break;
                     }
-                    self.edge.proxy().set_crowded(self.sockets.waiting() > CROWD);
+                    // It is over when most is done, so that what comes again meets the answer that it met before.
+                    let bound = if crowded { CROWD / 4 } else { CROWD };
+                    crowded = self.sockets.waiting() > bound;
+                    self.edge.proxy().set_crowded(crowded);
                     for received in batch.drain(..) {
                         self.receive(received);
                         self.drain();
@@ -191,6 +197,15 @@ impl Signalling {
                 }
             }
             self.drain();
+            if self.poll_timeout().is_some_and(|due| due + STALL < Instant::now()) {
+                // This thread stood still. What came meanwhile is in the sockets, which share it: answers before the timers
+                // that would say that there were none.
+                tokio::task::yield_now().await;
+                while let Ok(received) = inbound.try_recv() {
+                    self.receive(received);
+                    self.drain();
+                }
+            }
             // The timer fires a little late at times; what is due is compared with the clock.
             while self.poll_timeout().is_some_and(|due| due <= Instant::now()) {
                 let now = Instant::now();

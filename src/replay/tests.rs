@@ -20,17 +20,7 @@ use super::*;
 const TEN: u64 = 1_699_956_000;
 
 fn element(address: &str, priority: u16, weight: u16) -> ElementConfig {
-    ElementConfig {
-        address: address.to_owned(),
-        host: address.split(':').next().unwrap().to_owned(),
-        port: Some(5_060),
-        transport: Transport::Udp,
-        priority,
-        weight,
-        max_calls: None,
-        calls_per_second: None,
-        drain: false,
-    }
+    ElementConfig { priority, weight, ..ElementConfig::parse(address).unwrap() }
 }
 
 fn group(name: &str, elements: &[(&str, u16, u16)]) -> GroupConfig {

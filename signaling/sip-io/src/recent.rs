@@ -46,6 +46,12 @@ impl<K: Eq + Hash, V> Recent<K, V> {
         self.young.insert(key, value);
     }
 
+    /// Forgets an entry.
+    pub(crate) fn remove(&mut self, key: &K) {
+        self.young.remove(key);
+        self.old.remove(key);
+    }
+
     /// Drops what was not used since the last time.
     pub(crate) fn age(&mut self) {
         self.old = std::mem::take(&mut self.young);

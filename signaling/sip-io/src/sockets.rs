@@ -290,6 +290,11 @@ impl SipSockets {
         self.shared.names().insert(remote, host);
     }
 
+    /// The certificate of `remote` must hold its address itself.
+    pub fn forget_server_name(&self, remote: SocketAddr) {
+        self.shared.names().remove(&remote);
+    }
+
     /// Connections at the moment, those that are being opened included.
     pub fn connections(&self) -> usize {
         self.shared.table().len()

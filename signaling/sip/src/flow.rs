@@ -20,6 +20,11 @@ impl Transport {
         self != Transport::Udp
     }
 
+    /// 5060, or 5061 under TLS (RFC 3261 19.1.2).
+    pub fn default_port(self) -> u16 {
+        if self == Transport::Tls { 5_061 } else { 5_060 }
+    }
+
     /// The token of a Via header field.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -43,20 +43,7 @@ fn proxy(now: Instant) -> Proxy {
     let mut config = ProxyConfig::new(vec![listener], TrustTable::private(""), |_| false);
     let mut group = GroupConfig::named("bench");
     group.heartbeat = None;
-    group.elements = ["127.0.0.1:5071", "127.0.0.1:5072"]
-        .into_iter()
-        .map(|address| ElementConfig {
-            address: address.to_owned(),
-            host: "127.0.0.1".to_owned(),
-            port: address.rsplit_once(':').unwrap().1.parse().ok(),
-            transport: Transport::Udp,
-            priority: 1,
-            weight: 50,
-            max_calls: None,
-            calls_per_second: None,
-            drain: false,
-        })
-        .collect();
+    group.elements = ["127.0.0.1:5071", "127.0.0.1:5072"].into_iter().filter_map(ElementConfig::parse).collect();
     config.groups = vec![group];
     let rule = Rule {
         name: "calls".to_owned(),

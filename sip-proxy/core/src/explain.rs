@@ -210,17 +210,7 @@ mod tests {
             Listener { transport: Transport::Udp, address: "10.0.0.5:5060".parse().unwrap(), advertise: None };
         let trust = TrustTable::new(vec![("10.0.0.0/8".parse().unwrap(), "acme".into())]);
         let mut config = ProxyConfig::new(vec![listener], trust, |message| message.header("Require").is_some());
-        let element = ElementConfig {
-            address: "10.0.0.11:5060".into(),
-            host: "10.0.0.11".into(),
-            port: Some(5_060),
-            transport: Transport::Udp,
-            priority: 1,
-            weight: 1,
-            max_calls: None,
-            calls_per_second: None,
-            drain: false,
-        };
+        let element = ElementConfig::parse("10.0.0.11:5060").unwrap();
         config.groups = vec![GroupConfig { elements: vec![element], ..GroupConfig::named("pstn") }];
         let rule = |name: &str, conditions, rewrite, action| Rule { name: name.into(), conditions, rewrite, action };
         let national = Rewrite { strip: 1, prefix: "+49".into(), ..Rewrite::default() };

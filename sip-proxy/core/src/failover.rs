@@ -337,6 +337,13 @@ impl Proxy {
         let mut down = None;
         let mut loss = Loss::Silent;
         let moves_on = match (&failed, attempt.element) {
+            // It rang, and nobody came: no fault of the element, and no reason to ring at the next one.
+            (Failed::Answered(response), Some(element))
+                if attempt.rings && matches!(response.status(), Some(408 | 504)) =>
+            {
+                self.groups.note_alive(now, element);
+                false
+            }
             (Failed::Answered(response), Some(element)) => {
                 let status = response.status().unwrap_or(500);
                 let outcome = Outcome::Answered { status, retry_after: retry_after(response) };

@@ -1,11 +1,12 @@
 //! Step 4: the copy that is sent (RFC 3261 16.6).
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ferric_sip::flow::{Flow, Transport};
 use ferric_sip::header::NameAddr;
 use ferric_sip::message::Message;
+use ferric_sip::method::Method;
 use ferric_sip::uri::Uri;
 
 use crate::branch::Branches;
@@ -17,7 +18,7 @@ use crate::group::{ElementId, GroupConfig, Hop};
 use crate::identity::TWIN;
 use crate::preprocess::uri_of;
 use crate::proxy::Proxy;
-use crate::target::Target;
+use crate::target::{Next, Target};
 use crate::validate::HOPS;
 
 /// What a Via of ours adds to a request, at most.
@@ -142,7 +143,11 @@ impl Proxy {
             && copy.wire_length() + VIA_ROOM > self.config.udp_mtu
             && !self.without_tcp.get(&remote).is_some_and(|until| *until > now);
         let transport = if oversize { Transport::Tcp } else { transport };
-        let (local, sent_by) = self.identity.outgoing(transport, remote, Some(&context.flow), context.leaves_by);
+        // Along a flow everything later must take the listener that the flow came to: a NAT knows no other.
+        let (local, sent_by) = match &way {
+            Way::Hop { .. } => self.identity.outgoing(transport, remote, Some(&context.flow), context.leaves_by),
+            Way::Flow(flow) => self.identity.outgoing(transport, remote, Some(flow), Some(flow.local)),
+        };
         if context.records_route {
             let (_, came) =
                 self.identity.outgoing(context.flow.transport, context.flow.remote, Some(&context.flow), None);
@@ -157,15 +162,16 @@ impl Proxy {
             Way::Hop { .. } => Flow { transport, local, remote, connection: 0 },
             Way::Flow(flow) => *flow,
         };
+        let patience = if answers_at_once(&copy, &branch.target.next) { Duration::ZERO } else { self.timers.t1 * 7 };
         let name = self.branches.make(context.way);
         let sent_by = sent_by.to_owned();
         let client = self.layer.send_request_as(now, copy, flow, Some(&sent_by), &name);
         let (hop, element, group, wait) = match way {
             Way::Hop { hop, element: Some((element, group)), .. } => {
-                (Some(hop), Some(element), Some(group.clone()), Some(group.timeout))
+                (Some(hop), Some(element), Some(group.clone()), Some(patience.max(group.timeout)))
             }
             Way::Hop { hop, element: None, more } => {
-                (Some(hop), None, None, (more || oversize).then_some(self.config.timeout))
+                (Some(hop), None, None, (more || oversize).then_some(patience.max(self.config.timeout)))
             }
             Way::Flow(_) => (None, None, None, None),
         };
@@ -200,4 +206,13 @@ impl Proxy {
             self.without_tcp.insert(remote, now + NO_TCP);
         }
     }
+}
+
+/// A server says something at once: 100 to an INVITE, its own answer to what is for itself. What goes on to somebody behind
+/// it may take its time in silence, as no 100 is allowed before 3.5 s (RFC 4320 4.1); and within a dialog another element
+/// knows nothing of it.
+fn answers_at_once(request: &Message, next: &Next) -> bool {
+    let is_for_server =
+        matches!(request.method(), Method::Invite | Method::Register | Method::Options | Method::Publish);
+    is_for_server && !matches!(next, Next::Element(..))
 }

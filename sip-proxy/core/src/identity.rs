@@ -36,7 +36,7 @@ impl Identity {
             if let Some(advertise) = &listener.advertise
                 && let Ok((host, port)) = split_host_port(advertise)
             {
-                own.push((host.to_ascii_lowercase(), port.unwrap_or(default_port(listener.transport))));
+                own.push((host.to_ascii_lowercase(), port.unwrap_or(listener.transport.default_port())));
             }
         }
         let sent_by = config.listeners.iter().map(Listener::sent_by).collect();
@@ -129,7 +129,7 @@ impl Identity {
             Some(name) if name.eq_ignore_ascii_case("tls") => Transport::Tls,
             _ => Transport::Udp,
         };
-        let port = uri.port.unwrap_or(default_port(transport));
+        let port = uri.port.unwrap_or(transport.default_port());
         let named = |listener: &&Listener| {
             let own = (host_text(listener.address), listener.address.port());
             let known = listener.advertise.as_deref().and_then(|name| split_host_port(name).ok());
@@ -139,10 +139,6 @@ impl Identity {
         };
         self.listeners.iter().find(named).map(|listener| listener.address)
     }
-}
-
-pub(crate) fn default_port(transport: Transport) -> u16 {
-    if transport == Transport::Tls { 5_061 } else { 5_060 }
 }
 
 /// An address as a URI's host.

@@ -572,8 +572,10 @@ impl Proxy {
         let mut copy = request;
         before.apply(&mut copy);
         count_hop(&mut copy);
-        let in_dialog = !is_initial;
-        let creates_dialog = matches!(copy.method(), Method::Invite | Method::Subscribe | Method::Refer) && !in_dialog;
+        let in_dialog = is_in_dialog(&copy);
+        // A NOTIFY may come before the answer to its SUBSCRIBE, and then makes the dialog (RFC 6665 4.3).
+        let makes_dialog = matches!(copy.method(), Method::Invite | Method::Subscribe | Method::Refer) && !in_dialog
+            || copy.method() == Method::Notify;
         self.next_context += 1;
         let context = ContextId(self.next_context);
         self.by_server.insert(id, context);
@@ -589,7 +591,7 @@ impl Proxy {
                 call,
                 way,
                 leaves_by: before.leaves_by,
-                records_route: self.config.record_route && creates_dialog,
+                records_route: self.config.record_route && makes_dialog,
                 sets: sets.into(),
                 branches: SmallVec::new(),
                 best: None,

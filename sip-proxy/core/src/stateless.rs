@@ -11,7 +11,6 @@ use ferric_sip::method::Method;
 use crate::context::ContextId;
 use crate::forward::{count_hop, suit_strict_router};
 use crate::group::Hop;
-use crate::identity::default_port;
 use crate::preprocess::Preprocessed;
 use crate::proxy::{Proxy, ProxyOutput};
 use crate::rescue::Trouble;
@@ -94,8 +93,9 @@ impl Proxy {
                 }
             }
             Next::Flow(to) => {
-                let hop = Hop { address: to.remote, transport: to.transport, host: "".into() };
-                self.send_stateless(request, &flow, &hop, way);
+                let (_, sent_by) = self.identity.outgoing(to.transport, to.remote, Some(&to), Some(to.local));
+                let sent_by = sent_by.to_owned();
+                self.send_stateless_along(request, to, &sent_by, way);
             }
             // Nobody knows which element would be meant.
             Next::Group(_) => {}
@@ -103,12 +103,21 @@ impl Proxy {
         self.drain(now);
     }
 
-    fn send_stateless(&mut self, mut request: Message, came: &Flow, hop: &Hop, way: u64) {
+    fn send_stateless(&mut self, request: Message, came: &Flow, hop: &Hop, way: u64) {
         let (local, sent_by) = self.identity.outgoing(hop.transport, hop.address, Some(came), None);
+        let sent_by = sent_by.to_owned();
+        self.send_stateless_along(
+            request,
+            Flow { transport: hop.transport, local, remote: hop.address, connection: 0 },
+            &sent_by,
+            way,
+        );
+    }
+
+    fn send_stateless_along(&mut self, mut request: Message, flow: Flow, sent_by: &str, way: u64) {
         let received = request.top_via().ok().and_then(|via| via.branch().map(str::to_owned)).unwrap_or_default();
         let branch = self.branches.stateless(&received, way);
-        request.push_header_front("Via", &format!("SIP/2.0/{} {sent_by};branch={branch};rport", hop.transport));
-        let flow = Flow { transport: hop.transport, local, remote: hop.address, connection: 0 };
+        request.push_header_front("Via", &format!("SIP/2.0/{} {sent_by};branch={branch};rport", flow.transport));
         self.send_as_is(request, flow);
     }
 
@@ -156,7 +165,7 @@ impl Proxy {
         };
         let Some(ip) = via.received().or_else(|| via.address()) else { return };
         let rport = via.params.get("rport").and_then(|port| port.parse().ok());
-        let remote = SocketAddr::new(ip, rport.or(via.port).unwrap_or(default_port(transport)));
+        let remote = SocketAddr::new(ip, rport.or(via.port).unwrap_or(transport.default_port()));
         let (local, _) = self.identity.outgoing(transport, remote, None, None);
         let flow = Flow { transport, local, remote, connection: 0 };
         self.send_as_is(response, flow);

@@ -24,7 +24,7 @@ use ferric_sip::validate::Reject;
 
 use crate::config::ProxyConfig;
 use crate::group::{ElementId, Groups, Hop};
-use crate::identity::{Identity, default_port};
+use crate::identity::Identity;
 use crate::preprocess::{Preprocessed, uri_of};
 use crate::rescue::Trouble;
 use crate::routing::{Action, Incoming};
@@ -247,7 +247,7 @@ pub(crate) fn next_of(uri: &Uri) -> Result<Next, Trouble> {
     match host.trim_matches(['[', ']']).parse() {
         Ok(ip) => {
             let transport = transport.unwrap_or(Transport::Udp);
-            let address = SocketAddr::new(ip, uri.port.unwrap_or(default_port(transport)));
+            let address = SocketAddr::new(ip, uri.port.unwrap_or(transport.default_port()));
             Ok(Next::Hops(vec![Hop { address, transport, host: host.into() }]))
         }
         Err(_) => Ok(Next::Name(LocateTarget { host: host.to_owned(), port: uri.port, transport, secure })),

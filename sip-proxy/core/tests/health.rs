@@ -353,9 +353,11 @@ fn the_element_of_a_dialog_is_asked_first_even_when_it_counts_as_dead() {
     let sent = bench.to(ONE);
     bench.answer(&sent, 200);
     assert_eq!(states(&mut bench)[0], "up", "it was not so dead");
-    // And when it is, another one may know of the dialog.
+    // And when it is, another one may know of the dialog: after 7 * T1, as one that works may be silent until then.
     bench.clear();
     bench.put(CALLER, info(2));
+    bench.pass_ms(3_000);
+    assert!(!bench.lines().iter().any(|line| line.starts_with(TWO)), "it may only be slow");
     bench.pass_ms(1_000);
     let other = bench.to(TWO);
     bench.answer(&other, 481);

@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use ferric_proxy::group::{ElementConfig, ElementId, GroupConfig, Groups, Outcome, Policy};
-use ferric_sip::flow::Transport;
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -18,17 +17,7 @@ const PICKS: usize = 100_000;
 const NAME: &str = "g.example.com";
 
 fn element(number: usize, priority: u16, weight: u16) -> ElementConfig {
-    ElementConfig {
-        address: format!("192.168.2.{}:5060", number + 1),
-        host: format!("192.168.2.{}", number + 1),
-        port: Some(5_060),
-        transport: Transport::Udp,
-        priority,
-        weight,
-        max_calls: None,
-        calls_per_second: None,
-        drain: false,
-    }
+    ElementConfig { priority, weight, ..ElementConfig::parse(&format!("192.168.2.{}:5060", number + 1)).unwrap() }
 }
 
 /// The shares that the rule gives, by the elements' places.

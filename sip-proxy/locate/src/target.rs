@@ -100,7 +100,7 @@ impl Target {
         let transport = given.unwrap_or_else(|| default_transport(available));
         let inside = self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&self.host);
         if let Ok(ip) = inside.parse::<IpAddr>() {
-            let port = self.port.unwrap_or(default_port(transport));
+            let port = self.port.unwrap_or(transport.default_port());
             return Ok(Plan::Numeric(SocketAddr::new(ip, port), transport));
         }
         let name = normalise(&self.host).ok_or(LocateError::Name)?;
@@ -109,14 +109,6 @@ impl Target {
             (None, Some(transport)) if self.transport.is_some() => Plan::Service { name, transport },
             (None, _) => Plan::Any { name, secure: self.secure },
         })
-    }
-}
-
-/// 5060, or 5061 for TLS (RFC 3261 19.1.2).
-pub(crate) fn default_port(transport: Transport) -> u16 {
-    match transport {
-        Transport::Udp | Transport::Tcp => 5060,
-        Transport::Tls => 5061,
     }
 }
 

@@ -25,7 +25,7 @@ use crate::config::LocatorConfig;
 use crate::locate::{Hop, Located, Server, ServerSet, Want};
 use crate::record::{DnsFailure, Kind, RecordData, Srv, normalise};
 use crate::select::{naptr_groups, rfc2782_order, shuffle};
-use crate::target::{LocateError, Plan, default_port, default_transport, service_name};
+use crate::target::{LocateError, Plan, default_transport, service_name};
 
 /// Hops of one look-up; more would outlast any transaction.
 const MAX_HOPS: usize = 128;
@@ -207,7 +207,7 @@ impl<'a> Walk<'a> {
     fn fall_back(&mut self, name: &Arc<str>, transport: Transport) {
         if !self.srv_found && !self.not_offered && !self.srv_silent {
             self.failure = None;
-            self.host_hops(name, default_port(transport), transport);
+            self.host_hops(name, transport.default_port(), transport);
         }
     }
 

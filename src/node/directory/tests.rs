@@ -42,17 +42,8 @@ fn start(folder: &Path) -> Directory {
 }
 
 fn by_hand(addresses: &[(&str, Option<u16>)]) -> GroupConfig {
-    let element = |(host, port): &(&str, Option<u16>)| ElementConfig {
-        address: (*host).to_owned(),
-        host: (*host).to_owned(),
-        port: *port,
-        transport: Transport::Udp,
-        priority: 1,
-        weight: 50,
-        max_calls: None,
-        calls_per_second: None,
-        drain: false,
-    };
+    let element =
+        |(host, port): &(&str, Option<u16>)| ElementConfig { port: *port, ..ElementConfig::parse(host).unwrap() };
     GroupConfig { elements: addresses.iter().map(element).collect(), heartbeat: None, ..GroupConfig::named("hand") }
 }
 

@@ -311,7 +311,10 @@ impl TransactionLayer {
             return;
         }
         let reply_to = response_flow(&via, &flow);
-        if self.transactions.len() >= self.limits.transactions {
+        // What ends a call, or belongs to one, finds room beyond the limit.
+        let belongs = method == Method::Cancel || request.to().is_ok_and(|to| to.tag().is_some());
+        let room = self.limits.transactions + if belongs { self.limits.transactions / 4 } else { 0 };
+        if self.transactions.len() >= room {
             let mut response = Message::response(&request, 503, Some("Too many transactions"));
             response.set_to_tag(&key.tag());
             response.add_header("Retry-After", "5");

@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ferric_sip::flow::Transport;
+use ferric_sip::uri::split_host_port;
 use smallvec::SmallVec;
 
 use super::{GroupConfig, Heartbeat};
@@ -47,6 +48,43 @@ pub struct ElementConfig {
     pub calls_per_second: Option<u32>,
     /// Takes no new calls.
     pub drain: bool,
+}
+
+impl ElementConfig {
+    /// Reads `10.0.0.11:5060;transport=tcp`, `sip1.example.com`, `[2001:db8::1]:5061;transport=tls`; all else as by default.
+    pub fn parse(address: &str) -> Option<ElementConfig> {
+        let (place, transport) = match address.split_once(";transport=") {
+            Some((place, "udp")) => (place, Transport::Udp),
+            Some((place, "tcp")) => (place, Transport::Tcp),
+            Some((place, "tls")) => (place, Transport::Tls),
+            Some(_) => return None,
+            None => (address, Transport::Udp),
+        };
+        let (host, port) = split_host_port(place).ok()?;
+        let inside = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let fine = match inside {
+            Some(inside) => inside.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => is_host(host),
+        };
+        (fine && port != Some(0)).then(|| ElementConfig {
+            address: address.to_owned(),
+            host: host.to_owned(),
+            port,
+            transport,
+            priority: 1,
+            weight: 50,
+            max_calls: None,
+            calls_per_second: None,
+            drain: false,
+        })
+    }
+}
+
+/// A host name of letters, digits, dots and dashes; underscores are borne.
+fn is_host(text: &str) -> bool {
+    let label =
+        |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    text.trim_end_matches('.').split('.').all(label)
 }
 
 /// Why an element counts as dead.
@@ -265,5 +303,25 @@ impl Element {
         self.health = Health::Down { since: now, cause };
         self.turn = 0;
         was_up
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_are_hosts_with_an_optional_port_and_transport() {
+        for (text, host, port, transport) in [
+            ("10.0.0.11:5060;transport=tcp", "10.0.0.11", Some(5060), Transport::Tcp),
+            ("sip1.example.com", "sip1.example.com", None, Transport::Udp),
+            ("[2001:db8::1]:5061;transport=tls", "[2001:db8::1]", Some(5061), Transport::Tls),
+        ] {
+            let read = ElementConfig::parse(text).map(|read| (read.host, read.port, read.transport));
+            assert_eq!(read, Some((host.to_owned(), port, transport)), "{text}");
+        }
+        for wrong in ["10.0.0.11:5060;transport=sctp", "10.0.0.11:5060;lr", "a b", "host:0", "a..b:1", "host:70000"] {
+            assert_eq!(ElementConfig::parse(wrong), None, "{wrong}");
+        }
     }
 }

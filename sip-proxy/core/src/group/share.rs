@@ -77,7 +77,6 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use std::time::Duration;
 
-    use ferric_sip::flow::Transport;
     use rand::SeedableRng;
     use rand::rngs::SmallRng;
 
@@ -85,17 +84,7 @@ mod tests {
     use crate::group::ElementConfig;
 
     fn element(host: &str, priority: u16, weight: u16) -> ElementConfig {
-        ElementConfig {
-            address: format!("{host}:5060"),
-            host: host.into(),
-            port: Some(5_060),
-            transport: Transport::Udp,
-            priority,
-            weight,
-            max_calls: None,
-            calls_per_second: None,
-            drain: false,
-        }
+        ElementConfig { priority, weight, ..ElementConfig::parse(&format!("{host}:5060")).unwrap() }
     }
 
     #[test]

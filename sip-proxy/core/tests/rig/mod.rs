@@ -142,23 +142,7 @@ pub fn all_to(action: Action) -> RouteTable {
 }
 
 pub fn element(text: &str, priority: u16, weight: u16) -> ElementConfig {
-    let (host_port, transport) = match text.split_once(";transport=") {
-        Some((at, "tcp")) => (at, Transport::Tcp),
-        Some((at, _)) => (at, Transport::Tls),
-        None => (text, Transport::Udp),
-    };
-    let (host, port) = host_port.rsplit_once(':').unwrap();
-    ElementConfig {
-        address: text.to_owned(),
-        host: host.to_owned(),
-        port: port.parse().ok(),
-        transport,
-        priority,
-        weight,
-        max_calls: None,
-        calls_per_second: None,
-        drain: false,
-    }
+    ElementConfig { priority, weight, ..ElementConfig::parse(text).unwrap() }
 }
 
 /// A group without heartbeat.
