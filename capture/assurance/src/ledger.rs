@@ -1,8 +1,16 @@
 //! The writing side: one file a day, one line at a time.
+//!
+//! ```text
+//! received, refused, ... --lock--> book, signed line --write--> file of the day ... unsynced
+//! thread, sync()         --one at a time--> takes what is unsynced (lock) --fdatasync, no lock--> confirmed
+//! ```
+//!
+//! Signalling tells each INVITE, so nobody waits for a disk while the lock is held: what a sync has under way, and all that is
+//! told meanwhile, are two things. What could not be synced stays unsynced and is tried again.
 
 use std::collections::VecDeque;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -36,7 +44,7 @@ pub enum LedgerError {
         /// Which.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -62,18 +70,28 @@ struct Inner {
     book: Book,
     /// What is known of the gaps of recordings that are not finished yet.
     details: std::collections::HashMap<Uuid, (Vec<GapEntry>, u64, Option<String>)>,
-    file: Option<(String, File)>,
+    files: Files,
     seq: u64,
     previous: Option<Digest>,
     waiting: VecDeque<(String, Vec<u8>)>,
-    dirty: bool,
     failed: u64,
+}
+
+/// Brings a file to the disk.
+type Disk = Box<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
+
+struct Shared {
+    inner: Mutex<Inner>,
+    /// Held while the disk is waited for, and taken before the lock of `inner`, never behind it: who comes second finds all
+    /// synced that was told before it came. True while the disk fails.
+    syncing: Mutex<bool>,
+    disk: Disk,
 }
 
 /// The ledger of a node; clones share it.
 #[derive(Clone)]
 pub struct Ledger {
-    inner: Arc<Mutex<Inner>>,
+    shared: Arc<Shared>,
 }
 
 impl std::fmt::Debug for Ledger {
@@ -82,8 +100,37 @@ impl std::fmt::Debug for Ledger {
     }
 }
 
-fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
-    inner.lock().unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what waits and brings it to the disk.
+    fn sync(&self) {
+        let mut is_failing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let unsynced = {
+            let mut inner = self.lock();
+            inner.flush();
+            std::mem::take(&mut inner.files.unsynced)
+        };
+        let (mut left, mut why) = (Vec::new(), None);
+        for file in unsynced {
+            if let Err(error) = (self.disk)(&file) {
+                left.push(file);
+                why = Some(error);
+            }
+        }
+        match why {
+            Some(error) => {
+                if !std::mem::replace(&mut *is_failing, true) {
+                    tracing::error!(%error, "the ledger cannot be synced; it is tried again");
+                }
+                let mut inner = self.lock();
+                left.into_iter().for_each(|file| inner.files.note(file));
+            }
+            None => *is_failing = false,
+        }
+    }
 }
 
 impl Ledger {
@@ -96,6 +143,16 @@ impl Ledger {
         key: Arc<NodeKey>,
         call_key: [u8; 32],
         on_outcome: OnOutcome,
+    ) -> Result<Ledger, LedgerError> {
+        Ledger::open_on(folder, key, call_key, on_outcome, Box::new(File::sync_data))
+    }
+
+    fn open_on(
+        folder: &Path,
+        key: Arc<NodeKey>,
+        call_key: [u8; 32],
+        on_outcome: OnOutcome,
+        disk: Disk,
     ) -> Result<Ledger, LedgerError> {
         let io = |path: &Path| {
             let path = path.to_owned();
@@ -127,22 +184,21 @@ impl Ledger {
             on_outcome,
             book,
             details: std::collections::HashMap::new(),
-            file: None,
+            files: Files::default(),
             seq,
             previous,
             waiting: VecDeque::new(),
-            dirty: false,
             failed: 0,
         };
-        let inner = Arc::new(Mutex::new(inner));
-        let weak = Arc::downgrade(&inner);
-        std::thread::Builder::new().name("ledger".into()).spawn(move || sync(&weak)).map_err(io(folder))?;
-        Ok(Ledger { inner })
+        let shared = Arc::new(Shared { inner: Mutex::new(inner), syncing: Mutex::new(false), disk });
+        let weak = Arc::downgrade(&shared);
+        std::thread::Builder::new().name("ledger".into()).spawn(move || keep_synced(&weak)).map_err(io(folder))?;
+        Ok(Ledger { shared })
     }
 
     /// An INVITE came.
     pub fn received(&self, invite: Uuid, tenant: &str, call_id: &str, source: &str) {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.shared.lock();
         let mut entry = inner.entry(Kind::Received);
         entry.invite = Some(invite);
         entry.tenant = Some(tenant.to_owned());
@@ -153,7 +209,7 @@ impl Ledger {
 
     /// It goes into a recording.
     pub fn recorded_by(&self, invite: Uuid, recording: Uuid) {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.shared.lock();
         let mut entry = inner.entry(Kind::Recording);
         entry.invite = Some(invite);
         entry.recording = Some(recording);
@@ -162,7 +218,7 @@ impl Ledger {
 
     /// It was refused.
     pub fn refused(&self, invite: Uuid, status: u16, cause: &str) {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.shared.lock();
         if !inner.book.is_open(invite) {
             inner.book.contradictions += 1;
             return;
@@ -177,7 +233,7 @@ impl Ledger {
 
     /// Its dialog is over.
     pub fn ended(&self, invite: Uuid, cause: &str) {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.shared.lock();
         if !inner.book.is_open(invite) || inner.book.has_ended(invite) {
             return;
         }
@@ -190,7 +246,7 @@ impl Ledger {
 
     /// Where audio of a recording is missing, and why it ended; told before [`Ledger::finished`].
     pub fn details(&self, recording: Uuid, gaps: Vec<GapEntry>, reason: Option<String>) {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.shared.lock();
         let count = gaps.len() as u64;
         if inner.book.waits_for(recording) {
             inner.details.insert(recording, (gaps.into_iter().take(MAX_GAPS).collect(), count, reason));
@@ -199,7 +255,7 @@ impl Ledger {
 
     /// A recording's manifest is on disk. Told again, it changes nothing.
     pub fn finished(&self, recording: Uuid, finished: &Finished) {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.shared.lock();
         if !inner.book.waits_for(recording) {
             return;
         }
@@ -229,7 +285,7 @@ impl Ledger {
     /// After a start, once every recording of earlier lives was told: nothing of those lives stays open.
     /// Returns how many outcomes were written.
     pub fn settle(&self, cause: &str) -> usize {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.shared.lock();
         let open = inner.book.all_open();
         for invite in &open {
             if !inner.book.has_ended(*invite) {
@@ -254,30 +310,30 @@ impl Ledger {
 
     /// What should have an outcome and has none.
     pub fn overdue(&self, max_call: Duration) -> Vec<Overdue> {
-        let inner = lock(&self.inner);
+        let inner = self.shared.lock();
         inner.book.overdue(Timestamp::from(SystemTime::now()), max_call, GRACE)
     }
 
     /// INVITEs without an outcome at the moment, lines that the disk has not taken, and contradictions since the start.
     pub fn health(&self) -> (usize, usize, u64) {
-        let inner = lock(&self.inner);
+        let inner = self.shared.lock();
         let lost = inner.failed + inner.book.overflow;
         (inner.book.count(), inner.waiting.len(), inner.book.contradictions + lost)
     }
 
     /// The folder.
     pub fn folder(&self) -> PathBuf {
-        lock(&self.inner).folder.clone()
+        self.shared.lock().folder.clone()
     }
 
     /// The key of the hashes of Call-IDs.
     pub fn call_key(&self) -> [u8; 32] {
-        lock(&self.inner).call_key
+        self.shared.lock().call_key
     }
 
-    /// Writes what waits and syncs it.
+    /// Writes what waits and syncs it: all that was told before is on the disk afterwards, if the disk takes it.
     pub fn sync(&self) {
-        lock(&self.inner).flush(true);
+        self.shared.sync();
     }
 }
 
@@ -314,50 +370,60 @@ impl Inner {
             self.failed += 1;
         }
         self.waiting.push_back((day, line));
-        self.flush(false);
+        self.flush();
     }
 
-    fn flush(&mut self, sync: bool) {
+    /// Writes what waits.
+    fn flush(&mut self) {
         while let Some((day, line)) = self.waiting.front() {
-            match append(&self.folder, &mut self.file, day, line) {
-                Ok(()) => {
-                    self.dirty = true;
-                    self.waiting.pop_front();
-                }
-                Err(error) => {
-                    tracing::error!(%error, waiting = self.waiting.len(), "the disk refuses the ledger; its lines wait in memory");
-                    break;
-                }
+            if let Err(error) = self.files.append(&self.folder, day, line) {
+                tracing::error!(%error, waiting = self.waiting.len(), "the disk refuses the ledger; its lines wait in memory");
+                break;
             }
-        }
-        if sync
-            && std::mem::take(&mut self.dirty)
-            && let Some((_, file)) = &self.file
-            && let Err(error) = file.sync_data()
-        {
-            tracing::error!(%error, "the ledger cannot be synced");
+            self.waiting.pop_front();
         }
     }
 }
 
-/// Appends a line; what was written of it in part is taken back.
-fn append(folder: &Path, file: &mut Option<(String, File)>, day: &str, line: &[u8]) -> std::io::Result<()> {
-    if file.as_ref().is_none_or(|(of, _)| of != day) {
-        if let Some((_, old)) = file.take() {
-            old.sync_data()?;
-        }
-        let path = folder.join(format!("{day}.jsonl"));
-        *file = Some((day.to_owned(), OpenOptions::new().append(true).create(true).mode(0o600).open(path)?));
+/// The file of the day, and what the disk does not have yet.
+#[derive(Default)]
+struct Files {
+    today: Option<(String, Arc<File>)>,
+    /// Files with lines that are not synced, and the folder while it has a new one: two or three.
+    unsynced: Vec<Arc<File>>,
+}
+
+impl Files {
+    /// Appends a line; what was written of it in part is taken back.
+    fn append(&mut self, folder: &Path, day: &str, line: &[u8]) -> io::Result<()> {
+        let file = match &self.today {
+            Some((of, file)) if of == day => Arc::clone(file),
+            Some(_) | None => {
+                let path = folder.join(format!("{day}.jsonl"));
+                let file = Arc::new(OpenOptions::new().append(true).create(true).mode(0o600).open(path)?);
+                // The name of a new file is on the disk when its folder is.
+                self.note(Arc::new(File::open(folder)?));
+                self.today = Some((day.to_owned(), Arc::clone(&file)));
+                file
+            }
+        };
+        let before = file.metadata()?.len();
+        (&*file).write_all(line).inspect_err(|_| {
+            let _ = file.set_len(before);
+        })?;
+        self.note(file);
+        Ok(())
     }
-    let Some((_, file)) = file else { return Ok(()) };
-    let before = file.metadata()?.len();
-    file.write_all(line).inspect_err(|_| {
-        let _ = file.set_len(before);
-    })
+
+    fn note(&mut self, file: Arc<File>) {
+        if !self.unsynced.iter().any(|have| Arc::ptr_eq(have, &file)) {
+            self.unsynced.push(file);
+        }
+    }
 }
 
 /// The file's whole lines; what a crash left of a last one is cut off.
-fn cut_torn_end(path: &Path) -> std::io::Result<Vec<u8>> {
+fn cut_torn_end(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = OpenOptions::new().read(true).write(true).open(path)?;
     let mut text = Vec::new();
     file.read_to_end(&mut text)?;
@@ -372,10 +438,13 @@ fn cut_torn_end(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(text)
 }
 
-fn sync(inner: &Weak<Mutex<Inner>>) {
-    while let Some(inner) = inner.upgrade() {
-        lock(&inner).flush(true);
-        drop(inner);
+fn keep_synced(shared: &Weak<Shared>) {
+    while let Some(shared) = shared.upgrade() {
+        shared.sync();
+        drop(shared);
         std::thread::sleep(SYNC);
     }
 }
+
+#[cfg(test)]
+mod tests;
