@@ -5,7 +5,9 @@ mod rig;
 use std::time::Duration;
 
 use ferric_proxy::ProxyConfig;
-use ferric_proxy::group::{DownCause, ElementConfig, ElementState, GroupConfig, GroupEvent, Heartbeat, Policy};
+use ferric_proxy::group::{
+    DownCause, ElementConfig, ElementState, GroupConfig, GroupEvent, Heartbeat, Outcome, Policy,
+};
 use ferric_proxy::routing::Action;
 use ferric_sip::flow::Transport;
 use rig::{Bench, CALLER, address, all_to, call, config, element, group, request, request_as, response_with};
@@ -412,6 +414,45 @@ fn elements_from_dns_keep_what_is_known_of_them() {
 }
 
 #[test]
+fn what_a_person_drained_outlives_the_element() {
+    let dns = GroupConfig { dns: Some(Transport::Udp), heartbeat: None, ..GroupConfig::named(NAME) };
+    let mut bench = Bench::new(with(vec![dns.clone()]));
+    let now = bench.now;
+    let both = || vec![element(ONE, 1, 1), element(TWO, 2, 1)];
+    bench.proxy.groups().set_elements(now, NAME, both());
+    assert!(bench.proxy.groups().set_drained(NAME, ONE, true));
+    assert!(!bench.proxy.groups().set_drained(NAME, "192.168.2.9:5060", true), "there is none");
+    // DNS forgets it for a while; then the group leaves the configuration for a while.
+    bench.proxy.groups().set_elements(now, NAME, vec![element(TWO, 2, 1)]);
+    bench.proxy.groups().set_elements(now, NAME, both());
+    assert_eq!(states(&mut bench), ["drained", "up"]);
+    bench.proxy.apply(now, with(vec![]));
+    bench.proxy.apply(now, with(vec![dns.clone()]));
+    bench.proxy.groups().set_elements(now, NAME, both());
+    assert_eq!(states(&mut bench), ["drained", "up"]);
+    assert_eq!(calls(&mut bench, 1, 200), TWO);
+    // Another life of the node, before DNS has said anything.
+    let known = bench.proxy.groups().drained().clone();
+    assert_eq!(known.iter().collect::<Vec<_>>(), [(NAME, ONE, true)]);
+    let mut bench = Bench::new(with(vec![dns]));
+    bench.proxy.groups().restore_drained(known);
+    bench.proxy.groups().set_elements(now, NAME, both());
+    assert_eq!(states(&mut bench), ["drained", "up"]);
+    assert!(bench.proxy.groups().set_drained(NAME, ONE, false));
+    assert_eq!(states(&mut bench), ["up", "up"]);
+}
+
+#[test]
+fn what_is_configured_no_more_is_forgotten_with_the_next_wish() {
+    let mut bench = Bench::new(with(vec![group(vec![element(ONE, 1, 1), element(TWO, 2, 1)])]));
+    let now = bench.now;
+    bench.proxy.groups().set_drained(NAME, ONE, true);
+    bench.proxy.apply(now, with(vec![group(vec![element(TWO, 2, 1)])]));
+    bench.proxy.groups().set_drained(NAME, TWO, true);
+    assert_eq!(bench.proxy.groups().drained().iter().collect::<Vec<_>>(), [(NAME, TWO, true)]);
+}
+
+#[test]
 fn names_of_elements_lead_to_their_addresses() {
     let named = ElementConfig { host: "rec1.example.com".into(), ..element("rec1.example.com:5060", 1, 1) };
     let mut bench = Bench::new(with(vec![group(vec![named, element(TWO, 2, 1)])]));
@@ -422,6 +463,13 @@ fn names_of_elements_lead_to_their_addresses() {
     assert_eq!(calls(&mut bench, 2, 200), "192.168.6.1:5060");
     bench.proxy.groups().set_addresses(id, &[address("192.168.6.3:5060"), address("192.168.6.1:5060")]);
     assert_eq!(calls(&mut bench, 3, 200), "192.168.6.1:5060", "it stays while the name still leads there");
+    let now = bench.now;
+    let known: Vec<_> = bench.proxy.groups().hops().map(|hop| hop.address.to_string()).collect();
+    assert_eq!(known, ["192.168.6.1:5060", "192.168.6.3:5060", TWO], "those behind it are the new ones");
+    bench.proxy.groups().note_outcome(now, id, Outcome::Unreachable);
+    assert_eq!(bench.proxy.groups().hop(id).unwrap().address, address("192.168.6.3:5060"));
+    bench.proxy.groups().note_alive(now, id);
+    bench.proxy.groups().set_addresses(id, &[address("192.168.6.1:5060")]);
     bench.proxy.groups().set_addresses(id, &[]);
     assert_eq!(calls(&mut bench, 4, 200), "192.168.6.1:5060", "no answer takes nothing away");
 }

@@ -7,14 +7,17 @@
 //! - 503 with Retry-After is believed: the element rests for so long.
 //! - A group whose elements are all unusable hands over to its `fallback`.
 //!
-//! Elements keep their identity, health and counters over a change of configuration as long as group and address stay.
+//! Elements keep their identity, health and counters over a change of configuration as long as group and address stay. That
+//! a person drained one outlives the element itself ([`Drained`]).
 
 mod dialogs;
+mod drained;
 mod element;
 mod pick;
 mod share;
 mod view;
 
+pub use drained::Drained;
 pub use element::{Counters, DownCause, ElementConfig};
 pub use share::{GroupShares, Share};
 pub use view::{ElementState, ElementView, GroupView};
@@ -196,6 +199,7 @@ pub struct Groups {
     places: HashMap<ElementId, (usize, usize)>,
     probes: DeadlineQueue<ElementId>,
     dialogs: Dialogs,
+    drained: Drained,
     sees_ends: bool,
     next_id: u32,
     events: VecDeque<GroupEvent>,
@@ -210,6 +214,7 @@ impl Groups {
             places: HashMap::new(),
             probes: DeadlineQueue::default(),
             dialogs: Dialogs::new(longest_call),
+            drained: Drained::default(),
             sees_ends: false,
             next_id: 0,
             events: VecDeque::new(),
@@ -262,8 +267,9 @@ impl Groups {
     fn fit(&mut self, now: Instant, group: &mut Group, wanted: Vec<ElementConfig>, before: Option<Heartbeat>) {
         let mut old: Vec<(ElementId, Element)> = group.ids.drain(..).zip(group.elements.drain(..)).collect();
         for config in wanted {
+            let drained = self.drained.of(&group.config.name, &config.address);
             let same = old.iter().position(|(_, element)| element.config.address == config.address);
-            let (id, element) = match same {
+            let (id, mut element) = match same {
                 Some(at) => {
                     let (id, mut element) = old.swap_remove(at);
                     element.config = config;
@@ -274,6 +280,7 @@ impl Groups {
                     (ElementId(self.next_id), Element::new(config))
                 }
             };
+            element.drained = drained;
             match group.config.heartbeat {
                 Some(_) if same.is_some() && before == group.config.heartbeat => {}
                 Some(_) if same.is_none() => self.probes.set(id, now + SPREAD * (self.next_id % 50)),
@@ -613,7 +620,7 @@ impl Groups {
         self.groups.iter().filter_map(|group| Some((&*group.config.name, group.config.dns?)))
     }
 
-    /// Where an element's name leads. The one in use stays as long as the name still leads there.
+    /// Where an element's name leads. The one in use stays the first as long as the name still leads there.
     pub fn set_addresses(&mut self, id: ElementId, addresses: &[SocketAddr]) {
         if let Some((_, element)) = self.element(id)
             && !addresses.is_empty()
@@ -626,10 +633,35 @@ impl Groups {
 
     /// A person drains an element, or takes it back; false when there is none.
     pub fn set_drained(&mut self, name: &str, address: &str, drained: bool) -> bool {
-        let group = self.at(name).and_then(|at| self.groups.get_mut(at));
-        let element =
-            group.and_then(|group| group.elements.iter_mut().find(|element| element.config.address == address));
-        element.map(|element| element.drained = Some(drained)).is_some()
+        let Some(group) = self.at(name).and_then(|at| self.groups.get_mut(at)) else { return false };
+        let Some(element) = group.elements.iter_mut().find(|element| element.config.address == address) else {
+            return false;
+        };
+        element.drained = Some(drained);
+        self.drained.set(&group.config.name, address, drained);
+        let groups = &self.groups;
+        let group = |name: &str| groups.iter().find(|group| *group.config.name == *name);
+        let has = |group: &Group, address: &str| group.elements.iter().any(|have| have.config.address == address);
+        self.drained.tidy(
+            |name, address| group(name).is_some_and(|group| has(group, address)),
+            |name| group(name).is_some_and(|group| group.config.dns.is_some()),
+        );
+        true
+    }
+
+    /// What a person drained or took back, for the next start.
+    pub fn drained(&self) -> &Drained {
+        &self.drained
+    }
+
+    /// Takes up what was drained before the start; elements that DNS has yet to name are drained when it does.
+    pub fn restore_drained(&mut self, drained: Drained) {
+        self.drained = drained;
+        for group in &mut self.groups {
+            for element in &mut group.elements {
+                element.drained = self.drained.of(&group.config.name, &element.config.address);
+            }
+        }
     }
 
     /// The next thing to say.
