@@ -9,9 +9,9 @@
 //! without one is what a crash left and is passed over. The last [`KEPT`] are kept. A configuration holds no secrets: keys,
 //! passwords and tokens live in files of their own, which it only names.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -151,55 +151,64 @@ pub fn sha256(text: &str) -> String {
 /// Writes a file whole or not at all, and so that it is there after a crash.
 ///
 /// # Errors
-/// When it cannot be written; what was there before is still there then.
+/// When it cannot be written; what was there before is still there then, and so it is after a crash.
 pub fn write_whole(file: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    write_as(file, bytes, mode, None, sync_folder)
+}
+
+/// Replaces the text of a configuration file, whole or not at all; its mode and owner stay. A link is followed.
+///
+/// # Errors
+/// When it cannot be written; it is as it was before then.
+pub fn replace_file(file: &Path, text: &str) -> io::Result<()> {
+    let file = &std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    let before = std::fs::metadata(file).ok();
+    let mode = before.as_ref().map_or(0o600, |before| before.mode() & 0o7777);
+    let owner = before.map(|before| (before.uid(), before.gid()));
+    write_as(file, text.as_bytes(), mode, owner, sync_folder)
+}
+
+/// Makes the file whole beside and renames it. All that can fail comes before the rename, so that an error means that nothing
+/// changed.
+fn write_as(
+    file: &Path,
+    bytes: &[u8],
+    mode: u32,
+    owner: Option<(u32, u32)>,
+    sync_folder: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<()> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = file.file_name().and_then(|name| name.to_str()).unwrap_or("file");
     let part = folder.join(format!(".{name}.part"));
     // One that a crash left would keep its own mode.
     let _ = std::fs::remove_file(&part);
     let written = (|| {
-        let mut out = OpenOptions::new().write(true).create_new(true).mode(mode).open(&part)?;
+        let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
+        if let Some((user, group)) = owner {
+            // Only root may give a file away; without that right the new owner can read it as well as the old one wrote it.
+            let _ = fchown(&out, Some(user), Some(group));
+        }
+        out.set_permissions(Permissions::from_mode(mode))?;
         out.write_all(bytes)?;
         out.sync_all()?;
-        std::fs::rename(&part, file)?;
-        File::open(folder)?.sync_all()
+        std::fs::rename(&part, file)
     })();
     if written.is_err() {
         let _ = std::fs::remove_file(&part);
+    } else if let Err(error) = sync_folder(folder) {
+        // It is in place for all who look; only after a power failure may the old one be back.
+        tracing::warn!(file = %file.display(), %error, "the file is written, but its folder cannot be synced");
     }
     written
 }
 
-/// Replaces the text of a configuration file, whole or not at all; its mode and owner stay. A link is followed.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn replace_file(file: &Path, text: &str) -> io::Result<()> {
-    use std::os::unix::fs::MetadataExt as _;
-    let file = &std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
-    let before = std::fs::metadata(file).ok();
-    let mode = before.as_ref().map_or(0o600, |before| before.mode() & 0o7777);
-    write_whole(file, text.as_bytes(), mode)?;
-    if let Some(before) = before {
-        let now = std::fs::metadata(file)?;
-        if now.mode() & 0o7777 != mode {
-            std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
-        }
-        if (now.uid(), now.gid()) != (before.uid(), before.gid()) {
-            // Only root may give a file away; without that right the new owner can read it as well as the old one wrote it.
-            let (uid, gid) = (nix::unistd::Uid::from_raw(before.uid()), nix::unistd::Gid::from_raw(before.gid()));
-            let _ = nix::unistd::chown(file, Some(uid), Some(gid));
-        }
-    }
-    Ok(())
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -252,12 +261,28 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let (file, link) = (home.path().join("ferric.toml"), home.path().join("link.toml"));
         std::fs::write(&file, "old").unwrap();
-        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o664)).unwrap();
+        std::fs::set_permissions(&file, Permissions::from_mode(0o664)).unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
         replace_file(&link, "new").unwrap();
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "new");
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o664);
         assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
         assert!(replace_file(&home.path().join("none/ferric.toml"), "x").is_err());
+    }
+
+    #[test]
+    fn an_error_means_that_nothing_changed() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("ferric.toml");
+        std::fs::write(&file, "old").unwrap();
+        // A folder in the way: the new one cannot take its place.
+        let taken = home.path().join("taken");
+        std::fs::create_dir(&taken).unwrap();
+        std::fs::write(taken.join("inside"), "").unwrap();
+        assert!(write_whole(&taken, b"new", 0o600).is_err());
+        assert!(!home.path().join(".taken.part").exists());
+        // Once it is in its place, it is: whoever takes an error for "as before" would be wrong.
+        write_as(&file, b"new", 0o600, None, |_| Err(io::Error::other("out of order"))).unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "new");
     }
 }

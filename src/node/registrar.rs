@@ -447,14 +447,14 @@ impl Writer {
     fn replace(&mut self, mut anew: BufWriter<File>) -> io::Result<()> {
         anew.flush()?;
         anew.get_ref().sync_all()?;
+        let length = anew.get_ref().metadata()?.len();
         std::fs::rename(self.new_path(), &self.path)?;
-        if let Some(folder) = self.path.parent() {
-            File::open(folder)?.sync_all()?;
+        // From here on this is the journal, whatever else fails: a line written to the old one would be lost.
+        (self.length, self.base, self.file, self.broken) = (length, length, anew, false);
+        match self.path.parent() {
+            Some(folder) => File::open(folder)?.sync_all(),
+            None => Ok(()),
         }
-        let file = append(&self.path)?;
-        self.length = file.metadata()?.len();
-        (self.base, self.file, self.broken) = (self.length, BufWriter::new(file), false);
-        Ok(())
     }
 
     fn new_path(&self) -> PathBuf {
@@ -467,7 +467,10 @@ fn append(path: &Path) -> io::Result<File> {
 }
 
 fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => append(path),
+    }
 }
 
 /// The bindings of a journal that are not over, the oldest first, and how many lines cannot be read.
