@@ -40,6 +40,9 @@ pub enum BackendError {
     /// A configuration that is not fit to be put into force.
     #[error("{0}")]
     Refused(String, Vec<TextError>),
+    /// Too many ask at once: the same request may be sent again in a second.
+    #[error("{0}")]
+    Busy(String),
     /// A part of the node, or the store, does not answer.
     #[error("{0}")]
     Unavailable(String),

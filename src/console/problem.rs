@@ -13,12 +13,13 @@ pub struct Problem {
     status: StatusCode,
     detail: String,
     members: Vec<(&'static str, Value)>,
+    retry_after_s: Option<u16>,
 }
 
 impl Problem {
     /// With a sentence for the person who reads it.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Problem {
-        Problem { status, detail: detail.into(), members: Vec::new() }
+        Problem { status, detail: detail.into(), members: Vec::new(), retry_after_s: None }
     }
 
     /// With the places of a text that are wrong.
@@ -41,12 +42,13 @@ impl From<BackendError> for Problem {
             BackendError::Stale(_) => StatusCode::PRECONDITION_FAILED,
             BackendError::Unreadable(..) => StatusCode::BAD_REQUEST,
             BackendError::Refused(..) => StatusCode::UNPROCESSABLE_ENTITY,
-            BackendError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            BackendError::Busy(_) | BackendError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         let problem = Problem::new(status, error.to_string());
         match error {
             BackendError::Conflict { diff: Some(diff), .. } => problem.with("diff", json!(diff)),
             BackendError::Unreadable(_, errors) | BackendError::Refused(_, errors) => problem.with_errors(&errors),
+            BackendError::Busy(_) => Problem { retry_after_s: Some(1), ..problem },
             BackendError::NotFound(_)
             | BackendError::Invalid(_)
             | BackendError::Conflict { diff: None, .. }
@@ -68,9 +70,29 @@ impl IntoResponse for Problem {
         }
         let mut response = (self.status, Json(body)).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn who_is_turned_away_for_a_moment_is_told_when_to_come_again() {
+        let after = |error: BackendError| {
+            let response = Problem::from(error).into_response();
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            response.headers().get(header::RETRY_AFTER).map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(after(BackendError::Busy("many ask".into())), Some("1".to_owned()));
+        assert_eq!(after(BackendError::Unavailable("gone".into())), None);
     }
 }

@@ -13,12 +13,12 @@ use ferric_worker::spool::{AUDIO, MANIFEST, METADATA, Stage};
 use ferric_worker::upload::Stores;
 use ferric_worker::worker::Worker;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::broadcast;
 use uuid::Uuid;
 
+use super::asks::Ask;
 use super::catalogue::Bookkeeper;
 use super::sight::Ladders;
-use super::signalling::Ask;
 use super::steering::Steering;
 use super::watch::Watcher;
 use crate::console::{
@@ -28,7 +28,6 @@ use crate::console::{
 
 pub(super) struct NodeBackend {
     pub(super) worker: Arc<Worker>,
-    pub(super) asks: mpsc::UnboundedSender<Ask>,
     pub(super) books: Bookkeeper,
     pub(super) stores: Stores,
     pub(super) spool_root: PathBuf,
@@ -138,9 +137,7 @@ impl Backend for NodeBackend {
             if !known {
                 return Err(BackendError::NotFound("no call with this id is being recorded".into()));
             }
-            let (done, stopped) = oneshot::channel();
-            let _ = self.asks.send(Ask::Stop(RecordingId(id), done));
-            stopped.await.map_err(|_| BackendError::Unavailable("signalling does not answer".into()))?;
+            self.steering.asks.ask(|done| Ask::Stop(RecordingId(id), done)).await?;
             Ok(ControlView { id, state: "stopped", changed: true, at_ms: 0 })
         })
     }

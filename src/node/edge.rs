@@ -10,15 +10,16 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashSet};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use ferric_proxy::group::{DownCause, ElementState, GroupEvent, GroupShares, GroupView, Hop};
+use ferric_proxy::group::{DownCause, Drained, ElementState, GroupEvent, GroupShares, GroupView, Hop};
 use ferric_proxy::routing::Action;
 use ferric_proxy::{
-    Explanation, Handled, Listener, LocateTarget, Proxy, ProxyConfig, ProxyOutput, RequestDone, Ticket,
+    Explanation, Handled, Listener, LocateTarget, Location, Proxy, ProxyConfig, ProxyOutput, RequestDone, Ticket,
 };
 use ferric_registrar::{RegistrarConfig, Saved, Users};
 use ferric_sip::flow::{Flow, Transport};
@@ -58,54 +59,48 @@ pub(super) enum EdgeEvent {
 pub(super) struct Edge {
     proxy: Proxy,
     directory: Directory,
-    /// Where registrations are kept.
-    folder: PathBuf,
     is_idle: bool,
     /// Elements that metrics know of.
     known: HashSet<(String, String)>,
 }
 
 impl Edge {
-    /// `folder` is where registrations are kept; `secret` outlives the process.
-    pub(super) fn new(epoch: Epoch, directory: Directory, folder: PathBuf, secret: u64, now: Instant) -> Edge {
+    /// `drained` is what was drained before the start; `secret` outlives the process.
+    pub(super) fn new(epoch: Epoch, drained: Drained, directory: Directory, secret: u64, now: Instant) -> Edge {
         let is_idle = is_idle(&epoch.proxy);
         let limits = TransactionLimits { transactions: TRANSACTIONS };
         let proxy =
             Proxy::new(epoch.proxy, Timers::default(), limits, now, unix_s(), rand::random()).with_secret(secret);
-        let mut edge = Edge { proxy, directory, folder, is_idle, known: HashSet::new() };
-        edge.apply_registrar(now, epoch.registrar);
+        let mut edge = Edge { proxy, directory, is_idle, known: HashSet::new() };
+        edge.proxy.groups().restore_drained(drained);
+        edge.apply_registrar(epoch.registrar);
         edge.directory.keep_warm(now, &fixed_targets(edge.proxy.config()));
         edge.directory.watch(now, edge.proxy.groups());
         edge
     }
 
-    /// Takes over another configuration.
-    pub(super) fn apply(&mut self, now: Instant, epoch: Epoch) {
+    /// Takes over another configuration. A registrar that ended by it is given back: letting go of it waits for its file.
+    pub(super) fn apply(&mut self, now: Instant, epoch: Epoch) -> Option<Box<dyn Location>> {
         self.is_idle = is_idle(&epoch.proxy);
         self.proxy.apply(now, epoch.proxy);
-        self.apply_registrar(now, epoch.registrar);
+        let ended = self.apply_registrar(epoch.registrar);
         self.directory.keep_warm(now, &fixed_targets(self.proxy.config()));
         self.directory.watch(now, self.proxy.groups());
         self.directory.update(now, self.proxy.groups());
+        ended
     }
 
-    /// Takes the registrar over, begins one, or ends it.
-    fn apply_registrar(&mut self, now: Instant, wanted: Option<(RegistrarConfig, Option<Users>)>) {
-        let Some((settings, users)) = wanted else {
-            self.proxy.set_location(None);
-            return;
-        };
-        if let Some(registrar) = self.registrar() {
-            registrar.apply(settings, users);
-            return;
-        }
-        match NodeRegistrar::open(settings, users, &self.folder, now) {
-            Ok((registrar, restored)) => {
-                tracing::info!(restored, "the registrar is ready");
-                self.proxy.set_location(Some(Box::new(registrar)));
-            }
-            Err(error) => {
-                tracing::error!(folder = %self.folder.display(), %error, "there is no registrar: its folder cannot be used")
+    /// Takes the registrar over, begins one, or ends it. No file is touched here.
+    fn apply_registrar(&mut self, wanted: Registering) -> Option<Box<dyn Location>> {
+        match wanted {
+            Registering::Off => self.proxy.set_location(None),
+            Registering::On(registrar) => self.proxy.set_location(Some(registrar)),
+            Registering::By(settings, users) => {
+                match self.registrar() {
+                    Some(registrar) => registrar.apply(settings, users),
+                    None => tracing::error!("there is no registrar to take over its settings"),
+                }
+                None
             }
         }
     }
@@ -388,8 +383,42 @@ pub(super) fn advertised(config: &Config, bound: &[(Transport, SocketAddr)]) -> 
 #[derive(Debug)]
 pub(super) struct Epoch {
     pub(super) proxy: ProxyConfig,
-    /// Settings and users of the registrar, if there is one.
-    pub(super) registrar: Option<(RegistrarConfig, Option<Users>)>,
+    pub(super) registrar: Registering,
+}
+
+/// What becomes of the registrar.
+#[derive(Debug)]
+pub(super) enum Registering {
+    /// There is none.
+    Off,
+    /// The one that runs takes over these settings and users; [`Epoch::open_registrar`] makes one where none runs.
+    By(RegistrarConfig, Option<Users>),
+    /// This one begins.
+    On(Box<NodeRegistrar>),
+}
+
+impl Epoch {
+    /// Whether there is a registrar.
+    pub(super) fn registers(&self) -> bool {
+        !matches!(self.registrar, Registering::Off)
+    }
+
+    /// Where no registrar runs and one is wanted: opens it with the registrations that `folder` holds. Reads and writes files,
+    /// which is not for the SIP thread.
+    ///
+    /// # Errors
+    /// The folder cannot be used; there is no registrar then.
+    pub(super) fn open_registrar(&mut self, folder: &Path) -> io::Result<()> {
+        self.registrar = match std::mem::replace(&mut self.registrar, Registering::Off) {
+            Registering::By(settings, users) => {
+                let (registrar, restored) = NodeRegistrar::open(settings, users, folder, Instant::now())?;
+                tracing::info!(restored, "the registrar is ready");
+                Registering::On(Box::new(registrar))
+            }
+            other @ (Registering::Off | Registering::On(_)) => other,
+        };
+        Ok(())
+    }
 }
 
 /// The edge's part of a configuration.
@@ -399,12 +428,12 @@ pub(super) struct Epoch {
 pub(super) fn epoch(config: &Config, bound: &[(Transport, SocketAddr)]) -> Result<Epoch, Complaints> {
     let wanted = config.proxy.as_ref().map(|proxy| &proxy.registrar).filter(|registrar| !registrar.domains.is_empty());
     let registrar = match wanted {
-        None => None,
+        None => Registering::Off,
         Some(registrar) => {
             let load = |file: &PathBuf| config::users::load(file, &registrar.domains, &mut Vec::new());
             let mut users = registrar.users.as_ref().map(load).transpose()?;
             users.iter_mut().for_each(|users| users.offer_only(registrar.algorithm));
-            Some((registrar::settings(registrar), users))
+            Registering::By(registrar::settings(registrar), users)
         }
     };
     Ok(Epoch { proxy: proxy_config(config, bound), registrar })

@@ -6,6 +6,7 @@
 //! stop:  no new calls -> running calls -> SIP -> worker (files finished) -> finisher -> uploader -> console
 //! ```
 
+mod asks;
 mod assurance;
 mod backend;
 mod bridge;
@@ -58,10 +59,11 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, SipListener, Source};
 use crate::console::{BACKLOG, Console, Event};
 use crate::metrics;
+use asks::{Asks, Order};
 pub(crate) use assurance::FOLDER as ASSURANCE;
 use backend::NodeBackend;
 use catalogue::Bookkeeper;
-use signalling::{Ask, Signalling, SignallingStats};
+use signalling::{Signalling, SignallingStats};
 use steering::Steering;
 
 /// Dirty files are synced at least this often.
@@ -99,7 +101,7 @@ pub struct Node {
     finisher: Arc<Finisher>,
     sync: GroupSync,
     uploads: UploadHandle,
-    asks: mpsc::UnboundedSender<Ask>,
+    orders: mpsc::UnboundedSender<Order>,
     signalling: Arc<SignallingStats>,
     books: Bookkeeper,
     ledger: Ledger,
@@ -236,10 +238,16 @@ impl Node {
             .with_context(|| format!("cannot listen on {} for HTTP: set [console] listen", config.console.listen))?;
         let console_address = console_listener.local_addr()?;
 
-        let (asks, ask_receiver) = mpsc::unbounded_channel();
+        let (orders, order_receiver) = mpsc::unbounded_channel();
+        let (asks, ask_receiver) = Asks::new();
         let signalling = Arc::new(SignallingStats::default());
         let srs = Srs::new(srs_config(&config, &sip), Instant::now(), SystemTime::now());
-        let epoch = edge::epoch(&config, &sip)?;
+        let mut epoch = edge::epoch(&config, &sip)?;
+        let registrations = steering::registrations(&config);
+        if let Err(error) = epoch.open_registrar(&registrations) {
+            tracing::error!(folder = %registrations.display(), %error, "there is no registrar: its folder cannot be used");
+        }
+        let registers = epoch.registers();
         let request_log = open_request_log(&config);
         let looks_on = sight::Sight::new(config.homer.as_ref(), request_log.clone());
         let ladders = looks_on.ladders();
@@ -251,8 +259,8 @@ impl Node {
                 async move { directory::Directory::start(&servers, transports, ipv6, last_good, Instant::now()) };
             sip_thread.handle.spawn(start).await.context("the SIP thread is gone")??
         };
-        let registrations = config.node.data_dir.join("registrar");
-        let edge = edge::Edge::new(epoch, directory, registrations, identity.proxy_secret, Instant::now());
+        let drained = steering::read_drained(&config);
+        let edge = edge::Edge::new(epoch, drained, directory, identity.proxy_secret, Instant::now());
         let task = Signalling::new(
             srs,
             edge,
@@ -266,16 +274,16 @@ impl Node {
             config.records(),
         );
         let mut tasks = Vec::new();
-        tasks.push(sip_thread.handle.spawn(task.run(inbound, ask_receiver)));
+        tasks.push(sip_thread.handle.spawn(task.run(inbound, order_receiver, ask_receiver)));
         tasks.push(tokio::spawn(capture_events(
             worker_events,
-            asks.clone(),
+            orders.clone(),
             books.clone(),
             Arc::clone(&signalling),
             events.clone(),
         )));
 
-        let steering = Steering::open(&config, source, &sip, asks.clone(), events.clone());
+        let steering = Steering::open(&config, source, &sip, registers, asks, events.clone());
         let watcher = watch::Watcher {
             worker: Arc::clone(&worker),
             spool,
@@ -292,7 +300,6 @@ impl Node {
         };
         let backend = NodeBackend {
             worker: Arc::clone(&worker),
-            asks: asks.clone(),
             books: books.clone(),
             stores,
             spool_root,
@@ -327,7 +334,7 @@ impl Node {
             finisher,
             sync,
             uploads,
-            asks,
+            orders,
             signalling,
             books,
             ledger,
@@ -370,18 +377,18 @@ impl Node {
 
     /// Refuses new calls with 503, or takes them again.
     pub fn refuse(&self, refuse: bool) {
-        let _ = self.asks.send(Ask::Refuse(refuse));
+        let _ = self.orders.send(Order::Refuse(refuse));
     }
 
     /// Takes no new calls from now on.
     pub fn drain(&self) {
-        let _ = self.asks.send(Ask::Drain);
+        let _ = self.orders.send(Order::Drain);
         self.worker.drain();
     }
 
     /// Ends what still runs, finishes every file and stops.
     pub async fn stop(self) {
-        let _ = self.asks.send(Ask::StopAll);
+        let _ = self.orders.send(Order::StopAll);
         tokio::time::sleep(GOODBYE).await;
         let worker = Arc::clone(&self.worker);
         let joined = tokio::task::spawn_blocking(move || worker.shut_down()).await;
@@ -548,7 +555,7 @@ fn srs_config(config: &Config, bound: &[(Transport, SocketAddr)]) -> SrsConfig {
 /// What capture tells, to whom it concerns.
 async fn capture_events(
     mut events: mpsc::UnboundedReceiver<WorkerEvent>,
-    asks: mpsc::UnboundedSender<Ask>,
+    orders: mpsc::UnboundedSender<Order>,
     books: Bookkeeper,
     signalling: Arc<SignallingStats>,
     told: broadcast::Sender<Event>,
@@ -556,15 +563,15 @@ async fn capture_events(
     while let Some(event) = events.recv().await {
         match event {
             WorkerEvent::FirstMedia { id } => {
-                let _ = asks.send(Ask::Capture(CaptureEvent::MediaHeard { recording: RecordingId(id) }));
+                let _ = orders.send(Order::Capture(CaptureEvent::MediaHeard { recording: RecordingId(id) }));
             }
             WorkerEvent::MediaSilent { id } => {
-                let _ = asks.send(Ask::Capture(CaptureEvent::MediaSilent { recording: RecordingId(id) }));
+                let _ = orders.send(Order::Capture(CaptureEvent::MediaSilent { recording: RecordingId(id) }));
             }
             WorkerEvent::Undecryptable { id, in_clear } => signalling.undecryptable(id, in_clear),
             WorkerEvent::Decryptable { id } => signalling.decryptable(id),
             WorkerEvent::Failed { id } => {
-                let _ = asks.send(Ask::Capture(CaptureEvent::Died { recording: RecordingId(id) }));
+                let _ = orders.send(Order::Capture(CaptureEvent::Died { recording: RecordingId(id) }));
             }
             WorkerEvent::Finished { id, tenant, state, ending } => {
                 metrics::recording(state.as_str());

@@ -6,12 +6,11 @@ use ferric_media::timestamp::Timestamp;
 use ferric_proxy::group::{ElementState, GroupShares, Share};
 use ferric_registrar::Saved;
 use serde_json::Value;
-use tokio::sync::oneshot;
 
+use super::asks::Ask;
 use super::backend::NodeBackend;
 use super::route_test;
 use super::sight;
-use super::signalling::Ask;
 use super::steering::{State, Steering};
 use crate::config::edit::{self, EditError};
 use crate::config::unified;
@@ -141,7 +140,7 @@ impl NodeBackend {
             Ok((state.number(), edit::groups(state.text())?))
         };
         let (version, configured) = self.steering.run(listed).await?;
-        let shares = self.steering.ask(Ask::Shares).await?;
+        let shares = self.steering.asks.ask(Ask::Shares).await?;
         Ok(Versioned { version, value: shares.iter().map(|shares| group(shares, &configured)).collect() })
     }
 }
@@ -190,7 +189,7 @@ impl ProxyBackend for NodeBackend {
         Box::pin(async move {
             let (message, flow) = route_test::read(&test, &self.steering.bound)?;
             let told =
-                self.steering.ask(|tell| Ask::Explain { message: Box::new(message.clone()), flow, tell }).await?;
+                self.steering.asks.ask(|tell| Ask::Explain { message: Box::new(message.clone()), flow, tell }).await?;
             Ok(route_test::view(&message, &flow, *told))
         })
     }
@@ -248,10 +247,8 @@ impl ProxyBackend for NodeBackend {
 
     fn registrations(&self, aor: Option<String>, limit: usize, cursor: Option<u32>) -> Answer<'_, RegistrationsPage> {
         Box::pin(async move {
-            let (tell, told) = oneshot::channel();
-            let _ = self.asks.send(Ask::Registrations { aor, from: cursor.unwrap_or(0), most: limit, tell });
-            let (found, next_cursor) =
-                told.await.map_err(|_| BackendError::Unavailable("signalling does not answer".into()))?;
+            let page = |tell| Ask::Registrations { aor, from: cursor.unwrap_or(0), most: limit, tell };
+            let (found, next_cursor) = self.steering.asks.ask(page).await?;
             Ok(RegistrationsPage { registrations: found.into_iter().map(registration).collect(), next_cursor })
         })
     }

@@ -7,7 +7,7 @@
 //!           sockets                 sockets
 //! ```
 //!
-//! One task owns [`Edge`] and [`Srs`]; everything reaches it through channels, so there is no lock around them. It shares a
+//! One task owns [`Edge`] and [`Srs`]; everything reaches it through channels ([`super::asks`]), so there is no lock around them. It shares a
 //! thread with the SIP sockets, so that a message wakes nobody else. Capture is asked directly: an assignment binds
 //! sockets and creates files, which takes a fraction of a millisecond.
 
@@ -18,8 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ferric_assurance::Ledger;
 use ferric_proxy::Handled;
-use ferric_proxy::group::{GroupEvent, GroupShares, GroupView};
-use ferric_registrar::Saved;
+use ferric_proxy::group::GroupEvent;
 use ferric_sip::flow::Flow;
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
@@ -28,13 +27,14 @@ use ferric_srs::port::{CaptureEvent, Command, RecordingId, RefuseReason, Release
 use ferric_srs::{Srs, SrsEvent, SrsOutput};
 use ferric_worker::call::Assignment;
 use ferric_worker::worker::Worker;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc};
 use tokio::time::sleep_until;
 use uuid::Uuid;
 
+use super::asks::{Ask, Order};
 use super::bridge;
 use super::catalogue::Bookkeeper;
-use super::edge::{Edge, EdgeEvent, Epoch};
+use super::edge::{Edge, EdgeEvent};
 use super::route_test::Told;
 use super::sight::Sight;
 use crate::console::Event;
@@ -52,33 +52,6 @@ const CROWD: usize = 1_024;
 const STALL: Duration = Duration::from_millis(100);
 /// What is due may be late by this, so that the timers of many calls share one wake-up.
 const SLACK: Duration = Duration::from_millis(10);
-
-/// What others ask of signalling.
-#[derive(Debug)]
-pub(super) enum Ask {
-    /// Capture has something to say.
-    Capture(CaptureEvent),
-    /// End a call.
-    Stop(RecordingId, oneshot::Sender<()>),
-    /// Take no calls from now on.
-    Drain,
-    /// Refuse new calls with 503, or take them again.
-    Refuse(bool),
-    /// End all calls.
-    StopAll,
-    /// Another configuration of the proxy.
-    Apply(Box<Epoch>, oneshot::Sender<()>),
-    /// What do the server groups look like?
-    Groups(oneshot::Sender<Vec<GroupView>>),
-    /// Who is registered: one user, or all from a place on, at most so many; and the place to go on from.
-    Registrations { aor: Option<String>, from: u32, most: usize, tell: oneshot::Sender<(Vec<Saved>, Option<u32>)> },
-    /// How would the server groups share out calls that begin now?
-    Shares(oneshot::Sender<Vec<GroupShares>>),
-    /// Which way would a message take?
-    Explain { message: Box<Message>, flow: Flow, tell: oneshot::Sender<Box<Told>> },
-    /// An element of a group takes no new calls, or takes them again; answers whether there is such an element.
-    Drained { group: String, element: String, drained: bool, done: oneshot::Sender<bool> },
-}
 
 /// Numbers that others read.
 #[derive(Debug, Default)]
@@ -147,8 +120,13 @@ impl Signalling {
         Signalling { srs, edge, sight, sockets, worker, books, stats, ledger, events, known: HashMap::new(), records }
     }
 
-    /// Runs until nobody can ask anything any more.
-    pub(super) async fn run(mut self, mut inbound: mpsc::Receiver<Inbound>, mut asks: mpsc::UnboundedReceiver<Ask>) {
+    /// Runs until nobody has orders for it any more.
+    pub(super) async fn run(
+        mut self,
+        mut inbound: mpsc::Receiver<Inbound>,
+        mut orders: mpsc::UnboundedReceiver<Order>,
+        mut asks: mpsc::Receiver<Ask>,
+    ) {
         let mut clock = tokio::time::interval(CLOCK);
         let mut export = tokio::time::interval(EXPORT);
         export.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -167,8 +145,8 @@ impl Signalling {
             }
             tokio::select! {
                 biased;
-                ask = asks.recv() => match ask {
-                    Some(ask) => self.answer(ask),
+                order = orders.recv() => match order {
+                    Some(order) => self.obey(order),
                     None => break,
                 },
                 _ = export.tick() => self.export(),
@@ -190,11 +168,16 @@ impl Signalling {
                         self.receive(received);
                         self.drain();
                     }
+                    // SIP goes first, and one question is heard all the same while messages come and come.
+                    if let Ok(ask) = asks.try_recv() {
+                        self.answer(ask);
+                    }
                     if count == BATCH {
                         // The sockets share this thread: what the kernel holds for them is little.
                         tokio::task::yield_now().await;
                     }
                 }
+                Some(ask) = asks.recv() => self.answer(ask),
             }
             self.drain();
             if self.poll_timeout().is_some_and(|due| due + STALL < Instant::now()) {
@@ -283,28 +266,33 @@ impl Signalling {
         self.sockets.send(&flow, response.to_bytes());
     }
 
-    fn answer(&mut self, ask: Ask) {
+    fn obey(&mut self, order: Order) {
         let now = Instant::now();
-        match ask {
-            Ask::Capture(event) => self.srs.handle_capture(now, event),
-            Ask::Stop(session, done) => {
-                self.srs.stop(now, session);
-                let _ = done.send(());
-            }
-            Ask::Refuse(refuse) => self.srs.set_refusing(refuse.then_some(RefuseReason::Capacity)),
-            Ask::Drain => {
+        match order {
+            Order::Capture(event) => self.srs.handle_capture(now, event),
+            Order::Refuse(refuse) => self.srs.set_refusing(refuse.then_some(RefuseReason::Capacity)),
+            Order::Drain => {
                 self.srs.set_draining(true);
                 self.edge.proxy().set_draining(true);
             }
-            Ask::StopAll => {
+            Order::StopAll => {
                 self.srs.stop_all(now);
                 // The task is ended from outside a moment later.
                 self.edge.save();
             }
+        }
+    }
+
+    fn answer(&mut self, ask: Ask) {
+        let now = Instant::now();
+        match ask {
+            Ask::Stop(session, done) => {
+                self.srs.stop(now, session);
+                let _ = done.send(());
+            }
             Ask::Apply(epoch, done) => {
                 self.srs.set_trust(epoch.proxy.trust.clone());
-                self.edge.apply(now, *epoch);
-                let _ = done.send(());
+                let _ = done.send(self.edge.apply(now, *epoch));
             }
             Ask::Groups(tell) => {
                 let _ = tell.send(self.edge.groups(now));
@@ -324,8 +312,10 @@ impl Signalling {
                     records: self.records,
                 }));
             }
-            Ask::Drained { group, element, drained, done } => {
-                let _ = done.send(self.edge.proxy().groups().set_drained(&group, &element, drained));
+            Ask::Drained { group, element, drained, tell } => {
+                let groups = self.edge.proxy().groups();
+                let found = groups.set_drained(&group, &element, drained);
+                let _ = tell.send(found.then(|| groups.drained().clone()));
             }
         }
     }

@@ -10,35 +10,31 @@
 //! - `[proxy]` and `[[sip.trust]]` are swapped as one: a request sees the old or the new, and those under way end as they began.
 //!   All else that differs waits for a restart, and is told.
 //! - The file on the disk is what a person edits: a change over the API does not overwrite what was not read yet.
-//! - Drained elements are remembered in `data_dir/config/drained.json`, over changes and restarts.
+//! - What was drained is known to the groups themselves, over changes; `data_dir/config/drained.json` keeps it for the next start.
+//! - A registrar is opened and let go of here, files and all: signalling only swaps it.
+//! - Versions that cannot be kept are no reason to refuse what a person puts into the file; each change tries again.
 //!
 //! All of it blocks (files, fsync): it runs beside the async threads.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use ferric_proxy::group::GroupView;
+use ferric_proxy::group::{Drained, GroupView};
 use ferric_sip::flow::Transport;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::broadcast;
 
+use super::asks::{Ask, Asks};
 use super::edge;
-use super::signalling::Ask;
 use crate::config::versions::{MOST_BYTES, Versions, replace_file, sha256, write_whole};
 use crate::config::{Complaints, Config, Source, changes, unified};
 use crate::console::{BackendError, ConfigChange, ConfigCheck, Event, TextError};
 
-/// Signalling answers within this, or is in trouble.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// An element that was drained before the start may come from DNS: it is looked for so often, this far apart.
-const LOOKS: u32 = 12;
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
-
-/// Group, element, whether it is drained.
-type Drained = BTreeMap<String, BTreeMap<String, bool>>;
+/// `drained.json`: group, element, whether it is drained.
+type DrainedFile = BTreeMap<String, BTreeMap<String, bool>>;
 
 /// What a change makes of the text in force: the new text, and whether something is new in it.
 pub(super) type Edited = Result<(String, bool), BackendError>;
@@ -51,7 +47,8 @@ pub(super) struct State {
     config: Config,
     /// What of it holds.
     applied: Config,
-    drained: Drained,
+    /// A registrar runs.
+    registers: bool,
 }
 
 impl State {
@@ -68,7 +65,7 @@ impl State {
 
 /// The one place where configurations change.
 pub(super) struct Steering {
-    asks: mpsc::UnboundedSender<Ask>,
+    pub(super) asks: Asks,
     events: broadcast::Sender<Event>,
     /// Listeners as they are.
     pub(super) bound: Vec<(Transport, SocketAddr)>,
@@ -76,6 +73,8 @@ pub(super) struct Steering {
     state: Mutex<State>,
     /// Why the file was refused last.
     refused: Mutex<Option<String>>,
+    /// Why versions are not kept.
+    unversioned: Mutex<Option<String>>,
     has_groups: AtomicBool,
 }
 
@@ -85,28 +84,23 @@ impl Steering {
         config: &Config,
         source: Option<Source>,
         bound: &[(Transport, SocketAddr)],
-        asks: mpsc::UnboundedSender<Ask>,
+        registers: bool,
+        asks: Asks,
         events: broadcast::Sender<Event>,
     ) -> Arc<Steering> {
-        let versions = source.as_ref().and_then(|source| open_versions(config, source));
-        let drained = std::fs::read(drained_file(config)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let drained: Drained = drained.unwrap_or_default();
-        let was_drained = !drained.is_empty();
-        let state = State { source, versions, config: config.clone(), applied: config.clone(), drained };
+        let mut state = State { source, versions: None, config: config.clone(), applied: config.clone(), registers };
+        let unversioned = Mutex::new(state.open_versions(config));
         let has_groups = AtomicBool::new(has_groups(config));
-        let steering = Arc::new(Steering {
+        Arc::new(Steering {
             asks,
             events,
             bound: bound.to_vec(),
             started: config.clone(),
             state: Mutex::new(state),
             refused: Mutex::new(None),
+            unversioned,
             has_groups,
-        });
-        if was_drained {
-            tokio::spawn(restore(Arc::clone(&steering)));
-        }
-        steering
+        })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -120,34 +114,25 @@ impl Steering {
     ) -> Result<T, BackendError> {
         let steering = Arc::clone(self);
         let done = tokio::task::spawn_blocking(move || work(&steering)).await;
-        done.map_err(|_| unavailable())?
+        done.map_err(|_| BackendError::Unavailable("the node is stopping".into()))?
     }
 
-    /// Asks signalling.
-    pub(super) async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, BackendError> {
-        let (tell, told) = oneshot::channel();
-        let _ = self.asks.send(ask(tell));
-        tokio::time::timeout(PATIENCE, told).await.ok().and_then(Result::ok).ok_or_else(unavailable)
-    }
-
-    /// Asks signalling, from a thread that may block.
-    fn ask_now<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, BackendError> {
-        let (tell, told) = oneshot::channel();
-        let _ = self.asks.send(ask(tell));
-        told.blocking_recv().map_err(|_| unavailable())
-    }
-
-    /// The groups, for the alarms; none are asked for while none are configured.
-    pub(super) async fn groups(&self) -> Vec<GroupView> {
+    /// The groups, for the alarms; none are asked for while none are configured. `None` when signalling does not answer.
+    pub(super) async fn groups(&self) -> Option<Vec<GroupView>> {
         if !self.has_groups.load(Ordering::Relaxed) {
-            return Vec::new();
+            return Some(Vec::new());
         }
-        self.ask(Ask::Groups).await.unwrap_or_default()
+        self.asks.ask_in_turn(Ask::Groups).await
     }
 
     /// Why the file was refused when it was read last.
     pub(super) fn refused(&self) -> Option<String> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why versions are not kept, if they are not.
+    pub(super) fn unversioned(&self) -> Option<String> {
+        self.unversioned.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What waits for a restart.
@@ -164,7 +149,7 @@ impl Steering {
         };
         let text = match std::fs::read_to_string(&source.file) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && source.on_disk.is_none() => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && source.on_disk.is_none() => {
                 tracing::warn!(file = %source.file.display(), "SIGHUP: there is no configuration file yet; the first change over the API makes it");
                 return;
             }
@@ -262,6 +247,9 @@ impl Steering {
         by: &str,
         note: Option<String>,
     ) -> Result<ConfigChange, BackendError> {
+        if state.versions.is_none() {
+            *self.unversioned.lock().unwrap_or_else(PoisonError::into_inner) = state.open_versions(&self.started);
+        }
         let mut change = ConfigChange {
             changed: text != state.text(),
             needs_restart: changes::waiting(&self.started, &config),
@@ -270,18 +258,24 @@ impl Steering {
         };
         let in_force = changes::in_force(&self.started, &state.applied, &config);
         let unusable = |complaints: Complaints| BackendError::Unavailable(format!("nothing changes: {complaints}"));
-        let epoch = edge::epoch(&in_force, &self.bound).map_err(unusable)?;
+        let mut epoch = edge::epoch(&in_force, &self.bound).map_err(unusable)?;
+        let registers = epoch.registers();
+        if !state.registers {
+            let folder = registrations(&self.started);
+            epoch.open_registrar(&folder).map_err(|error| {
+                let folder = folder.display();
+                BackendError::Unavailable(format!("nothing changes: the registrar cannot use {folder}: {error}"))
+            })?;
+        }
         if change.changed {
             change.changes = note.into_iter().chain(words(&state.config, &config, false)).collect();
             self.keep(state, &text, by, &change)?;
         }
-        self.ask_now(|done| Ask::Apply(Box::new(epoch), done))?;
+        let ended = self.asks.ask_now(|done| Ask::Apply(Box::new(epoch), done))?;
+        state.registers = registers;
+        // One that ended writes what it has, before another one reads it.
+        drop(ended);
         self.has_groups.store(has_groups(&in_force), Ordering::Relaxed);
-        // An element that was gone for a while is new to the proxy.
-        for (group, element, drained) in entries(&state.drained) {
-            let (done, _) = oneshot::channel();
-            let _ = self.asks.send(Ask::Drained { group, element, drained, done });
-        }
         state.applied = in_force;
         state.config = config;
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -337,36 +331,15 @@ impl Steering {
         Ok(())
     }
 
-    /// Drains what is remembered as drained; true when all of it was there.
-    fn drain_again(&self) -> bool {
-        let state = self.lock();
-        let drain = |(group, element, drained)| {
-            self.ask_now(|done| Ask::Drained { group, element, drained, done }).unwrap_or(true)
-        };
-        entries(&state.drained).into_iter().map(drain).fold(true, |all, found| all && found)
-    }
-
     /// Drains an element, or takes it back; false when there is none of that name.
     pub(super) fn set_drained(&self, group: &str, element: &str, drained: bool) -> Result<bool, BackendError> {
-        let mut state = self.lock();
-        let groups = self.ask_now(Ask::Groups)?;
-        let is_there =
-            |view: &GroupView| *view.config.name == *group && view.elements.iter().any(|have| have.address == element);
+        // One after the other, so that the file says what the last one said.
+        let _state = self.lock();
         let (of, name) = (group.to_owned(), element.to_owned());
-        if !groups.iter().any(is_there)
-            || !self.ask_now(|done| Ask::Drained { group: of, element: name, drained, done })?
-        {
+        let Some(all) = self.asks.ask_now(|tell| Ask::Drained { group: of, element: name, drained, tell })? else {
             return Ok(false);
-        }
-        state.drained.entry(group.to_owned()).or_default().insert(element.to_owned(), drained);
-        // What is configured no more is forgotten, so that the list stays as long as the configuration.
-        state.drained.retain(|name, elements| {
-            let Some(view) = groups.iter().find(|view| *view.config.name == **name) else { return false };
-            let is_listed = |address: &String| view.elements.iter().any(|element| element.address == *address);
-            elements.retain(|address, _| view.config.dns.is_some() || is_listed(address));
-            !elements.is_empty()
-        });
-        let written = serde_json::to_vec_pretty(&state.drained).map_err(std::io::Error::from);
+        };
+        let written = serde_json::to_vec_pretty(&DrainedFile::from(all)).map_err(io::Error::from);
         if let Err(error) = written.and_then(|bytes| write_whole(&drained_file(&self.started), &bytes, 0o600)) {
             tracing::error!(%error, "what is drained cannot be kept for the next start");
         }
@@ -379,7 +352,7 @@ impl Steering {
 fn untouched(source: &Source) -> Result<(), BackendError> {
     let now = match std::fs::read_to_string(&source.file) {
         Ok(text) => Some(text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => {
             return Err(BackendError::Unavailable(format!("{} cannot be read: {error}", source.file.display())));
         }
@@ -411,30 +384,60 @@ fn words(old: &Config, new: &Config, is_same: bool) -> Vec<String> {
     words
 }
 
-/// The versions, with what the node starts with as the last one. Without them the node runs all the same.
-fn open_versions(config: &Config, source: &Source) -> Option<Versions> {
-    let folder = folder(config);
-    let opened = Versions::open(&folder).and_then(|mut versions| {
-        let last = versions.last().map(|last| (last.number, last.sha256 == sha256(&source.text)));
-        let changes = match last {
-            Some((_, true)) => return Ok(versions),
-            Some((number, false)) => {
-                let before = versions.get(number).ok().flatten().and_then(|(_, text)| source.parse(&text).ok());
-                before.map_or_else(
-                    || vec!["the version before cannot be read".to_owned()],
-                    |before| words(&before, config, false),
-                )
+impl State {
+    /// Opens the versions, with the text in force as the last one; without them the node runs all the same. What is wrong
+    /// with them.
+    fn open_versions(&mut self, started: &Config) -> Option<String> {
+        let source = self.source.as_ref()?;
+        let folder = folder(started);
+        match versions(&folder, &self.config, source) {
+            Ok(versions) => {
+                self.versions = Some(versions);
+                None
             }
-            None => vec!["the first one".to_owned()],
-        };
-        versions.add(&source.text, "start", changes, Vec::new())?;
-        Ok(versions)
-    });
-    opened
-        .inspect_err(
-            |error| tracing::error!(folder = %folder.display(), %error, "versions of the configuration cannot be kept"),
-        )
-        .ok()
+            Err(error) => {
+                tracing::error!(folder = %folder.display(), %error, "versions of the configuration cannot be kept");
+                Some(format!("{}: {error}", folder.display()))
+            }
+        }
+    }
+}
+
+fn versions(folder: &Path, config: &Config, source: &Source) -> io::Result<Versions> {
+    let mut versions = Versions::open(folder)?;
+    let last = versions.last().map(|last| (last.number, last.sha256 == sha256(&source.text)));
+    let changes = match last {
+        Some((_, true)) => return Ok(versions),
+        Some((number, false)) => {
+            let before = versions.get(number).ok().flatten().and_then(|(_, text)| source.parse(&text).ok());
+            before.map_or_else(
+                || vec!["the version before cannot be read".to_owned()],
+                |before| words(&before, config, false),
+            )
+        }
+        None => vec!["the first one".to_owned()],
+    };
+    versions.add(&source.text, "start", changes, Vec::new())?;
+    Ok(versions)
+}
+
+/// Where registrations are kept.
+pub(super) fn registrations(config: &Config) -> PathBuf {
+    config.node.data_dir.join("registrar")
+}
+
+/// What was drained before the start.
+pub(super) fn read_drained(config: &Config) -> Drained {
+    let file = drained_file(config);
+    let read = std::fs::read(&file).and_then(|bytes| Ok(serde_json::from_slice::<DrainedFile>(&bytes)?));
+    match read {
+        Ok(drained) => drained.into(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Drained::default(),
+        Err(error) => {
+            tracing::error!(file = %file.display(), %error, "what was drained before the start cannot be read");
+            Drained::default()
+        }
+    }
 }
 
 fn folder(config: &Config) -> PathBuf {
@@ -449,27 +452,6 @@ fn has_groups(config: &Config) -> bool {
     config.proxy.as_ref().is_some_and(|proxy| !proxy.groups.is_empty())
 }
 
-fn entries(drained: &Drained) -> Vec<(String, String, bool)> {
-    let of = |(group, elements): (&String, &BTreeMap<String, bool>)| {
-        elements.iter().map(|(element, drained)| (group.clone(), element.clone(), *drained)).collect::<Vec<_>>()
-    };
-    drained.iter().flat_map(of).collect()
-}
-
-/// Drains at the start what was drained before it.
-async fn restore(steering: Arc<Steering>) {
-    for _ in 0..LOOKS {
-        if steering.run(|steering| Ok(steering.drain_again())).await != Ok(false) {
-            return;
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
-}
-
-pub(super) fn unavailable() -> BackendError {
-    BackendError::Unavailable("signalling does not answer".into())
-}
-
 fn places(complaints: &Complaints) -> Vec<TextError> {
     let place = |complaint: &crate::config::Complaint| TextError {
         line: complaint.line,
@@ -479,3 +461,6 @@ fn places(complaints: &Complaints) -> Vec<TextError> {
     };
     complaints.list.iter().map(place).collect()
 }
+
+#[cfg(test)]
+mod tests;

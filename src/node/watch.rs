@@ -61,12 +61,16 @@ impl Watcher {
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(INTERVAL);
         let mut seconds = 0_u64;
+        let mut groups = Vec::new();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = stop.cancelled() => return,
             }
-            let groups = self.steering.groups().await;
+            // Alarms about groups stand as they were while signalling is too busy to tell.
+            if let Some(now) = self.steering.groups().await {
+                groups = now;
+            }
             self.look(seconds.is_multiple_of(10), &groups);
             seconds += 1;
         }
@@ -243,6 +247,12 @@ impl Watcher {
             );
             let advice = "Correct the file (`ferric check` shows what is wrong) and send SIGHUP again.";
             alarms.push(Alarm { name: "config-refused", text, advice });
+        }
+        if let Some(why) = self.steering.unversioned() {
+            let text = format!("versions of the configuration are not kept, so none can be taken back: {why}");
+            let advice =
+                "Free space, or mend the folder `config` in the data folder; the next change, or SIGHUP, tries again.";
+            alarms.push(Alarm { name: "config-versions", text, advice });
         }
         let lost = self.request_log.as_ref().map_or(0, RequestLog::dropped);
         if lost > 0 {

@@ -183,9 +183,9 @@ impl Proxy {
         self.config = Arc::new(config);
     }
 
-    /// Puts a registrar to work.
-    pub fn set_location(&mut self, location: Option<Box<dyn Location>>) {
-        self.location = location;
+    /// Puts a registrar to work, and gives back the one before.
+    pub fn set_location(&mut self, location: Option<Box<dyn Location>>) -> Option<Box<dyn Location>> {
+        std::mem::replace(&mut self.location, location)
     }
 
     /// The registrar.
