@@ -4,15 +4,18 @@
 //! `IP_RECVERR` makes the kernel keep ICMP errors in a queue of their own, with the
 //! destination of the datagram that caused each. It also makes the next call on the
 //! socket fail once an error, whatever that call is about; such calls are repeated.
+//!
+//! The socket is watched for what arrives only. Whoever watches for room to send is woken each time that a datagram has
+//! left, which is as often as one is sent; so that is done with a second handle, while something waits.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ferric_sip::flow::{Flow, Transport};
@@ -23,7 +26,7 @@ use nix::sys::socket::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -45,13 +48,15 @@ const DATAGRAM: usize = 65_536;
 const SHORTEST_MESSAGE: usize = 16;
 /// A call that fails for another datagram's sake is repeated so often.
 const TRIES: usize = 16;
+/// How often it is tried again where the kernel cannot tell of room.
+const RETRY: Duration = Duration::from_millis(1);
 /// ICMP errors taken at once.
 const ERRORS: usize = 256;
 
 /// One bound socket.
 #[derive(Debug)]
 pub(crate) struct UdpPort {
-    socket: UdpSocket,
+    socket: AsyncFd<UdpSocket>,
     pub(crate) local: SocketAddr,
     /// Datagrams that found no room in the socket, in order.
     waiting: Mutex<VecDeque<(SocketAddr, Bytes)>>,
@@ -88,10 +93,10 @@ impl UdpPort {
         };
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
-        let socket = UdpSocket::from_std(socket.into())?;
+        let socket = UdpSocket::from(socket);
         let local = socket.local_addr()?;
         Ok(UdpPort {
-            socket,
+            socket: watch(socket, Interest::READABLE | Interest::ERROR)?,
             local,
             waiting: Mutex::new(VecDeque::new()),
             is_waiting: AtomicBool::new(false),
@@ -126,7 +131,7 @@ impl UdpPort {
     fn try_send(&self, bytes: &[u8], remote: SocketAddr) -> io::Result<()> {
         let mut tries = 0;
         loop {
-            match self.socket.try_send_to(bytes, remote) {
+            match self.socket.get_ref().send_to(bytes, remote) {
                 Ok(_) => return Ok(()),
                 Err(error) if tries < TRIES && is_of_another(&error) => tries += 1,
                 Err(error) => return Err(error),
@@ -134,13 +139,18 @@ impl UdpPort {
         }
     }
 
+    /// A second handle, watched for room to send.
+    fn watch_room(&self) -> io::Result<AsyncFd<UdpSocket>> {
+        watch(self.socket.get_ref().try_clone()?, Interest::WRITABLE)
+    }
+
     /// Hands the datagrams that are there to `each`, at most [`BATCH`]. Fails with
     /// `WouldBlock` (nothing is left) only.
     fn receive_some(&self, mut each: impl FnMut(SocketAddr, &[u8])) -> io::Result<()> {
         let mut tries = 0;
         loop {
-            let drained = self.socket.try_io(Interest::READABLE, || {
-                let number = with_buffers(self.local.is_ipv4(), |buffers| buffers.receive(&self.socket, &mut each))?;
+            let drained = self.socket.try_io(Interest::READABLE, |socket| {
+                let number = with_buffers(self.local.is_ipv4(), |buffers| buffers.receive(socket, &mut each))?;
                 // Less than a full batch: the kernel came to the end of its queue just now, and will
                 // tell of what comes next. Asking again would be a call for nothing.
                 if number < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
@@ -155,14 +165,13 @@ impl UdpPort {
 
     /// Hands the destinations of datagrams that met an ICMP error to `each`.
     fn receive_errors(&self, mut each: impl FnMut(SocketAddr)) {
-        let _: io::Result<()> = self.socket.try_io(Interest::ERROR, || {
+        let _: io::Result<()> = self.socket.try_io(Interest::ERROR, |socket| {
             for _ in 0..ERRORS {
                 let mut start = [0; 16];
                 let mut slices = [IoSliceMut::new(&mut start)];
                 let mut space = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
                 let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
-                let message =
-                    recvmsg::<SockaddrStorage>(self.socket.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
+                let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
                 let unreachable = message.cmsgs().is_ok_and(|mut all| all.any(|one| is_unreachable(&one)));
                 if let Some(remote) = message.address.and_then(socket_address).filter(|_| unreachable) {
                     each(remote);
@@ -171,6 +180,12 @@ impl UdpPort {
             Ok(())
         });
     }
+}
+
+/// The call that took its place is `unsafe` for types that may close their descriptor early; this one never does.
+#[expect(deprecated, reason = "a std socket keeps its descriptor open as long as it lives")]
+fn watch(socket: UdpSocket, interest: Interest) -> io::Result<AsyncFd<UdpSocket>> {
+    AsyncFd::with_interest(socket, interest)
 }
 
 /// True for errors that an ICMP answer to an earlier datagram may have left behind.
@@ -264,7 +279,7 @@ pub(crate) async fn receive(shared: Arc<Shared>, port: Arc<UdpPort>) {
     let flow_to = |remote| Flow { transport: Transport::Udp, local: port.local, remote, connection: 0 };
     while !shared.inbound.is_closed() {
         let Ok(ready) = port.socket.ready(Interest::READABLE | Interest::ERROR).await else { return };
-        if ready.is_error() {
+        if ready.ready().is_error() {
             port.receive_errors(|remote| {
                 count(&shared.stats.unreachable);
                 if !unreachable.contains(&remote) {
@@ -315,10 +330,8 @@ fn remote_is_usable(remote: &SocketAddr) -> bool {
 pub(crate) async fn send_waiting(shared: Arc<Shared>, port: Arc<UdpPort>) {
     loop {
         port.wake.notified().await;
+        let room = port.watch_room();
         loop {
-            if port.socket.writable().await.is_err() {
-                return;
-            }
             let next = {
                 let mut waiting = port.waiting();
                 let next = waiting.front().cloned();
@@ -331,10 +344,54 @@ pub(crate) async fn send_waiting(shared: Arc<Shared>, port: Arc<UdpPort>) {
             let Some((remote, bytes)) = next else { break };
             match port.try_send(&bytes, remote) {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    await_room(&room).await;
+                    continue;
+                }
                 Err(_) => shared.report(&Flow { transport: Transport::Udp, local: port.local, remote, connection: 0 }),
             }
             port.waiting().pop_front();
         }
+    }
+}
+
+/// Until the kernel tells of room, or may have some.
+async fn await_room(room: &io::Result<AsyncFd<UdpSocket>>) {
+    match room {
+        Ok(room) => {
+            if let Ok(mut ready) = room.writable().await {
+                // Nobody sends by this handle, so nothing else takes back what it was told.
+                ready.clear_ready();
+            }
+        }
+        // No handle is left.
+        Err(_) => tokio::time::sleep(RETRY).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn room_is_told_of_by_a_handle_of_its_own() {
+        let port = UdpPort::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let room = port.watch_room();
+        assert!(room.is_ok());
+        for _ in 0..2 {
+            let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+            tokio::time::timeout(Duration::from_secs(10), await_room(&room)).await.unwrap();
+            port.try_send(b"something", peer.local_addr().unwrap()).unwrap();
+            let mut buffer = [0; 16];
+            assert_eq!(peer.recv(&mut buffer).unwrap(), 9);
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_handle_room_is_tried_for_again() {
+        let none = Err(io::ErrorKind::Other.into());
+        tokio::time::timeout(Duration::from_secs(10), await_room(&none)).await.unwrap();
     }
 }
