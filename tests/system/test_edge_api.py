@@ -1,6 +1,7 @@
 """Change while running: SIGHUP, the API of groups and routes, versions, rollback, and what a wrong input of each kind gets."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -370,6 +371,44 @@ def test_a_file_is_read_again_and_versions_go_back():
         assert mode == 0o600, oct(mode)
     element.stop()
     other.stop()
+
+
+def test_signalling_does_not_wait_for_files_of_a_change():
+    """A registrar that begins reads what it knew, from a disk that does not answer; calls and questions go on."""
+    home = folder("edge-slow-disk")
+    element = Element()
+    with Node(home, extra=PROXY.format(element.address, element.address.replace("127.0.0.1", "127.0.0.2"))) as node:
+        api = Api(node)
+        text = node.config.read_text()
+        journal = node.data / "registrar" / "bindings.jsonl"
+        journal.parent.mkdir()
+        os.mkfifo(journal)
+        node.config.write_text(text + '[proxy.registrar]\ndomains = ["example.com"]\n')
+        node.process.send_signal(signal.SIGHUP)
+        ends = []
+        wait(lambda: ends.extend(far_end(journal)) or ends, 10, "the registrar reads its journal", node)
+        for number in range(20):
+            assert call(node, "1555", f"slow-{number}") == 486
+        assert api("GET", "/registrations") == (200, {"registrations": [], "next_cursor": None})
+        # The disk comes back.
+        journal.rename(journal.with_name("old"))
+        os.close(ends[0])
+        wait(lambda: api("GET", "/config")[1]["version"] == 2, 10, "the registrar begins", node)
+        assert journal.is_file() and call(node, "1555", "after") == 486
+        # It ends, and begins once more with what it knew.
+        for more, number in (("", 3), ('[proxy.registrar]\ndomains = ["example.com"]\n', 4)):
+            node.config.write_text(text + more)
+            hang_up(node, lambda config: config["version"] == number, api)
+        assert "refused" not in api("GET", "/config")[1], node.tail()
+    element.stop()
+
+
+def far_end(fifo):
+    """The end to write to, once somebody waits at the other one: it waits on."""
+    try:
+        return [os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)]
+    except OSError:
+        return []
 
 
 def test_a_node_without_a_file_keeps_its_changes_in_its_data_folder():

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import re
 import shutil
+import signal
 import time
 
 from lib.edge import SCENARIOS, Child, Sipp, all_well, group, route
@@ -442,6 +443,27 @@ def begins(caller):
 
 def acks(caller, sent, refused):
     caller.link.send(caller.request("ACK", sent.uri, branch=sent.branch, call_id=sent.header("Call-ID"), tag="x", to_tag=refused.to_tag, from_uri=caller.aor))
+
+
+def test_an_emptied_users_file_leaves_all_as_it_was():
+    home = folder("edge-no-users")
+    with Proxy(home, registrar(home)) as edge, Phone(edge, "alice", password="a long one") as alice, Phone(edge, "bob", password="an even longer one") as bob:
+        assert alice.register().status == bob.register().status == 200
+        bindings = lambda: sorted((one["aor"], one["contact"]) for one in edge.get("/api/v1/registrations")["registrations"])
+        known = bindings()
+        for users in ("", "# nobody\n", "[[user]]\n", None):
+            (home / "users.toml").write_text(users) if users is not None else (home / "users.toml").unlink()
+            edge.process.send_signal(signal.SIGHUP)
+            wait(lambda: "config-refused" in str(edge.get("/api/v1/alarms")), 10, "an alarm", edge)
+            assert bindings() == known and len(known) == 2, known
+            # Passwords hold, and the other one is still reached.
+            assert alice.ask().status == 401 and alice.register().status == 200
+            alice.invite("bob")
+            bob.answers(bob.receive("INVITE"), 486)
+            (home / "users.toml").write_text(USERS)
+            edge.process.send_signal(signal.SIGHUP)
+            wait(lambda: "config-refused" not in str(edge.get("/api/v1/alarms")), 10, "no alarm", edge)
+        edge.well()
 
 
 def test_the_first_who_answers_has_the_call():
