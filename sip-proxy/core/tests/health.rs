@@ -84,6 +84,21 @@ fn a_late_answer_to_a_probe_is_life() {
 }
 
 #[test]
+fn a_dead_element_is_down_since_it_died_however_often_it_is_asked() {
+    let mut bench = Bench::new(with(vec![GroupConfig { heartbeat: Some(BEAT), ..two() }]));
+    let died = loop {
+        bench.pass_ms(100);
+        if states(&mut bench)[0] == "down" {
+            break bench.now;
+        }
+    };
+    bench.pass_ms(60_000);
+    let now = bench.now;
+    let since = bench.proxy.groups().view(now)[0].elements[0].since.unwrap();
+    assert!(since + Duration::from_millis(100) >= now - died, "{since:?}");
+}
+
+#[test]
 fn changes_in_quick_succession_put_no_probe_off() {
     let config = || with(vec![GroupConfig { heartbeat: Some(BEAT), ..two() }]);
     let mut bench = Bench::new(config());

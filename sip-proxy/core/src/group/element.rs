@@ -141,7 +141,7 @@ pub(super) struct Element {
     /// Drained by a person, beside what the file says.
     pub(super) drained: Option<bool>,
     pub(super) busy_until: Option<Instant>,
-    /// The last request.
+    /// The last request, or its failure.
     tried_at: Option<Instant>,
     /// The last sign of life.
     pub(super) alive_at: Option<Instant>,
@@ -294,13 +294,15 @@ impl Element {
         self.misses >= heartbeat.map_or(3, |heartbeat| heartbeat.misses) && self.take_down(now, DownCause::Misses)
     }
 
-    /// True when it was up until now. One that was tried again in vain rests anew.
+    /// True when it was up until now. One that was tried again in vain rests anew, and is down since it went down.
     pub(super) fn take_down(&mut self, now: Instant, cause: DownCause) -> bool {
-        let was_up = self.is_up();
-        if was_up {
-            self.counters.downs += 1;
-        }
-        self.health = Health::Down { since: now, cause };
+        let (was_up, since) = match self.health {
+            Health::Up { .. } => (true, now),
+            Health::Down { since, .. } => (false, since),
+        };
+        self.counters.downs += u64::from(was_up);
+        self.health = Health::Down { since, cause };
+        self.tried_at = Some(now);
         self.turn = 0;
         was_up
     }
