@@ -108,7 +108,7 @@ pub(super) async fn assurance(
     State(console): State<Console>,
     query: Result<Query<AssuranceQuery>, QueryRejection>,
 ) -> Answered<AssuranceView> {
-    let Query(query) = query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Query(query) = query.map_err(Problem::from)?;
     Ok(Json(console.backend.assurance(query).await?))
 }
 
@@ -168,7 +168,7 @@ pub(super) async fn recordings(
     State(console): State<Console>,
     query: Result<Query<RecordingsQuery>, QueryRejection>,
 ) -> Answered<RecordingsPage> {
-    let Query(query) = query.map_err(|rejection| Problem::new(StatusCode::BAD_REQUEST, rejection.body_text()))?;
+    let Query(query) = query.map_err(Problem::from)?;
     if query.limit.is_some_and(|limit| !(1..=1_000).contains(&limit)) {
         return Err(Problem::new(StatusCode::BAD_REQUEST, "limit is from 1 to 1000"));
     }

@@ -43,7 +43,7 @@ pub(super) async fn config(
     query: Result<Query<ConfigQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let Query(query) = query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Query(query) = query.map_err(Problem::from)?;
     let as_text = wants_text(query.format.as_deref(), &headers)?;
     let view = console.backend.config().await?;
     let version = view.version;
@@ -94,7 +94,7 @@ pub(super) async fn diff(
     query: Result<Query<DiffQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let Query(query) = query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Query(query) = query.map_err(Problem::from)?;
     let as_text = wants_text(query.format.as_deref(), &headers)?;
     let diff = console.backend.config_diff(query.from, query.to).await?;
     Ok(if as_text { diff.diff.into_response() } else { Json(diff).into_response() })

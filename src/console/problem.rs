@@ -1,6 +1,7 @@
 //! Errors as problem documents (RFC 9457).
 
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -55,6 +56,15 @@ impl From<BackendError> for Problem {
             | BackendError::Stale(_)
             | BackendError::Unavailable(_) => problem,
         }
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    /// Names the parameter that is wrong, as in `limit: invalid digit found in string`.
+    fn from(rejection: QueryRejection) -> Problem {
+        let text = rejection.body_text();
+        let what = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
+        Problem::new(StatusCode::BAD_REQUEST, format!("the query cannot be read: {what}"))
     }
 }
 

@@ -216,7 +216,7 @@ pub(super) async fn registrations(
     State(console): State<Console>,
     query: Result<Query<RegistrationsQuery>, QueryRejection>,
 ) -> Answered<RegistrationsPage> {
-    let Query(query) = query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Query(query) = query.map_err(Problem::from)?;
     let limit = query.limit.unwrap_or(100);
     if !(1..=MOST_REGISTRATIONS).contains(&limit) {
         return Err(Problem::new(StatusCode::BAD_REQUEST, format!("limit is from 1 to {MOST_REGISTRATIONS}")));
@@ -241,7 +241,7 @@ pub(super) async fn ladders(
     State(console): State<Console>,
     query: Result<Query<LaddersQuery>, QueryRejection>,
 ) -> Answered<Value> {
-    let Query(query) = query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Query(query) = query.map_err(Problem::from)?;
     let limit = query.limit.unwrap_or(100);
     if !(1..=MOST_LADDERS).contains(&limit) {
         return Err(Problem::new(StatusCode::BAD_REQUEST, format!("limit is from 1 to {MOST_LADDERS}")));
@@ -263,7 +263,7 @@ pub(super) async fn ladder(
     query: Result<Query<FormatQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let Query(query) = query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Query(query) = query.map_err(Problem::from)?;
     let as_text = wants_text(query.format.as_deref(), &headers)?;
     let (json, text) = console.backend.ladder(call_id).await?;
     Ok(if as_text { text.into_response() } else { Json(json).into_response() })

@@ -120,7 +120,14 @@ fn version(state: &State, number: u64) -> Result<(Version, String), BackendError
     let found = state.versions.as_ref().map_or(Ok(None), |versions| versions.get(number));
     let found =
         found.map_err(|error| BackendError::Unavailable(format!("version {number} cannot be read: {error}")))?;
-    found.ok_or_else(|| BackendError::NotFound(format!("there is no version {number}")))
+    found.ok_or_else(|| {
+        let known = state.versions.as_ref().map_or(&[][..], Versions::list);
+        let known = match (known.first(), known.last()) {
+            (Some(first), Some(last)) => format!("there are {} to {}", first.number, last.number),
+            _ => "none are kept".to_owned(),
+        };
+        BackendError::NotFound(format!("there is no version {number}; {known}"))
+    })
 }
 
 impl NodeBackend {

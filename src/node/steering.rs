@@ -201,9 +201,12 @@ impl Steering {
             return Err(BackendError::Refused(format!("a configuration has at most {MOST_BYTES} bytes"), Vec::new()));
         }
         source.parse(text).map_err(|complaints| {
-            let count = complaints.list.len();
+            let count = match complaints.list.len() {
+                1 => "one error".to_owned(),
+                many => format!("{many} errors"),
+            };
             let first = complaints.list.first().map_or("", |first| &first.text);
-            BackendError::Refused(format!("nothing changes: {count} errors, the first: {first}"), places(&complaints))
+            BackendError::Refused(format!("nothing changes, {count}: {first}"), places(&complaints))
         })
     }
 
