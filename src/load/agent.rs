@@ -216,7 +216,7 @@ impl Agent {
     /// The wire broke and was replaced: unanswered requests have failed.
     pub(super) fn handle_broken(&mut self, now: Instant, new: Flow) {
         let old = std::mem::replace(&mut self.flow, new);
-        self.layer.handle_transport_error(now, &old);
+        self.layer.handle_transport_error(now, old);
         self.drain(now);
     }
 
@@ -276,7 +276,9 @@ impl Agent {
         match event {
             TransactionEvent::Response { id, response, .. } => self.handle_response(now, id, &response),
             TransactionEvent::TimedOut { id } => self.handle_failure(id, Outcome::NoAnswer),
-            TransactionEvent::TransportError { id } => self.handle_failure(id, Outcome::Unreachable),
+            TransactionEvent::TransportError { id } | TransactionEvent::ConnectionLost { id } => {
+                self.handle_failure(id, Outcome::Unreachable)
+            }
             TransactionEvent::Request { id, request, .. } => self.handle_request(now, id, &request),
             TransactionEvent::Ack { request, .. } => self.handle_ack(&request),
             // Strays and lingering transactions are the server's affair.

@@ -16,13 +16,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use ferric_proxy::group::{DownCause, Drained, ElementState, GroupEvent, GroupShares, GroupView, Hop};
+use ferric_proxy::group::{DownCause, Drained, ElementState, GroupEvent, GroupShares, GroupView};
 use ferric_proxy::routing::Action;
 use ferric_proxy::{
-    Explanation, Handled, Listener, LocateTarget, Location, Proxy, ProxyConfig, ProxyOutput, RequestDone, Ticket,
+    Explanation, Handled, Listener, LocateTarget, Location, Proxy, ProxyConfig, ProxyOutput, RequestDone,
 };
 use ferric_registrar::{RegistrarConfig, Saved, Users};
-use ferric_sip::flow::{Flow, Transport};
+use ferric_sip::flow::{Destination, Flow, Transport};
 use ferric_sip::message::Message;
 use ferric_sip::transaction::{Timers, TransactionLimits};
 use ferric_sip::trust::Network;
@@ -31,7 +31,7 @@ use ferric_sip_io::SipSockets;
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 
-use super::directory::{Directory, DnsEvent, Found};
+use super::directory::{Directory, DnsEvent};
 use super::registrar::{self, NodeRegistrar};
 use super::sight::Sight;
 use crate::config::{self, Complaints, Config};
@@ -121,13 +121,6 @@ impl Edge {
         self.registrar().map(|registrar| registrar.list(now, aor, from, most)).unwrap_or_default()
     }
 
-    /// Hosts that TLS peers must prove to be.
-    fn name_peers(&mut self, sockets: &SipSockets) {
-        for hop in self.proxy.groups().hops().filter(|hop| hop.transport == Transport::Tls) {
-            name_peer(sockets, &hop);
-        }
-    }
-
     /// The proxy itself.
     pub(super) fn proxy(&mut self) -> &mut Proxy {
         &mut self.proxy
@@ -172,8 +165,8 @@ impl Edge {
         self.proxy.handle_message(now, message, flow, expected)
     }
 
-    pub(super) fn handle_transport_error(&mut self, now: Instant, flow: &Flow) {
-        self.proxy.handle_transport_error(now, flow);
+    pub(super) fn handle_transport_error(&mut self, now: Instant, to: &Destination) {
+        self.proxy.handle_transport_error(now, to);
     }
 
     pub(super) fn poll_timeout(&mut self) -> Option<Instant> {
@@ -215,15 +208,15 @@ impl Edge {
         loop {
             while let Some(output) = self.proxy.poll_output() {
                 match output {
-                    ProxyOutput::Transmit { flow, bytes } => {
+                    ProxyOutput::Transmit { to, bytes } => {
                         if let Some((is_request, method)) = ferric_sip::message::peek(&bytes) {
-                            sight.message(false, is_request, &method, &flow, &bytes);
+                            sight.message(false, is_request, &method, &to.flow, &bytes);
                         }
-                        sockets.send(&flow, bytes);
+                        sockets.send(to, bytes);
                     }
                     ProxyOutput::Locate { ticket, target } => {
                         if let Some(found) = self.directory.locate(now, ticket, &target) {
-                            self.located(now, ticket, found, sockets);
+                            self.proxy.handle_located(now, ticket, found);
                         }
                     }
                     ProxyOutput::Done(done) => {
@@ -248,21 +241,13 @@ impl Edge {
                 }
             }
             let Some((ticket, found)) = self.directory.poll_found() else { break };
-            self.located(now, ticket, found, sockets);
+            self.proxy.handle_located(now, ticket, found);
         }
     }
 
-    fn located(&mut self, now: Instant, ticket: Ticket, found: Found, sockets: &SipSockets) {
-        for hop in found.iter().flatten().filter(|hop| hop.transport == Transport::Tls) {
-            name_peer(sockets, hop);
-        }
-        self.proxy.handle_located(now, ticket, found);
-    }
-
-    /// Once a second: the numbers of groups and registrar into the metrics, the names of TLS peers to the sockets.
+    /// Once a second: the numbers of groups and registrar into the metrics.
     #[allow(clippy::cast_precision_loss)]
-    pub(super) fn export(&mut self, now: Instant, sockets: &SipSockets) {
-        self.name_peers(sockets);
+    pub(super) fn export(&mut self, now: Instant) {
         let dns = self.directory.stats();
         metrics::set("ferric_dns_silent", f64::from(u8::from(dns.is_silent)));
         metrics::set("ferric_dns_waiting", dns.waiting as f64);
@@ -304,15 +289,6 @@ impl Edge {
     /// Keeps what DNS said for the next start.
     pub(super) fn save(&self) {
         self.directory.save();
-    }
-}
-
-/// An address that was given as such is proved as such, whichever names lead there too.
-fn name_peer(sockets: &SipSockets, hop: &Hop) {
-    if hop.host.trim_matches(['[', ']']).parse::<IpAddr>().is_err() {
-        sockets.set_server_name(hop.address, Arc::clone(&hop.host));
-    } else {
-        sockets.forget_server_name(hop.address);
     }
 }
 

@@ -496,7 +496,10 @@ async fn bind_sip(config: &Config) -> anyhow::Result<(SipSockets, mpsc::Receiver
         ..IoLimits::default()
     };
     let listeners = config.sip.listeners.iter().map(listener).collect();
-    SipSockets::bind(listeners, limits, client_tls).await.context("SIP: set [[sip.listen]] to another address")
+    let bound = SipSockets::bind(listeners, limits, client_tls).await;
+    let (sockets, inbound) = bound.context("SIP: set [[sip.listen]] to another address")?;
+    sockets.set_trust(config.trust_table());
+    Ok((sockets, inbound))
 }
 
 /// The log of finished requests; without it the node runs all the same.

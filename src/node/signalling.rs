@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use ferric_assurance::Ledger;
 use ferric_proxy::Handled;
 use ferric_proxy::group::GroupEvent;
-use ferric_sip::flow::Flow;
+use ferric_sip::flow::{Destination, Flow};
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
 use ferric_sip_io::{Inbound, InboundKind, SipSockets};
@@ -205,7 +205,7 @@ impl Signalling {
     /// Numbers for others, once a second.
     fn export(&mut self) {
         self.stats.transactions.store(self.srs.transactions() + self.edge.proxy().transactions(), Ordering::Relaxed);
-        self.edge.export(Instant::now(), &self.sockets);
+        self.edge.export(Instant::now());
         let stats = self.sockets.stats();
         let dropped = [
             ("rate", &stats.rate_limited),
@@ -247,9 +247,10 @@ impl Signalling {
                 metrics::rejected("malformed");
                 tracing::debug!(source = %inbound.flow.remote.ip(), error, ?answered, "malformed message");
             }
-            InboundKind::TransportError => {
-                self.srs.handle_transport_error(now, &inbound.flow);
-                self.edge.handle_transport_error(now, &inbound.flow);
+            InboundKind::TransportError { server_name } => {
+                let to = Destination { flow: inbound.flow, server_name };
+                self.srs.handle_transport_error(now, &to);
+                self.edge.handle_transport_error(now, &to);
             }
         }
     }
@@ -292,6 +293,7 @@ impl Signalling {
             }
             Ask::Apply(epoch, done) => {
                 self.srs.set_trust(epoch.proxy.trust.clone());
+                self.sockets.set_trust(epoch.proxy.trust.clone());
                 let _ = done.send(self.edge.apply(now, *epoch));
             }
             Ask::Groups(tell) => {

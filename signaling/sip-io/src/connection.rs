@@ -8,19 +8,18 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferric_sip::flow::{Flow, Transport};
+use ferric_sip::flow::{Destination, Flow, Transport};
 use rustls::ServerConfig;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::limits::{IoLimits, count};
 use crate::sockets::Shared;
 use crate::stream::{Left, serve};
-use crate::table::{Origin, Outgoing};
+use crate::table::{Origin, Queue};
 
 /// A listener out of file handles tries again after this.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -62,15 +61,16 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, tls: Opti
                     }
                 },
             };
-            shared.finish(flow, queue, left).await;
+            shared.finish(flow.into(), queue, left).await;
         });
     }
 }
 
-/// Opens a connection that is in the table already, to a host of this name where there is one.
-pub(crate) fn open(shared: Arc<Shared>, flow: Flow, name: Option<Arc<str>>, mut queue: mpsc::Receiver<Outgoing>) {
+/// Opens a connection that is in the table already.
+pub(crate) fn open(shared: Arc<Shared>, to: Destination, mut queue: Queue) {
     tokio::spawn(async move {
-        let connected = timeout(shared.limits.connect_timeout, connect(&shared, flow, name.as_deref()));
+        let flow = to.flow;
+        let connected = timeout(shared.limits.connect_timeout, connect(&shared, flow, to.server_name.as_deref()));
         let left = match connected.await.unwrap_or_else(|_| Err("it took too long".into())) {
             Ok(Connected::Tcp(stream)) => serve(&shared, flow, stream, &mut queue, true).await,
             Ok(Connected::Tls(stream)) => serve(&shared, flow, stream, &mut queue, true).await,
@@ -80,7 +80,7 @@ pub(crate) fn open(shared: Arc<Shared>, flow: Flow, name: Option<Arc<str>>, mut 
                 Left::default()
             }
         };
-        shared.finish(flow, queue, left).await;
+        shared.finish(to, queue, left).await;
     });
 }
 

@@ -1,5 +1,6 @@
 //! What the driver hears of the sockets.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use ferric_sip::flow::Flow;
@@ -34,7 +35,10 @@ pub enum InboundKind {
     /// The flow is no more: what was sent on it and is not answered may not have arrived. Told of
     /// a message that could not leave, of an ICMP answer to a datagram, and of every connection
     /// that ends after it carried messages, in order or not: whoever waits on it waits in vain.
-    TransportError,
+    TransportError {
+        /// The host that the peer had to prove to be, where there was one.
+        server_name: Option<Arc<str>>,
+    },
 }
 
 /// The Call-ID of the INVITE that an answer is for, if it would have begun a dialog.

@@ -12,6 +12,8 @@
 //!   not read its connection loses the connection, not our time.
 //! - A driver that is behind is not buried: UDP stays in the kernel's buffer, streams
 //!   are not read on.
+//! - A response whose connection is gone goes over a new one, to the source of its request
+//!   and the port of the Via (RFC 3261 18.2.2).
 //! - Whatever did not arrive, as far as anybody can know, comes back as
 //!   [`InboundKind::TransportError`] of the flow it was sent on.
 //! - Keep-alives are answered here: CRLF on streams, STUN on UDP (RFC 5626).
@@ -22,6 +24,7 @@ mod limits;
 mod rate;
 mod recent;
 mod sockets;
+mod source;
 mod stream;
 mod stun;
 mod table;

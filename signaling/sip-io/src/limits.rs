@@ -12,15 +12,16 @@ use ferric_sip::trust::Network;
 pub struct IoLimits {
     /// Largest message in bytes.
     pub max_message: usize,
-    /// Requests a second from one address, in bursts of one second's worth.
+    /// Requests a second from one source, in bursts of one second's worth.
     pub messages_per_second: u32,
-    /// Responses a second from one address: against floods only.
+    /// Responses a second from one source: against floods only.
     pub responses_per_second: u32,
     /// Networks with a rate of requests of their own, `u32::MAX` for none; the first that holds counts.
     pub rates: Vec<(Network, u32)>,
-    /// Connections at once: so many accepted ones, and so many opened ones.
+    /// Connections at once: so many accepted ones, of which a quarter is kept for sources that are trusted, and so many
+    /// opened ones.
     pub max_connections: usize,
-    /// Accepted connections of one address at once.
+    /// Accepted connections of one source at once: of an address, or of an IPv6 network of 64 bits.
     pub max_connections_per_source: usize,
     /// A TLS handshake, the first message of an accepted connection, the rest of a message that
     /// has begun, and what is written must each be through within this.
@@ -29,7 +30,8 @@ pub struct IoLimits {
     pub connect_timeout: Duration,
     /// A connection without a byte either way for this long is closed.
     pub idle: Duration,
-    /// Messages that may wait on one connection, or for room in a UDP socket.
+    /// Messages that may wait on one connection, or for room in a UDP socket. A peer that lets more of them wait loses the
+    /// connection, so this must hold all that one event may send at once.
     pub send_queue: usize,
 }
 
@@ -45,7 +47,7 @@ impl Default for IoLimits {
             patience: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(3),
             idle: Duration::from_secs(3_600),
-            send_queue: 1_024,
+            send_queue: 8_192,
         }
     }
 }
@@ -57,7 +59,7 @@ pub struct IoStats {
     pub rate_limited: AtomicU64,
     /// Times that a UDP socket was not read on because the driver's queue was full; the kernel's buffer holds what comes.
     pub inbound_full: AtomicU64,
-    /// Messages that found a connection's queue full, or that of a UDP socket without room.
+    /// Connections closed because their queue was full, and datagrams that found that of a UDP socket full.
     pub send_full: AtomicU64,
     /// Datagrams that had to wait for room in the socket.
     pub send_waited: AtomicU64,

@@ -4,6 +4,7 @@
 //! arrival time" of GCRA): a message moves it by one interval, and is over the rate
 //! when that would lie more than a second ahead. So the burst is one second's worth.
 //!
+//! The addresses of one IPv6 network share a bucket, as a host may take any of them.
 //! Requests and responses have buckets of their own: responses answer what was sent
 //! from here, and the limit on them is there for floods only.
 
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use ferric_sip::trust::Network;
 
 use crate::recent::Recent;
+use crate::source;
 
 /// Sources remembered at once.
 const MAX_SOURCES: usize = 131_072;
@@ -78,12 +80,13 @@ impl RateLimit {
     /// Takes a token of `source`, if it has one.
     pub(crate) fn allows(&self, source: IpAddr, is_request: bool, now: Instant) -> bool {
         let at = u64::try_from(now.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX / 2);
-        let mut shard = self.shard(source);
+        let of = source::of(source);
+        let mut shard = self.shard(of);
         if now.saturating_duration_since(shard.aged) > AGE {
             shard.aged = now;
             shard.buckets.age();
         }
-        shard.buckets.get_or((source, is_request), || self.bucket(source, is_request)).take(at)
+        shard.buckets.get_or((of, is_request), || self.bucket(source, is_request)).take(at)
     }
 
     fn bucket(&self, source: IpAddr, is_request: bool) -> Bucket {
@@ -131,6 +134,15 @@ mod tests {
         let (now, source) = (Instant::now(), address("2001:db8::1"));
         assert_eq!((0..3_000).filter(|_| limit.allows(source, false, now)).count(), 1_000);
         assert_eq!((0..30).filter(|_| limit.allows(source, true, now)).count(), 10);
+    }
+
+    #[test]
+    fn the_addresses_of_one_network_of_ipv6_share_a_rate() {
+        let limit = RateLimit::new(10, 1_000, Vec::new());
+        let now = Instant::now();
+        let allowed = |host: u16| limit.allows(address(&format!("2001:db8::{host:x}")), true, now);
+        assert_eq!((1..=30).filter(|host| allowed(*host)).count(), 10);
+        assert!(limit.allows(address("2001:db8:0:1::1"), true, now));
     }
 
     #[test]

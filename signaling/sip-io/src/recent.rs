@@ -20,15 +20,7 @@ impl<K: Eq + Hash, V> Recent<K, V> {
         Recent { room: room.max(2), young: HashMap::new(), old: HashMap::new() }
     }
 
-    /// The entry of `key`, which counts as used.
-    pub(crate) fn get(&mut self, key: &K) -> Option<&mut V> {
-        if let Some((key, value)) = self.old.remove_entry(key) {
-            self.insert(key, value);
-        }
-        self.young.get_mut(key)
-    }
-
-    /// The entry of `key`, made when there is none.
+    /// The entry of `key`, which counts as used; made when there is none.
     pub(crate) fn get_or(&mut self, key: K, make: impl FnOnce() -> V) -> &mut V {
         if !self.young.contains_key(&key) {
             let value = self.old.remove(&key).unwrap_or_else(make);
@@ -36,20 +28,6 @@ impl<K: Eq + Hash, V> Recent<K, V> {
             return self.young.entry(key).or_insert(value);
         }
         self.young.entry(key).or_insert_with(make)
-    }
-
-    pub(crate) fn insert(&mut self, key: K, value: V) {
-        self.old.remove(&key);
-        if !self.young.contains_key(&key) {
-            self.make_room();
-        }
-        self.young.insert(key, value);
-    }
-
-    /// Forgets an entry.
-    pub(crate) fn remove(&mut self, key: &K) {
-        self.young.remove(key);
-        self.old.remove(key);
     }
 
     /// Drops what was not used since the last time.
@@ -76,25 +54,23 @@ mod tests {
     #[test]
     fn what_is_used_stays_and_the_rest_is_bounded() {
         let mut map = Recent::new(100);
-        map.insert(0, "kept");
+        map.get_or(0, || "kept");
         for n in 1..100_000 {
-            map.insert(n, "passing");
-            assert_eq!(map.get(&0).copied(), Some("kept"));
+            map.get_or(n, || "passing");
+            assert_eq!(*map.get_or(0, || "made again"), "kept");
             assert!(map.len() <= 101, "{}", map.len());
         }
-        assert_eq!(map.get(&1), None);
-        assert_eq!(*map.get_or(0, || "made"), "kept");
-        assert_eq!(*map.get_or(1, || "made"), "made");
+        assert_eq!(*map.get_or(1, || "made again"), "made again");
     }
 
     #[test]
     fn two_ages_forget() {
         let mut map = Recent::new(10);
-        map.insert(1, ());
+        map.get_or(1, || "first");
         map.age();
-        assert!(map.get(&1).is_some(), "one age later it is still there, and used again");
+        assert_eq!(*map.get_or(1, || "second"), "first", "one age later it is still there, and used again");
         map.age();
         map.age();
-        assert!(map.get(&1).is_none());
+        assert_eq!(*map.get_or(1, || "second"), "second");
     }
 }

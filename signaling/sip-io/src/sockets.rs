@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use ferric_sip::flow::{Flow, Transport};
+use ferric_sip::flow::{Destination, Flow, Transport};
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
+use ferric_sip::transaction::way_back;
+use ferric_sip::trust::TrustTable;
 use rustls::{ClientConfig, ServerConfig};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -19,16 +21,13 @@ use tokio::sync::mpsc::error::TrySendError;
 use crate::inbound::{Inbound, InboundKind, invite_of};
 use crate::limits::{IoLimits, IoStats, count};
 use crate::rate::RateLimit;
-use crate::recent::Recent;
 use crate::stream::Left;
-use crate::table::{ConnectionTable, Origin, Outgoing};
+use crate::table::{ConnectionTable, Origin, Outgoing, Queue};
 use crate::udp::{Sent, UdpPort};
 use crate::{connection, udp};
 
 /// Messages that may wait for the driver.
 const INBOUND_QUEUE: usize = 8_192;
-/// Host names of TLS peers that are remembered.
-const SERVER_NAMES: usize = 8_192;
 /// Transport errors that may wait beside a full queue.
 const REPORTS: usize = 1_024;
 
@@ -59,7 +58,6 @@ pub(crate) struct Shared {
     pub(crate) client_tls: Option<Arc<ClientConfig>>,
     rate: RateLimit,
     connections: Mutex<ConnectionTable>,
-    names: Mutex<Recent<SocketAddr, Arc<str>>>,
     udp: Vec<Arc<UdpPort>>,
     late_reports: AtomicUsize,
 }
@@ -67,10 +65,6 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn table(&self) -> MutexGuard<'_, ConnectionTable> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn names(&self) -> MutexGuard<'_, Recent<SocketAddr, Arc<str>>> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// True if the source may send another one.
@@ -123,13 +117,14 @@ impl Shared {
             let bytes = answer.to_bytes();
             if flow.transport != Transport::Udp || bytes.len() <= length {
                 answered = answer.status();
-                self.send(flow, bytes);
+                self.send(flow.into(), bytes);
             }
         }
         InboundKind::Malformed { error, answered, invite }
     }
 
-    pub(crate) fn send(self: &Arc<Shared>, flow: &Flow, bytes: Bytes) {
+    pub(crate) fn send(self: &Arc<Shared>, to: Destination, bytes: Bytes) {
+        let flow = &to.flow;
         if flow.transport == Transport::Udp {
             let sent = self.udp_port(flow).map(|port| port.send(bytes, flow.remote, self.limits.send_queue));
             match sent {
@@ -137,35 +132,45 @@ impl Shared {
                 Some(Sent::Later) => count(&self.stats.send_waited),
                 // Our own shortage says nothing about the peer: to the transactions it is a lost datagram.
                 Some(Sent::Full) => count(&self.stats.send_full),
-                Some(Sent::Refused) | None => self.report(flow),
+                Some(Sent::Refused) | None => self.report(to),
             }
             return;
         }
-        let name = if flow.transport == Transport::Tls { self.names().get(&flow.remote).cloned() } else { None };
-        let mut outgoing = Outgoing { flow: *flow, bytes };
+        let mut outgoing = Outgoing { to, bytes };
         let mut table = self.table();
-        if let Some(queue) = table.queue_of(flow, name.as_ref()) {
+        if outgoing.to.flow.connection != 0
+            && !table.has(outgoing.to.flow.connection)
+            && let Some(back) = back(&outgoing)
+        {
+            outgoing.to = back;
+        }
+        if let Some((number, queue)) = table.queue_of(&outgoing.to) {
             match queue.try_send(outgoing) {
                 Ok(()) => return,
-                Err(TrySendError::Full(_)) => {
+                // A peer that does not read loses its connection: to keep that and lose single messages would leave
+                // requests without an end, and nobody would know which.
+                Err(TrySendError::Full(lost)) => {
+                    table.remove(number);
                     drop(table);
                     count(&self.stats.send_full);
-                    self.report(flow);
+                    self.report(lost.to);
                     return;
                 }
-                Err(TrySendError::Closed(back)) => outgoing = back,
+                Err(TrySendError::Closed(given_back)) => outgoing = given_back,
             }
         }
-        let Some((opened, queue)) = table.admit(&self.limits, *flow, Origin::Opened(name.clone())) else {
+        let Destination { flow, server_name } = outgoing.to.clone();
+        let Some((opened, queue)) = table.admit(&self.limits, flow, Origin::Opened(server_name.clone())) else {
             drop(table);
             count(&self.stats.connections_refused);
-            self.report(flow);
+            self.report(outgoing.to);
             return;
         };
+        let opened = Destination { flow: opened, server_name };
         // The queue is empty: this cannot fail.
-        let _ = table.queue_of(&opened, None).map(|queue| queue.try_send(outgoing));
+        let _ = table.queue_of(&opened).map(|(_, queue)| queue.try_send(outgoing));
         drop(table);
-        connection::open(Arc::clone(self), opened, name, queue);
+        connection::open(Arc::clone(self), opened, queue);
     }
 
     fn udp_port(&self, flow: &Flow) -> Option<&Arc<UdpPort>> {
@@ -175,8 +180,8 @@ impl Shared {
     }
 
     /// Tells the driver that a flow failed, now or as soon as it has room.
-    pub(crate) fn report(self: &Arc<Shared>, flow: &Flow) {
-        let report = Inbound { flow: *flow, at: Instant::now(), kind: InboundKind::TransportError };
+    pub(crate) fn report(self: &Arc<Shared>, to: Destination) {
+        let report = failure(to);
         let Err(TrySendError::Full(report)) = self.inbound.try_send(report) else { return };
         if self.late_reports.fetch_add(1, Ordering::Relaxed) >= REPORTS {
             self.late_reports.fetch_sub(1, Ordering::Relaxed);
@@ -190,26 +195,47 @@ impl Shared {
         });
     }
 
-    /// A connection is over, or never came to be: everybody who waits for it hears so, once.
-    pub(crate) async fn finish(self: &Arc<Shared>, flow: Flow, mut queue: mpsc::Receiver<Outgoing>, left: Left) {
-        self.table().remove(flow.connection);
-        queue.close();
-        let mut failed: Vec<Flow> = Vec::new();
+    /// A connection is over, or never came to be: everybody who waits for it hears so, once, and responses that did not
+    /// leave take another one.
+    pub(crate) async fn finish(self: &Arc<Shared>, connection: Destination, mut queue: Queue, left: Left) {
+        self.table().remove(connection.flow.connection);
+        queue.messages.close();
+        let mut failed: Vec<Destination> = Vec::new();
         if left.used {
-            failed.push(flow);
+            failed.push(connection.clone());
         }
-        let unsent = left.unsent.into_iter().map(|outgoing| outgoing.flow);
-        for lost in unsent.chain(std::iter::from_fn(|| queue.try_recv().ok().map(|outgoing| outgoing.flow))) {
+        let queued = std::iter::from_fn(|| queue.messages.try_recv().ok());
+        for lost in left.unsent.into_iter().chain(queued) {
+            if lost.to.flow.connection != 0
+                && let Some(back) = back(&lost)
+            {
+                self.send(back, lost.bytes);
+                continue;
+            }
             // What was sent on the connection itself, or to its peer, is covered by the first.
-            let is_covered = left.used && lost.connection == 0 && lost.remote == flow.remote;
-            if !is_covered && !failed.contains(&lost) {
-                failed.push(lost);
+            let is_covered = left.used
+                && lost.to.flow.connection == 0
+                && lost.to.flow.remote == connection.flow.remote
+                && lost.to.server_name == connection.server_name;
+            if !is_covered && !failed.contains(&lost.to) {
+                failed.push(lost.to);
             }
         }
-        for flow in failed {
-            let _ = self.inbound.send(Inbound { flow, at: Instant::now(), kind: InboundKind::TransportError }).await;
+        for to in failed {
+            let _ = self.inbound.send(failure(to)).await;
         }
     }
+}
+
+/// Where a response goes whose connection is gone.
+fn back(lost: &Outgoing) -> Option<Destination> {
+    let message = Message::parse(lost.bytes.clone()).ok()?;
+    way_back(&message, &lost.to.flow).map(Destination::from)
+}
+
+fn failure(to: Destination) -> Inbound {
+    let kind = InboundKind::TransportError { server_name: to.server_name };
+    Inbound { flow: to.flow, at: Instant::now(), kind }
 }
 
 /// A handle to all sockets; clones are cheap.
@@ -257,7 +283,6 @@ impl SipSockets {
             inbound,
             client_tls,
             connections: Mutex::default(),
-            names: Mutex::new(Recent::new(SERVER_NAMES)),
             udp: ports,
             late_reports: AtomicUsize::new(0),
         });
@@ -278,21 +303,13 @@ impl SipSockets {
 
     /// Sends without waiting. What cannot be sent comes back as
     /// [`InboundKind::TransportError`] of the flow.
-    pub fn send(&self, flow: &Flow, bytes: Bytes) {
-        self.shared.send(flow, bytes);
+    pub fn send(&self, to: impl Into<Destination>, bytes: Bytes) {
+        self.shared.send(to.into(), bytes);
     }
 
-    /// The host that a TLS connection to `remote` must prove to be (RFC 5922 4): the name in the URI,
-    /// before any look-up. Said before the first message is sent there, and whenever it may have changed;
-    /// without one the certificate must hold the address itself. The names of some thousand peers are
-    /// remembered, those used last.
-    pub fn set_server_name(&self, remote: SocketAddr, host: Arc<str>) {
-        self.shared.names().insert(remote, host);
-    }
-
-    /// The certificate of `remote` must hold its address itself.
-    pub fn forget_server_name(&self, remote: SocketAddr) {
-        self.shared.names().remove(&remote);
+    /// Whose connections find room when strangers hold all that they may have.
+    pub fn set_trust(&self, trust: TrustTable) {
+        self.shared.table().set_trust(trust);
     }
 
     /// Connections at the moment, those that are being opened included.

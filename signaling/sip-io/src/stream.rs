@@ -31,7 +31,7 @@ use tokio::time::{sleep_until, timeout};
 use crate::inbound::{Inbound, InboundKind, invite_of};
 use crate::limits::{IoLimits, count};
 use crate::sockets::Shared;
-use crate::table::Outgoing;
+use crate::table::{Outgoing, Queue};
 
 /// Bytes read at once.
 const READ: usize = 16 * 1024;
@@ -83,13 +83,7 @@ impl Deadlines {
 
 /// Runs a connection until either side ends it; tells what waited for it then.
 /// `opened` is true for connections that we began.
-pub(crate) async fn serve<S>(
-    shared: &Arc<Shared>,
-    flow: Flow,
-    stream: S,
-    queue: &mut mpsc::Receiver<Outgoing>,
-    opened: bool,
-) -> Left
+pub(crate) async fn serve<S>(shared: &Arc<Shared>, flow: Flow, stream: S, queue: &mut Queue, opened: bool) -> Left
 where
     S: AsyncRead + AsyncWrite,
 {
@@ -98,7 +92,7 @@ where
     {
         let (mut reader, mut writer) = tokio::io::split(stream);
         let (pong, mut pongs) = mpsc::channel::<()>(4);
-        let write = write_all(shared, &activity, &mut writer, queue, &mut pongs, &mut unsent);
+        let write = write_all(shared, &activity, &mut writer, &mut queue.messages, &mut pongs, &mut unsent);
         let read = read_all(shared, &activity, flow, opened, &mut reader, &pong);
         let mut write = pin!(write);
         tokio::select! {
@@ -108,6 +102,8 @@ where
                 let _ = timeout(LAST_WORDS, &mut write).await;
             }
             () = &mut write => {}
+            // Its queue was full.
+            _ = &mut queue.closed => {}
         }
     }
     Left { unsent, used: activity.used.into_inner() }
@@ -285,7 +281,7 @@ fn refuse(shared: &Arc<Shared>, flow: &Flow, error: &FrameError) -> InboundKind 
         let mut answer = Message::response(&request, status, Some(&error.to_string()));
         invite = invite_of(&answer);
         answer.set_to_tag("malformed");
-        shared.send(flow, answer.to_bytes());
+        shared.send(flow.into(), answer.to_bytes());
         answered = Some(status);
     }
     InboundKind::Malformed { error: error.to_string(), answered, invite }

@@ -4,23 +4,37 @@
 //! A connection is entered before it stands: what is sent meanwhile waits in its queue,
 //! so a peer never gets a second one. It leaves the table before its queue is closed;
 //! all under one lock, so that a message is either in the queue of a connection (and
-//! told of, should that one fail) or finds none there.
+//! told of, should that one fail) or finds none there. One that is taken out while it
+//! stands is closed by that.
+//!
+//! Sources that nobody trusts get three quarters of the accepted connections at most.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ferric_sip::flow::{Flow, Transport};
-use tokio::sync::mpsc;
+use ferric_sip::flow::{Destination, Flow, Transport};
+use ferric_sip::trust::TrustTable;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::limits::IoLimits;
+use crate::source;
 
-/// A message, and the flow on which it was sent: a failure is told of that one.
+/// A message, and where it was sent to: a failure is told of that.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    pub(crate) flow: Flow,
+    pub(crate) to: Destination,
     pub(crate) bytes: Bytes,
+}
+
+/// What a connection has of its place in the table.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) messages: mpsc::Receiver<Outgoing>,
+    /// Ends when the connection is taken out of the table.
+    pub(crate) closed: oneshot::Receiver<Infallible>,
 }
 
 /// Who began a connection.
@@ -36,7 +50,9 @@ pub(crate) enum Origin {
 struct Entry {
     flow: Flow,
     origin: Origin,
+    is_stranger: bool,
     queue: mpsc::Sender<Outgoing>,
+    _open: oneshot::Sender<Infallible>,
 }
 
 /// All stream connections.
@@ -47,41 +63,56 @@ pub(crate) struct ConnectionTable {
     by_peer: HashMap<(Transport, SocketAddr), Vec<u64>>,
     accepted_from: HashMap<IpAddr, usize>,
     accepted: usize,
+    /// Accepted from sources that nobody trusts.
+    strangers: usize,
+    trust: TrustTable,
     last: u64,
 }
 
 impl ConnectionTable {
     /// Enters a connection and gives it a number; `None` at a limit.
-    pub(crate) fn admit(
-        &mut self,
-        limits: &IoLimits,
-        wanted: Flow,
-        origin: Origin,
-    ) -> Option<(Flow, mpsc::Receiver<Outgoing>)> {
-        let source = wanted.remote.ip();
+    pub(crate) fn admit(&mut self, limits: &IoLimits, wanted: Flow, origin: Origin) -> Option<(Flow, Queue)> {
+        let source = source::of(wanted.remote.ip());
+        let is_stranger = origin == Origin::Accepted && self.trust.tenant_of(wanted.remote.ip()).is_none();
         if origin == Origin::Accepted {
             let from_there = self.accepted_from.get(&source).copied().unwrap_or(0);
             if self.accepted >= limits.max_connections || from_there >= limits.max_connections_per_source {
                 return None;
             }
+            if is_stranger && self.strangers >= limits.max_connections - limits.max_connections / 4 {
+                return None;
+            }
             self.accepted += 1;
+            self.strangers += usize::from(is_stranger);
             self.accepted_from.insert(source, from_there + 1);
         } else if self.by_number.len() - self.accepted >= limits.max_connections {
             return None;
         }
         self.last += 1;
         let flow = Flow { connection: self.last, ..wanted };
-        let (queue, receiver) = mpsc::channel(limits.send_queue.max(1));
-        self.by_number.insert(flow.connection, Entry { flow, origin, queue });
+        let (queue, messages) = mpsc::channel(limits.send_queue.max(1));
+        let (open, closed) = oneshot::channel();
+        self.by_number.insert(flow.connection, Entry { flow, origin, is_stranger, queue, _open: open });
         self.by_peer.entry((flow.transport, flow.remote)).or_default().push(flow.connection);
-        Some((flow, receiver))
+        Some((flow, Queue { messages, closed }))
     }
 
-    /// The queue of the flow's connection, or of the newest to the same peer: under TLS an
+    /// Who is trusted from now on; connections that are there stay what they were.
+    pub(crate) fn set_trust(&mut self, trust: TrustTable) {
+        self.trust = trust;
+    }
+
+    /// True while the connection of that number is here.
+    pub(crate) fn has(&self, number: u64) -> bool {
+        self.by_number.contains_key(&number)
+    }
+
+    /// The number and queue of the flow's connection, or of the newest to the same peer: under TLS an
     /// opened one must be for the host of that name.
-    pub(crate) fn queue_of(&self, flow: &Flow, name: Option<&Arc<str>>) -> Option<&mpsc::Sender<Outgoing>> {
+    pub(crate) fn queue_of(&self, to: &Destination) -> Option<(u64, &mpsc::Sender<Outgoing>)> {
+        let (flow, name) = (&to.flow, to.server_name.as_ref());
         if let Some(entry) = self.by_number.get(&flow.connection) {
-            return Some(&entry.queue);
+            return Some((flow.connection, &entry.queue));
         }
         let numbers = self.by_peer.get(&(flow.transport, flow.remote))?;
         let mut entries = numbers.iter().rev().filter_map(|number| self.by_number.get(number));
@@ -90,7 +121,7 @@ impl ConnectionTable {
             Origin::Accepted => flow.transport != Transport::Tls,
             Origin::Opened(verified) => verified.as_ref() == name,
         };
-        entries.find(fits).map(|entry| &entry.queue)
+        entries.find(fits).map(|entry| (entry.flow.connection, &entry.queue))
     }
 
     /// Takes a connection out.
@@ -105,7 +136,8 @@ impl ConnectionTable {
         }
         if entry.origin == Origin::Accepted {
             self.accepted = self.accepted.saturating_sub(1);
-            let source = entry.flow.remote.ip();
+            self.strangers = self.strangers.saturating_sub(usize::from(entry.is_stranger));
+            let source = source::of(entry.flow.remote.ip());
             if let Some(count) = self.accepted_from.get_mut(&source) {
                 *count -= 1;
                 if *count == 0 {
@@ -123,7 +155,7 @@ impl ConnectionTable {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
     fn flow(remote: &str) -> Flow {
@@ -141,7 +173,7 @@ mod tests {
         let (first, _keep) = table.admit(&limits, flow("192.0.2.9:40000"), Origin::Accepted).unwrap();
         let (second, _keep) = table.admit(&limits, flow("192.0.2.8:5061"), Origin::Opened(None)).unwrap();
         assert_ne!(first.connection, second.connection);
-        let found = |table: &ConnectionTable, flow: &Flow| table.queue_of(flow, None).is_some();
+        let found = |table: &ConnectionTable, flow: &Flow| table.queue_of(&flow.into()).is_some();
         assert!(found(&table, &first) && found(&table, &flow("192.0.2.8:5061")));
         assert!(!found(&table, &flow("192.0.2.9:40000")), "whoever opened it did not prove a name");
         assert!(!found(&table, &flow("192.0.2.9:40001")));
@@ -160,8 +192,10 @@ mod tests {
         let (one, two): (Arc<str>, Arc<str>) = ("one.example".into(), "two.example".into());
         let peer = flow("192.0.2.8:5061");
         let (_, _keep) = table.admit(&limits, peer, Origin::Opened(Some(Arc::clone(&one)))).unwrap();
-        assert!(table.queue_of(&peer, Some(&one)).is_some());
-        assert!(table.queue_of(&peer, Some(&two)).is_none() && table.queue_of(&peer, None).is_none());
+        let found = |name: Option<&Arc<str>>| {
+            table.queue_of(&Destination { flow: peer, server_name: name.map(Arc::clone) }).is_some()
+        };
+        assert!(found(Some(&one)) && !found(Some(&two)) && !found(None));
     }
 
     #[test]
@@ -179,5 +213,34 @@ mod tests {
         assert!(table.admit(&limits, flow("192.0.2.5:4"), Origin::Opened(None)).is_none());
         table.remove(first.connection);
         assert!(table.admit(&limits, flow("192.0.2.9:3"), Origin::Accepted).is_some());
+    }
+    #[test]
+    fn strangers_leave_room_for_those_who_are_trusted() {
+        let limits = IoLimits { max_connections: 8, max_connections_per_source: 8, ..IoLimits::default() };
+        let mut table = ConnectionTable::default();
+        table.set_trust(TrustTable::new(vec![("192.0.2.0/24".parse().unwrap(), "acme".into())]));
+        let mut kept = Vec::new();
+        for port in 1..=6 {
+            kept.push(table.admit(&limits, flow(&format!("203.0.113.{port}:{port}")), Origin::Accepted).unwrap());
+        }
+        assert!(table.admit(&limits, flow("203.0.113.9:7"), Origin::Accepted).is_none());
+        for port in 1..=2 {
+            kept.push(table.admit(&limits, flow(&format!("192.0.2.9:{port}")), Origin::Accepted).unwrap());
+        }
+        assert!(table.admit(&limits, flow("192.0.2.9:3"), Origin::Accepted).is_none(), "the limit over all");
+        table.remove(kept[0].0.connection);
+        assert!(table.admit(&limits, flow("203.0.113.9:7"), Origin::Accepted).is_some());
+    }
+
+    #[test]
+    fn the_addresses_of_one_network_of_ipv6_are_one_source() {
+        let limits = IoLimits { max_connections_per_source: 2, ..IoLimits::default() };
+        let mut table = ConnectionTable::default();
+        let mut accept = |remote: &str| table.admit(&limits, flow(remote), Origin::Accepted);
+        let (first, _) = accept("[2001:db8:0:1::1]:1").unwrap();
+        assert!(accept("[2001:db8:0:1:ffff::2]:1").is_some() && accept("[2001:db8:0:1::3]:1").is_none());
+        assert!(accept("[2001:db8:0:2::3]:1").is_some());
+        table.remove(first.connection);
+        assert!(table.admit(&limits, flow("[2001:db8:0:1::3]:1"), Origin::Accepted).is_some());
     }
 }

@@ -101,7 +101,7 @@ pub fn client_config(ca: &Path, identity: Option<(&Path, &Path)>) -> Result<Arc<
 
 /// As [`client_config`], trusting the authorities that the system trusts
 /// (`SSL_CERT_FILE` and `SSL_CERT_DIR` name others). Peers are known by their host
-/// names then: see [`crate::SipSockets::set_server_name`].
+/// names then: see [`ferric_sip::flow::Destination`].
 ///
 /// # Errors
 /// [`TlsError::NoSystemRoots`], or the file of the identity.

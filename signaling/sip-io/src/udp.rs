@@ -287,7 +287,7 @@ pub(crate) async fn receive(shared: Arc<Shared>, port: Arc<UdpPort>) {
                 }
             });
             for remote in unreachable.drain(..) {
-                shared.report(&flow_to(remote));
+                shared.report(flow_to(remote).into());
             }
         }
         let now = Instant::now();
@@ -299,7 +299,7 @@ pub(crate) async fn receive(shared: Arc<Shared>, port: Arc<UdpPort>) {
                 if shared.allows(remote.ip(), true, now)
                     && let Some(answer) = stun::answer(bytes, remote)
                 {
-                    shared.send(&flow_to(remote), answer.into());
+                    shared.send(flow_to(remote).into(), answer.into());
                 }
                 return;
             }
@@ -348,7 +348,10 @@ pub(crate) async fn send_waiting(shared: Arc<Shared>, port: Arc<UdpPort>) {
                     await_room(&room).await;
                     continue;
                 }
-                Err(_) => shared.report(&Flow { transport: Transport::Udp, local: port.local, remote, connection: 0 }),
+                Err(_) => {
+                    let flow = Flow { transport: Transport::Udp, local: port.local, remote, connection: 0 };
+                    shared.report(flow.into());
+                }
             }
             port.waiting().pop_front();
         }

@@ -43,7 +43,7 @@ async fn next_message(inbound: &mut Receiver<Inbound>) -> (ferric_sip::Flow, Mes
         let inbound = next(inbound).await;
         match inbound.kind {
             InboundKind::Message(message) => return (inbound.flow, message),
-            InboundKind::TransportError => {}
+            InboundKind::TransportError { .. } => {}
             other @ InboundKind::Malformed { .. } => panic!("{other:?}"),
         }
     }
@@ -156,14 +156,14 @@ async fn a_connection_is_opened_for_a_peer_that_has_none_and_its_failure_is_told
     drop((stream, peer));
     let lost = next(&mut inbound).await;
     assert!(
-        matches!(lost.kind, InboundKind::TransportError)
+        matches!(lost.kind, InboundKind::TransportError { .. })
             && lost.flow.remote == flow.remote
             && lost.flow.connection != 0
     );
     let nobody = TcpStreamAddress::unused().await;
     sockets.send(&ferric_sip::Flow { remote: nobody, ..flow }, Bytes::from(options("o2")));
     let failed = next(&mut inbound).await;
-    assert!(matches!(failed.kind, InboundKind::TransportError) && failed.flow.remote == nobody);
+    assert!(matches!(failed.kind, InboundKind::TransportError { .. }) && failed.flow.remote == nobody);
 }
 
 struct TcpStreamAddress;

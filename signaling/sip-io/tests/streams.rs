@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use ferric_sip::flow::{Flow, Transport};
 use ferric_sip::message::Message;
-use ferric_sip_io::{InboundKind, IoLimits};
-use rig::{PATIENCE, next, next_failure, next_message, options, response, start, until};
+use ferric_sip_io::IoLimits;
+use rig::{PATIENCE, next_failure, next_message, options, response, start, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -109,7 +109,7 @@ async fn every_flow_with_a_message_for_a_peer_that_cannot_be_had_hears_of_it_onc
     let to = flow(local, listener.local_addr().unwrap());
     for n in 0..10 {
         sockets.send(&to, Bytes::from(options(&format!("r{n}"))));
-        sockets.send(&Flow { connection: 55, ..to }, Bytes::from(response(&format!("a{n}"))));
+        sockets.send(&Flow { connection: 55, ..to }, Bytes::from(options(&format!("a{n}"))));
     }
     assert_eq!(sockets.connections(), 1);
     let failed = [next_failure(&mut inbound).await, next_failure(&mut inbound).await];
@@ -161,12 +161,35 @@ async fn the_answer_to_a_connection_that_is_gone_goes_over_a_new_one() {
     let mut peer = TcpStream::connect(local).await.unwrap();
     peer.write_all(options("r").as_bytes()).await.unwrap();
     let (came, request) = next_message(&mut inbound).await;
+    let mut answer = Message::response(&request, 200, None);
+    answer.set_top_via(&format!("SIP/2.0/TCP {};branch=z9hG4bKr", listener.local_addr().unwrap()));
     drop(peer);
     next_failure(&mut inbound).await;
-    // The transaction layer takes the port of sent-by then (RFC 3261 18.2.2).
-    let reopened = Flow { remote: listener.local_addr().unwrap(), connection: 0, ..came };
-    sockets.send(&reopened, Message::response(&request, 200, None).to_bytes());
+    // RFC 3261 18.2.2: to the source of the request, and the port of sent-by.
+    sockets.send(&came, answer.to_bytes());
+    let mut stream = accepted(&listener).await;
+    assert!(read_requests(&mut stream, 1).await.starts_with("SIP/2.0 200"));
+    sockets.send(&came, answer.to_bytes());
+    assert!(read_requests(&mut stream, 1).await.starts_with("SIP/2.0 200"), "and so does the next one, over the same");
+    assert_eq!(sockets.connections(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_waits_when_its_connection_breaks_goes_over_a_new_one() {
+    let (sockets, mut inbound, local) = start(Transport::Tcp, LOOPBACK, impatient()).await;
+    let listener = TcpListener::bind(LOOPBACK).await.unwrap();
+    let mut peer = TcpStream::connect(local).await.unwrap();
+    peer.write_all(options("r").as_bytes()).await.unwrap();
+    let (came, request) = next_message(&mut inbound).await;
+    let mut answer = Message::response(&request, 200, None);
+    answer.set_top_via(&format!("SIP/2.0/TCP {};branch=z9hG4bKr", listener.local_addr().unwrap()));
+    // The peer does not read: what is sent before the answer fills the way to it.
+    for _ in 0..400 {
+        sockets.send(&came, Bytes::from(vec![b'x'; 60_000]));
+    }
+    sockets.send(&came, answer.to_bytes());
     assert!(read_requests(&mut accepted(&listener).await, 1).await.starts_with("SIP/2.0 200"));
+    drop(peer);
 }
 
 #[tokio::test]
@@ -232,27 +255,40 @@ async fn keep_alives_hold_a_connection_that_is_used_and_silence_ends_it() {
 }
 
 #[tokio::test]
-async fn a_peer_that_does_not_read_loses_the_connection_and_costs_no_more_than_its_queue() {
-    let limits = IoLimits { send_queue: 64, ..impatient() };
+async fn a_peer_that_does_not_read_loses_the_connection_after_a_while() {
+    let (sockets, mut inbound, local) = start(Transport::Tcp, LOOPBACK, impatient()).await;
+    let peer = TcpListener::bind(LOOPBACK).await.unwrap();
+    let to = flow(local, peer.local_addr().unwrap());
+    for _ in 0..400 {
+        sockets.send(&to, Bytes::from(vec![b'x'; 60_000]));
+    }
+    let stream = accepted(&peer).await;
+    let lost = next_failure(&mut inbound).await;
+    assert_eq!((lost.remote, sockets.connections()), (to.remote, 0));
+    assert_eq!(sockets.stats().connections_slow.load(Ordering::Relaxed), 1);
+    drop(stream);
+}
+
+#[tokio::test]
+async fn a_peer_that_lets_a_full_queue_wait_loses_the_connection_and_everybody_on_it_hears_so() {
+    let limits = IoLimits { send_queue: 64, ..IoLimits::default() };
     let (sockets, mut inbound, local) = start(Transport::Tcp, LOOPBACK, limits).await;
     let peer = TcpListener::bind(LOOPBACK).await.unwrap();
     let to = flow(local, peer.local_addr().unwrap());
+    sockets.send(&to, Bytes::from(options("first")));
+    let mut stream = accepted(&peer).await;
+    read_requests(&mut stream, 1).await;
     let large = Bytes::from(vec![b'x'; 60_000]);
-    sockets.send(&to, large.clone());
-    let stream = accepted(&peer).await;
     while sockets.stats().send_full.load(Ordering::Relaxed) == 0 {
         sockets.send(&to, large.clone());
         tokio::task::yield_now().await;
     }
-    assert_eq!(next_failure(&mut inbound).await, to);
-    until("it is given up", || sockets.stats().connections_slow.load(Ordering::Relaxed) == 1).await;
-    let mut heard = next(&mut inbound).await;
-    while heard.flow.connection == 0 {
-        heard = next(&mut inbound).await;
-    }
-    assert!(matches!(heard.kind, InboundKind::TransportError));
-    until("it is gone", || sockets.connections() == 0).await;
-    drop(stream);
+    assert_eq!(sockets.connections(), 0, "a flow that is told to have failed is gone");
+    let heard = [next_failure(&mut inbound).await, next_failure(&mut inbound).await];
+    assert!(heard.contains(&to) && heard.iter().any(|flow| flow.connection != 0), "{heard:?}");
+    // The next message opens another one, and finds it empty.
+    sockets.send(&to, Bytes::from(options("next")));
+    assert!(read_requests(&mut accepted(&peer).await, 1).await.contains("next"));
 }
 
 #[tokio::test]

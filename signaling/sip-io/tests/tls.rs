@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use ferric_sip::flow::{Flow, Transport};
-use ferric_sip_io::{Inbound, IoLimits, ListenerConfig, SipSockets, client_config, server_config};
-use rig::{Pki, next_failure, next_message, options};
+use ferric_sip::flow::{Destination, Flow, Transport};
+use ferric_sip_io::{Inbound, InboundKind, IoLimits, ListenerConfig, SipSockets, client_config, server_config};
+use rig::{Pki, next, next_failure, next_message, options};
 use tokio::sync::mpsc::Receiver;
 
 async fn element(pki: &Pki, certificate: &str) -> (SipSockets, Receiver<Inbound>, SocketAddr) {
@@ -35,6 +35,10 @@ fn to(remote: SocketAddr) -> Flow {
     Flow { transport: Transport::Tls, local: "127.0.0.1:5061".parse().unwrap(), remote, connection: 0 }
 }
 
+fn named(remote: SocketAddr, name: &str) -> Destination {
+    Destination { flow: to(remote), server_name: Some(name.into()) }
+}
+
 #[tokio::test]
 async fn a_peer_without_a_name_proves_its_address() {
     let pki = Pki::new();
@@ -51,21 +55,38 @@ async fn a_peer_with_a_name_proves_that_name() {
     let (edge, mut inbound) = edge(&pki).await;
     edge.send(&to(address), Bytes::from(options("address")));
     assert_eq!(next_failure(&mut inbound).await, to(address), "its certificate is for no address");
-    edge.set_server_name(address, "other.example.com".into());
-    edge.send(&to(address), Bytes::from(options("other")));
+    edge.send(named(address, "other.example.com"), Bytes::from(options("other")));
     assert_eq!(next_failure(&mut inbound).await, to(address), "nor for that name");
     assert_eq!(edge.stats().handshakes_failed.load(Ordering::Relaxed), 2);
-    edge.set_server_name(address, "sip.example.com".into());
-    edge.send(&to(address), Bytes::from(options("named")));
-    edge.send(&to(address), Bytes::from(options("same")));
+    edge.send(named(address, "sip.example.com"), Bytes::from(options("named")));
+    edge.send(named(address, "sip.example.com"), Bytes::from(options("same")));
     for expected in ["named", "same"] {
         assert_eq!(next_message(&mut got).await.1.call_id().unwrap(), expected);
     }
     assert_eq!(edge.connections(), 1);
+}
+
+#[tokio::test]
+async fn two_names_that_lead_to_one_address_do_not_disturb_each_other() {
+    let pki = Pki::new();
+    let (_element, mut got, address) = element(&pki, "named").await;
+    let (edge, mut inbound) = edge(&pki).await;
+    // Both wait for their connection at the same time, and each is asked for its own name.
+    edge.send(named(address, "other.example.com"), Bytes::from(options("other")));
+    edge.send(named(address, "sip.example.com"), Bytes::from(options("named")));
+    edge.send(named(address, "other.example.com"), Bytes::from(options("again")));
+    assert_eq!(next_message(&mut got).await.1.call_id().unwrap(), "named");
+    let failed = next(&mut inbound).await;
+    assert!(
+        matches!(&failed.kind, InboundKind::TransportError { server_name: Some(name) } if **name == *"other.example.com"),
+        "{:?}",
+        failed.kind
+    );
     // What was proven for one name is not taken for another.
-    edge.set_server_name(address, "other.example.com".into());
-    edge.send(&to(address), Bytes::from(options("again")));
+    edge.send(named(address, "other.example.com"), Bytes::from(options("later")));
     assert_eq!(next_failure(&mut inbound).await, to(address));
+    edge.send(named(address, "sip.example.com"), Bytes::from(options("still")));
+    assert_eq!(next_message(&mut got).await.1.call_id().unwrap(), "still");
 }
 
 #[tokio::test]
@@ -73,8 +94,7 @@ async fn a_name_that_is_none_and_a_node_without_authorities_are_failures_not_han
     let pki = Pki::new();
     let (_element, _got, address) = element(&pki, "named").await;
     let (edge, mut inbound) = edge(&pki).await;
-    edge.set_server_name(address, "not a name".into());
-    edge.send(&to(address), Bytes::from(options("n")));
+    edge.send(named(address, "not a name"), Bytes::from(options("n")));
     assert_eq!(next_failure(&mut inbound).await, to(address));
     let (bare, mut inbound) = SipSockets::bind(Vec::new(), IoLimits::default(), None).await.unwrap();
     bare.send(&to(address), Bytes::from(options("b")));

@@ -102,7 +102,7 @@ async fn the_error_of_one_peer_takes_nothing_from_another() {
             let one = next(&mut inbound).await;
             match one.kind {
                 InboundKind::Message(message) => assert!(heard.insert(message.call_id().unwrap().into_owned())),
-                InboundKind::TransportError => assert_eq!(one.flow, gone, "only who is gone is told of"),
+                InboundKind::TransportError { .. } => assert_eq!(one.flow, gone, "only who is gone is told of"),
                 InboundKind::Malformed { error, .. } => panic!("{error}"),
             }
         }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// A transport protocol of SIP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,4 +53,32 @@ pub struct Flow {
     pub remote: SocketAddr,
     /// Which stream connection; 0 for UDP, and for "open one when needed".
     pub connection: u64,
+}
+
+/// Where a message goes: a path and, under TLS, the host at its end.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Destination {
+    /// The path.
+    pub flow: Flow,
+    /// The host that a TLS peer must prove to be (RFC 5922 4): the name in the URI, before any look-up. Without one its
+    /// certificate must hold the address itself. It counts where a connection is opened, or chosen among those that were.
+    pub server_name: Option<Arc<str>>,
+}
+
+impl From<Flow> for Destination {
+    fn from(flow: Flow) -> Destination {
+        Destination { flow, server_name: None }
+    }
+}
+
+impl From<&Flow> for Destination {
+    fn from(flow: &Flow) -> Destination {
+        Destination::from(*flow)
+    }
+}
+
+impl From<&Destination> for Destination {
+    fn from(to: &Destination) -> Destination {
+        to.clone()
+    }
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use ferric_sip::deadline::DeadlineQueue;
 use ferric_sip::dialog::{DialogId, SessionTimerConfig};
-use ferric_sip::flow::{Flow, Transport};
+use ferric_sip::flow::{Destination, Flow, Transport};
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
 use ferric_sip::transaction::{
@@ -244,8 +244,8 @@ impl Srs {
     }
 
     /// A flow broke.
-    pub fn handle_transport_error(&mut self, now: Instant, flow: &Flow) {
-        self.layer.handle_transport_error(now, flow);
+    pub fn handle_transport_error(&mut self, now: Instant, to: &Destination) {
+        self.layer.handle_transport_error(now, to);
         self.drain_layer(now);
     }
 
@@ -328,8 +328,8 @@ impl Srs {
     fn drain_layer(&mut self, now: Instant) {
         while let Some(output) = self.layer.poll_output() {
             match output {
-                TransactionOutput::Transmit { flow, bytes } => {
-                    self.outputs.push_back(SrsOutput::Transmit { flow, bytes })
+                TransactionOutput::Transmit { to, bytes } => {
+                    self.outputs.push_back(SrsOutput::Transmit { flow: to.flow, bytes })
                 }
                 TransactionOutput::Event(event) => self.handle_event(now, event),
             }
@@ -356,7 +356,9 @@ impl Srs {
                 let detail = "the transaction table is full".to_owned();
                 self.event(SrsEvent::Rejected { status: 503, reason: "transactions", detail });
             }
-            TransactionEvent::StrayResponse { .. } | TransactionEvent::AckTimedOut { .. } => {}
+            TransactionEvent::ConnectionLost { .. }
+            | TransactionEvent::StrayResponse { .. }
+            | TransactionEvent::AckTimedOut { .. } => {}
         }
     }
 

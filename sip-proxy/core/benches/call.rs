@@ -67,10 +67,10 @@ fn calls(proxy: &mut Proxy, start: Instant, from: u64, count: u64) -> usize {
         proxy.handle_message(now, Message::parse(invite(number)).unwrap(), flow("127.0.0.1:5080"), |_| false);
         let mut element = None;
         while let Some(output) = proxy.poll_output() {
-            if let ProxyOutput::Transmit { flow, bytes } = output {
+            if let ProxyOutput::Transmit { to, bytes } = output {
                 sent += bytes.len();
                 if bytes.starts_with(b"INVITE") {
-                    element = Some((flow, Message::parse(bytes).unwrap()));
+                    element = Some((to.flow, Message::parse(bytes).unwrap()));
                 }
             }
         }

@@ -99,6 +99,13 @@ impl ProxyConfig {
     }
 }
 
+impl ProxyConfig {
+    /// A To tag alone shows nothing: see [`crate::witnessed`].
+    pub(crate) fn wants_proof(&self) -> bool {
+        self.authenticate || self.calls_per_second.is_some()
+    }
+}
+
 /// Tools that look for servers to abuse, by the names that they give themselves.
 const SCANNERS: [&str; 10] = [
     "friendly-scanner",

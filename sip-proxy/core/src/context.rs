@@ -30,8 +30,8 @@ pub(crate) struct Attempt {
     pub(crate) heard: bool,
     /// More than 100 came: somebody behind the next hop is at work.
     pub(crate) rings: bool,
-    /// It goes by TCP only because of its size.
-    pub(crate) oversize: bool,
+    /// Its branch, if it goes by TCP only because of its size: as a datagram it is the same request.
+    pub(crate) oversize: Option<String>,
     /// Its element heard of its silence already.
     pub(crate) noted: bool,
 }

@@ -115,7 +115,13 @@ impl Proxy {
             return told;
         }
         let call = self.call_hash(request);
-        let router = Router { config: &self.config, identity: &self.identity, groups: &self.groups, call };
+        let router = Router {
+            config: &self.config,
+            identity: &self.identity,
+            groups: &self.groups,
+            call,
+            in_dialog: self.belonging(request, flow, &before).0,
+        };
         let (decision, rule, is_initial) = router.decide(request, flow, &before);
         told.decided_by = match (&rule, is_initial, &before.next_route) {
             (Some(_), ..) => DecidedBy::Rule,

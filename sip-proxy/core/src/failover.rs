@@ -3,7 +3,9 @@
 //! | what happens to an attempt | element | request |
 //! | --- | --- | --- |
 //! | no answer at all within the group's timeout | down, unless it was heard of meanwhile | next element; the late one is heard out: rung, it is cancelled |
-//! | the same, sent by TCP for its size only | not touched | again by UDP |
+//! | the same, sent by TCP for its size only | not touched | again by UDP, under the same branch |
+//! | its connection is lost after a 100 | not touched | next element, and CANCEL over a new connection; without one it is waited for |
+//! | its connection is lost while it rings | not touched | goes on: the answer comes over a new connection |
 //! | cannot be sent, connection lost before any answer | down | next element |
 //! | a failover code | a miss; 503 with Retry-After: rests | next element |
 //! | any other answer | alive | the answer counts |
@@ -64,7 +66,7 @@ pub(crate) enum Silence {
     Late,
     /// Its transaction is over.
     Over,
-    /// Its element went down.
+    /// Its element went down, or its connection.
     Left,
 }
 
@@ -205,7 +207,7 @@ impl Proxy {
             return;
         }
         let (element, sent, heard) = (attempt.element, attempt.sent, attempt.heard);
-        if why == Silence::Late && attempt.oversize && !stopped {
+        if why == Silence::Late && attempt.oversize.is_some() && !stopped {
             self.send_as_datagram(now, id, at);
             return;
         }
@@ -277,12 +279,24 @@ impl Proxy {
         }
     }
 
+    /// The connection of an INVITE is gone that was heard of. One that rings is answered over another; one that was only
+    /// taken note of may as well be lost with its element.
+    pub(crate) fn connection_lost(&mut self, now: Instant, client: ClientTransactionId) {
+        let Some(Client::Attempt(id, at)) = self.clients.get(&client).copied() else { return };
+        let Some(context) = self.contexts.get_mut(&id).filter(|context| !context.stopped) else { return };
+        let attempt = context.branch(at).and_then(|branch| branch.attempt.as_ref());
+        if attempt.is_some_and(|attempt| !attempt.rings) {
+            self.silent(now, client, id, at, Silence::Left);
+        }
+    }
+
     /// Nobody there takes a stream: the large request goes as a datagram after all (RFC 3261 18.1.1). That is no fault of
-    /// the element's, which may speak UDP only.
+    /// the element's, which may speak UDP only. Should the first one arrive too, both are one transaction to it.
     fn send_as_datagram(&mut self, now: Instant, id: ContextId, at: usize) {
         let Some(attempt) = self.take_off(id, at) else { return };
-        self.hear_out(now, id, &attempt);
-        let Some(hop) = attempt.hop else { return };
+        self.clients.remove(&attempt.client);
+        self.layer.forget_client(attempt.client);
+        let (Some(hop), Some(name)) = (attempt.hop, attempt.oversize) else { return };
         self.note_without_tcp(now, hop.address);
         if let Some(branch) = self.contexts.get_mut(&id).and_then(|context| context.branch(at))
             && attempt.element.is_some()
@@ -294,7 +308,8 @@ impl Proxy {
                 Some(Next::Hops(hops)) => !hops.is_empty(),
                 Some(Next::Group(_) | Next::Element(..) | Next::Name(_) | Next::Flow(_)) | None => false,
             };
-        self.send_copy(now, id, at, Way::Hop { hop, element: attempt.element.zip(attempt.group), more });
+        let way = Way::Hop { hop, element: attempt.element.zip(attempt.group), more };
+        self.send_copy_as(now, id, at, way, name);
     }
 
     /// An element is down: whoever waits for it in vain moves on.
@@ -329,7 +344,7 @@ impl Proxy {
         let Some(context) = self.contexts.get_mut(&id) else { return };
         let (is_invite, stopped) = (context.is_invite, context.stopped);
         let Some(attempt) = context.branches.get(at).and_then(|branch| branch.attempt.as_ref()) else { return };
-        if matches!(failed, Failed::Unreachable) && attempt.oversize && !stopped {
+        if matches!(failed, Failed::Unreachable) && attempt.oversize.is_some() && !stopped {
             self.send_as_datagram(now, id, at);
             return;
         }

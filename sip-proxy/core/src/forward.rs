@@ -1,9 +1,10 @@
 //! Step 4: the copy that is sent (RFC 3261 16.6).
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use ferric_sip::flow::{Flow, Transport};
+use ferric_sip::flow::{Destination, Flow, Transport};
 use ferric_sip::header::NameAddr;
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
@@ -20,6 +21,7 @@ use crate::preprocess::uri_of;
 use crate::proxy::Proxy;
 use crate::target::{Next, Target};
 use crate::validate::HOPS;
+use crate::witnessed::{self, SEAL};
 
 /// What a Via of ours adds to a request, at most.
 const VIA_ROOM: usize = 130;
@@ -65,6 +67,21 @@ pub(crate) fn suit_strict_router(request: &mut Message) {
     request.set_request_uri(&uri);
 }
 
+/// Whether a request of that size goes over TCP though its way would be a datagram (RFC 3261 18.1.1). `mtu` 0 is none;
+/// who takes no TCP is in `without_tcp`.
+pub(crate) fn needs_stream(
+    mtu: usize,
+    without_tcp: &HashMap<SocketAddr, Instant>,
+    now: Instant,
+    request: &Message,
+    hop: &Hop,
+) -> bool {
+    hop.transport == Transport::Udp
+        && mtu > 0
+        && request.wire_length() + VIA_ROOM > mtu
+        && !without_tcp.get(&hop.address).is_some_and(|until| *until > now)
+}
+
 /// One side of a dialog, as a Record-Route names it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Side<'a> {
@@ -75,7 +92,7 @@ pub(crate) struct Side<'a> {
 }
 
 /// Our Record-Route; two when the sides differ, each with its own address (RFC 5658).
-pub(crate) fn record_route(request: &mut Message, came: Side<'_>, leaves: Side<'_>) {
+pub(crate) fn record_route(request: &mut Message, came: Side<'_>, leaves: Side<'_>, seal: Option<&str>) {
     // A request to a SIPS URI keeps to it where the side is TLS (16.6 step 4).
     let sips = request
         .request_uri()
@@ -89,7 +106,8 @@ pub(crate) fn record_route(request: &mut Message, came: Side<'_>, leaves: Side<'
         };
         let twin = if twin { format!(";{TWIN}") } else { String::new() };
         let token = token.as_ref().map_or_else(String::new, |token| format!("{token}@"));
-        format!("<{scheme}:{token}{host}{transport};lr{twin}>")
+        let seal = seal.map_or_else(String::new, |seal| format!(";{SEAL}={seal}"));
+        format!("<{scheme}:{token}{host}{transport};lr{twin}{seal}>")
     };
     if came == leaves && came.token.is_none() {
         request.insert_header("Record-Route", &uri(&came, false));
@@ -120,6 +138,13 @@ fn callee_token(branches: &Branches, target: &Target, way: &Way) -> Option<Strin
 impl Proxy {
     /// Sends a copy.
     pub(crate) fn send_copy(&mut self, now: Instant, id: ContextId, at: usize, way: Way) {
+        let Some(context) = self.contexts.get(&id) else { return };
+        let name = self.branches.make(context.way);
+        self.send_copy_as(now, id, at, way, name);
+    }
+
+    /// Sends a copy under a branch: a new one, or that of the same copy by another transport.
+    pub(crate) fn send_copy_as(&mut self, now: Instant, id: ContextId, at: usize, way: Way, name: String) {
         let Some(context) = self.contexts.get_mut(&id) else { return };
         let Some(branch) = context.branches.get_mut(at) else { return };
         let mut copy = context.request.clone();
@@ -137,11 +162,7 @@ impl Proxy {
             Way::Hop { hop, .. } => (hop.address, hop.transport),
             Way::Flow(flow) => (flow.remote, flow.transport),
         };
-        let oversize = transport == Transport::Udp
-            && self.config.udp_mtu > 0
-            && matches!(way, Way::Hop { .. })
-            && copy.wire_length() + VIA_ROOM > self.config.udp_mtu
-            && !self.without_tcp.get(&remote).is_some_and(|until| *until > now);
+        let oversize = matches!(&way, Way::Hop { hop, .. } if needs_stream(self.config.udp_mtu, &self.without_tcp, now, &copy, hop));
         let transport = if oversize { Transport::Tcp } else { transport };
         // Along a flow everything later must take the listener that the flow came to: a NAT knows no other.
         let (local, sent_by) = match &way {
@@ -156,16 +177,20 @@ impl Proxy {
                 callee_token(&self.branches, &branch.target, &way),
             );
             let came = Side { host: came, transport: context.flow.transport, token: to_caller };
-            record_route(&mut copy, came, Side { host: sent_by, transport, token: to_callee });
+            let tag = context.request.from().ok().and_then(|from| from.tag().map(str::to_owned));
+            let seal = tag
+                .filter(|_| self.config.wants_proof())
+                .map(|tag| witnessed::seal(&self.branches, &context.request, &tag));
+            let leaves = Side { host: sent_by, transport, token: to_callee };
+            record_route(&mut copy, came, leaves, seal.as_deref());
         }
-        let flow = match &way {
-            Way::Hop { .. } => Flow { transport, local, remote, connection: 0 },
-            Way::Flow(flow) => *flow,
+        let to = match &way {
+            Way::Hop { hop, .. } => hop.destination(transport, local),
+            Way::Flow(flow) => Destination::from(flow),
         };
         let patience = if answers_at_once(&copy, &branch.target.next) { Duration::ZERO } else { self.timers.t1 * 7 };
-        let name = self.branches.make(context.way);
         let sent_by = sent_by.to_owned();
-        let client = self.layer.send_request_as(now, copy, flow, Some(&sent_by), &name);
+        let client = self.layer.send_request_as(now, copy, to, Some(&sent_by), &name);
         let (hop, element, group, wait) = match way {
             Way::Hop { hop, element: Some((element, group)), .. } => {
                 (Some(hop), Some(element), Some(group.clone()), Some(patience.max(group.timeout)))
@@ -191,7 +216,7 @@ impl Proxy {
             sent: now,
             heard: false,
             rings: false,
-            oversize,
+            oversize: oversize.then_some(name),
             noted: false,
         });
         self.clients.insert(client, Client::Attempt(id, at));

@@ -34,6 +34,7 @@ mod stateless;
 mod target;
 mod unruled;
 mod validate;
+mod witnessed;
 
 pub use config::{Fork, Listener, ProxyConfig};
 pub use done::RequestDone;

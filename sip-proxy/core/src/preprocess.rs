@@ -10,6 +10,7 @@ use ferric_sip::message::Message;
 use ferric_sip::uri::Uri;
 
 use crate::identity::{Identity, TWIN};
+use crate::witnessed::SEAL;
 
 /// What is to be done to a request before it is routed.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +29,8 @@ pub(crate) struct Preprocessed {
     pub(crate) leaves_by: Option<SocketAddr>,
     /// What stands before its host: maybe a flow.
     pub(crate) token: Option<String>,
+    /// The seal of a Record-Route of ours.
+    pub(crate) seal: Option<String>,
     /// The flow to the other side, which takes the place of the target.
     pub(crate) along: Option<Flow>,
 }
@@ -40,9 +43,10 @@ pub(crate) fn preprocess(request: &Message, identity: &Identity) -> Preprocessed
     let own = |uri: &str| Uri::parse(uri).ok().filter(|uri| identity.is_own_route(uri));
     // Only a URI that we put into a Record-Route carries `lr`; a strict router moves it here and forgets nothing.
     if !routes.is_empty()
-        && Uri::parse(&found.target).is_ok_and(|uri| uri.params.has("lr") && identity.is_own(&uri))
+        && let Some(here) = Uri::parse(&found.target).ok().filter(|uri| uri.params.has("lr") && identity.is_own(uri))
         && let Some(last) = routes.pop()
     {
+        found.seal = here.params.get(SEAL).map(str::to_owned);
         found.last_route_is_target = true;
         found.changes_target = true;
         found.target = uri_of(&last);
@@ -57,6 +61,7 @@ pub(crate) fn preprocess(request: &Message, identity: &Identity) -> Preprocessed
             // Two hops over us that are no twins are a spiral: one a time.
             break;
         }
+        found.seal = found.seal.or_else(|| uri.params.get(SEAL).map(str::to_owned));
         if found.own_routes == 1 {
             found.leaves_by = identity.listener_of(&uri);
             found.token = uri.user.as_deref().map(str::to_owned);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ferric_sip::flow::{Flow, Transport};
+use ferric_sip::flow::Transport;
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
 use rand::RngExt;
@@ -32,9 +32,9 @@ impl Proxy {
             options.add_header("Contact", &format!("<sip:{sent_by}>"));
             options.add_header("Accept", "application/sdp");
             options.add_header("Content-Length", "0");
-            let flow = Flow { transport: hop.transport, local, remote: hop.address, connection: 0 };
+            let to = hop.destination(hop.transport, local);
             let branch = self.branches.make(0);
-            let client = self.layer.send_request_as(now, options, flow, Some(&sent_by), &branch);
+            let client = self.layer.send_request_as(now, options, to, Some(&sent_by), &branch);
             self.clients.insert(client, Client::Probe(element));
             self.deadlines.set(Due::Answer(client), now + timeout);
         }

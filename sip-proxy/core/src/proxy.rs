@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ferric_sip::deadline::DeadlineQueue;
-use ferric_sip::flow::Flow;
+use ferric_sip::flow::{Destination, Flow, Transport};
 use ferric_sip::ids::IdMap;
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
@@ -38,6 +38,7 @@ use crate::target::{
     Decided, Decision, LocateTarget, Next, Router, Target, Ticket, as_request_uri, headers_of, next_of,
 };
 use crate::validate::{fit_to_forward, well_formed};
+use crate::witnessed::{Witnessed, dialog_of, is_sealed, may_begin};
 
 /// What the proxy wants done.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ pub enum ProxyOutput {
     /// Send bytes.
     Transmit {
         /// Where.
-        flow: Flow,
+        to: Destination,
         /// What.
         bytes: Bytes,
     },
@@ -107,6 +108,8 @@ pub struct Proxy {
     pub(crate) deadlines: DeadlineQueue<Due>,
     /// Hops that did not take TCP, until when they are not asked again.
     pub(crate) without_tcp: HashMap<SocketAddr, Instant>,
+    /// Dialogs that requests may say they belong to.
+    pub(crate) witnessed: Witnessed,
     decided: Option<Decided>,
     next_context: u64,
     pub(crate) next_ticket: u64,
@@ -151,6 +154,7 @@ impl Proxy {
             lookups: IdMap::default(),
             deadlines: DeadlineQueue::default(),
             without_tcp: HashMap::new(),
+            witnessed: Witnessed::default(),
             decided: None,
             next_context: 0,
             next_ticket: 0,
@@ -235,7 +239,7 @@ impl Proxy {
     }
 
     /// How many entries each table has, for those who watch for growth.
-    pub fn tables(&self) -> [(&'static str, usize); 8] {
+    pub fn tables(&self) -> [(&'static str, usize); 9] {
         [
             ("requests", self.contexts.len()),
             ("servers", self.by_server.len()),
@@ -244,6 +248,7 @@ impl Proxy {
             ("lookups", self.lookups.len()),
             ("deadlines", self.deadlines.len()),
             ("without-tcp", self.without_tcp.len()),
+            ("witnessed", self.witnessed.len()),
             ("transactions", self.layer.len()),
         ]
     }
@@ -281,8 +286,14 @@ impl Proxy {
     }
 
     /// A flow broke.
-    pub fn handle_transport_error(&mut self, now: Instant, flow: &Flow) {
-        self.layer.handle_transport_error(now, flow);
+    pub fn handle_transport_error(&mut self, now: Instant, to: impl Into<Destination>) {
+        let to = to.into();
+        let flow = &to.flow;
+        self.layer.handle_transport_error(now, &to);
+        if flow.transport == Transport::Tcp && flow.connection == 0 {
+            // A large request without state is never heard of again: what comes next goes as a datagram.
+            self.note_without_tcp(now, flow.remote);
+        }
         if flow.transport.is_reliable()
             && flow.connection != 0
             && let Some(location) = &mut self.location
@@ -363,7 +374,7 @@ impl Proxy {
         }
         let mut response = reject.response(request);
         response.set_to_tag("malformed");
-        self.outputs.push_back(ProxyOutput::Transmit { flow, bytes: response.to_bytes() });
+        self.outputs.push_back(ProxyOutput::Transmit { to: flow.into(), bytes: response.to_bytes() });
     }
 
     /// Nobody that we trust, and none of the elements that we send to.
@@ -383,14 +394,15 @@ impl Proxy {
         let source = flow.remote.ip();
         let before = self.preprocessed(request);
         let call = self.call_hash(request);
-        let router = Router { config: &self.config, identity: &self.identity, groups: &self.groups, call };
+        let (in_dialog, is_proven) = self.belonging(request, flow, &before);
+        let router = Router { config: &self.config, identity: &self.identity, groups: &self.groups, call, in_dialog };
         let (decision, rule, is_initial) = router.decide(request, flow, &before);
         if matches!(decision, Ok(Decision::Local)) {
-            return Decided { decision: Decision::Local, rule, before, is_initial, source };
+            return Decided { decision: Decision::Local, rule, before, is_initial, in_dialog, is_proven, source };
         }
         let decision = match well_formed(request) {
             Err(reject) => Decision::Reject(reject, "invalid"),
-            Ok(()) => self.permit(now, request, flow).unwrap_or_else(|| match decision {
+            Ok(()) => self.permit(now, request, flow, in_dialog).unwrap_or_else(|| match decision {
                 Ok(decision) => decision,
                 Err(aor) => self.contacts(now, &aor, request),
             }),
@@ -404,7 +416,22 @@ impl Proxy {
             }
             Decision::Local | Decision::Reply(..) | Decision::Reject(..) | Decision::Register => decision,
         };
-        Decided { decision, rule, before, is_initial, source }
+        if is_proven && let Some(dialog) = dialog_of(&self.branches, request) {
+            self.witnessed.note(now, dialog);
+        }
+        Decided { decision, rule, before, is_initial, in_dialog, is_proven, source }
+    }
+
+    /// Whether a request is believed to belong to a dialog, and whether it proves it.
+    pub(crate) fn belonging(&self, request: &Message, flow: &Flow, before: &Preprocessed) -> (bool, bool) {
+        let (claims, proof) = (is_in_dialog(request), self.config.wants_proof());
+        if !claims || !proof || !may_begin(&request.method()) {
+            return (claims, false);
+        }
+        let is_proven = self.groups.has_element_at(flow.remote.ip())
+            || dialog_of(&self.branches, request).is_some_and(|dialog| self.witnessed.has(dialog))
+            || before.seal.as_ref().is_some_and(|seal| is_sealed(&self.branches, request, seal));
+        (is_proven || !self.config.authenticate, is_proven)
     }
 
     /// What its Route says, and the flow that a Record-Route of ours remembers.
@@ -420,9 +447,9 @@ impl Proxy {
     }
 
     /// Requests that begin something may need a password; `None` lets it pass. A Route of its own makes none belong to a dialog.
-    fn permit(&mut self, now: Instant, request: &Message, flow: &Flow) -> Option<Decision> {
+    fn permit(&mut self, now: Instant, request: &Message, flow: &Flow, in_dialog: bool) -> Option<Decision> {
         let asked = matches!(request.method(), Method::Register | Method::Ack | Method::Cancel);
-        if !self.config.authenticate || is_in_dialog(request) || asked {
+        if !self.config.authenticate || in_dialog || asked {
             return None;
         }
         let from = request.from().ok().and_then(|from| Uri::parse(&from.uri).ok())?;
@@ -480,8 +507,8 @@ impl Proxy {
     pub(crate) fn drain(&mut self, now: Instant) {
         while let Some(output) = self.layer.poll_output() {
             match output {
-                TransactionOutput::Transmit { flow, bytes } => {
-                    self.outputs.push_back(ProxyOutput::Transmit { flow, bytes })
+                TransactionOutput::Transmit { to, bytes } => {
+                    self.outputs.push_back(ProxyOutput::Transmit { to, bytes })
                 }
                 TransactionOutput::Event(event) => self.handle_event(now, event),
             }
@@ -506,6 +533,7 @@ impl Proxy {
                 }
                 Some(Client::GivenUp(..)) | None => {}
             },
+            TransactionEvent::ConnectionLost { id } => self.connection_lost(now, id),
             TransactionEvent::Overloaded => {
                 if let Some(decided) = &self.decided {
                     self.outputs.push_back(ProxyOutput::Rejected { reason: "transactions", source: decided.source });
@@ -522,7 +550,7 @@ impl Proxy {
 
     fn handle_request(&mut self, now: Instant, id: ServerTransactionId, request: Message, flow: Flow) {
         let Some(decided) = self.decided.take() else { return };
-        let Decided { decision, rule, before, is_initial, source: _ } = decided;
+        let Decided { decision, rule, before, is_initial, in_dialog, is_proven, source: _ } = decided;
         let is_invite = request.method() == Method::Invite;
         let done = RequestDone {
             method: request.method().as_str().to_owned(),
@@ -544,7 +572,7 @@ impl Proxy {
             elapsed: Duration::ZERO,
         };
         let sets = match decision {
-            Decision::Forward(sets) => match self.overload(now, !is_in_dialog(&request), is_invite) {
+            Decision::Forward(sets) => match self.overload(now, in_dialog, is_invite, is_proven) {
                 None => sets,
                 Some(trouble) => {
                     let reject = trouble.reject(is_invite);
@@ -606,13 +634,13 @@ impl Proxy {
     }
 
     /// Too many requests at once, or too many new calls. What belongs to a call that runs finds room beyond the limit.
-    fn overload(&mut self, now: Instant, is_initial: bool, is_invite: bool) -> Option<Trouble> {
-        let room = if is_initial { self.config.max_open } else { self.config.max_open + self.config.max_open / 4 };
-        let begins_call = is_invite && is_initial;
-        if self.contexts.len() >= room || (self.draining && begins_call) {
+    fn overload(&mut self, now: Instant, in_dialog: bool, is_invite: bool, is_proven: bool) -> Option<Trouble> {
+        let room = if in_dialog { self.config.max_open + self.config.max_open / 4 } else { self.config.max_open };
+        if self.contexts.len() >= room || (self.draining && is_invite && !in_dialog) {
             return Some(Trouble::Overload);
         }
-        let most = self.config.calls_per_second.filter(|_| begins_call)?;
+        // An INVITE that only says it belongs to a call counts as one.
+        let most = self.config.calls_per_second.filter(|_| is_invite && !is_proven)?;
         if self.rate.from.is_none_or(|from| now.saturating_duration_since(from) >= Duration::from_secs(1)) {
             self.rate = Rate { from: Some(now), count: 0 };
         }

@@ -24,6 +24,7 @@ use crate::proxy::{Proxy, ProxyOutput};
 use crate::rescue::Trouble;
 use crate::response_context::Best;
 use crate::validate::{BREADTH, breadth_of};
+use crate::witnessed::dialog_of;
 
 impl Proxy {
     /// Sends a request to the next targets, so many of them as it may have copies; the rest of the set comes after them.
@@ -131,6 +132,12 @@ impl Proxy {
 
     /// A 2xx of a request that has no final answer yet.
     fn succeed(&mut self, now: Instant, id: ContextId, element: Option<ElementId>, mut response: Message, status: u16) {
+        if self.config.wants_proof()
+            && self.contexts.get(&id).is_some_and(|context| makes_dialog(&context.request.method()))
+            && let Some(dialog) = dialog_of(&self.branches, &response)
+        {
+            self.witnessed.note(now, dialog);
+        }
         if let Some(element) = element {
             self.groups.note_outcome(now, element, Outcome::Answered { status, retry_after: None });
             if let Some(call) = self.contexts.get(&id).filter(|context| context.begins_call).map(|context| context.call)
@@ -171,6 +178,9 @@ impl Proxy {
         // Who says goodbye is gone, whether the other side hears it or not; unless a password is wanted first.
         if context.request.method() == Method::Bye && !matches!(status, 401 | 407) {
             self.groups.end_call(context.call);
+            if let Some(dialog) = dialog_of(&self.branches, &context.request) {
+                self.witnessed.forget(dialog);
+            }
         }
         let mut done = context.done;
         let asked_last = || context.branches.last().and_then(|branch| branch.tried.last().copied());
@@ -239,4 +249,9 @@ impl Proxy {
         let (response, side, element) = best.into_response(&context.request, is_invite);
         self.finish(now, id, response, side, element);
     }
+}
+
+/// A success of it begins a dialog, or goes on with one.
+fn makes_dialog(method: &Method) -> bool {
+    matches!(method, Method::Invite | Method::Subscribe | Method::Refer)
 }

@@ -4,12 +4,12 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use ferric_sip::flow::{Flow, Transport};
+use ferric_sip::flow::{Destination, Flow, Transport};
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
 
 use crate::context::ContextId;
-use crate::forward::{count_hop, suit_strict_router};
+use crate::forward::{count_hop, needs_stream, suit_strict_router};
 use crate::group::Hop;
 use crate::preprocess::Preprocessed;
 use crate::proxy::{Proxy, ProxyOutput};
@@ -49,7 +49,7 @@ impl Proxy {
                 self.stateless_lookups = self.stateless_lookups.saturating_sub(1);
                 let (request, flow, way) = *waiting;
                 if let Some(hop) = found.ok().and_then(|hops| hops.into_iter().next()) {
-                    self.send_stateless(request, &flow, &hop, way);
+                    self.send_stateless(now, request, &flow, &hop, way);
                 }
             }
             None => {}
@@ -78,12 +78,12 @@ impl Proxy {
         match next {
             Next::Hops(hops) => {
                 if let Some(hop) = hops.into_iter().next() {
-                    self.send_stateless(request, &flow, &hop, way);
+                    self.send_stateless(now, request, &flow, &hop, way);
                 }
             }
             Next::Element(_, element) => {
                 if let Some(hop) = self.groups.hop(element) {
-                    self.send_stateless(request, &flow, &hop, way);
+                    self.send_stateless(now, request, &flow, &hop, way);
                 }
             }
             Next::Name(name) => {
@@ -95,7 +95,7 @@ impl Proxy {
             Next::Flow(to) => {
                 let (_, sent_by) = self.identity.outgoing(to.transport, to.remote, Some(&to), Some(to.local));
                 let sent_by = sent_by.to_owned();
-                self.send_stateless_along(request, to, &sent_by, way);
+                self.send_stateless_along(request, to.into(), &sent_by, way);
             }
             // Nobody knows which element would be meant.
             Next::Group(_) => {}
@@ -103,30 +103,31 @@ impl Proxy {
         self.drain(now);
     }
 
-    fn send_stateless(&mut self, request: Message, came: &Flow, hop: &Hop, way: u64) {
-        let (local, sent_by) = self.identity.outgoing(hop.transport, hop.address, Some(came), None);
+    /// A large one takes a stream like any request; nobody is told when none is to be had, but it comes again, and then as
+    /// a datagram.
+    fn send_stateless(&mut self, now: Instant, request: Message, came: &Flow, hop: &Hop, way: u64) {
+        let is_large = needs_stream(self.config.udp_mtu, &self.without_tcp, now, &request, hop);
+        let transport = if is_large { Transport::Tcp } else { hop.transport };
+        let (local, sent_by) = self.identity.outgoing(transport, hop.address, Some(came), None);
         let sent_by = sent_by.to_owned();
-        self.send_stateless_along(
-            request,
-            Flow { transport: hop.transport, local, remote: hop.address, connection: 0 },
-            &sent_by,
-            way,
-        );
+        self.send_stateless_along(request, hop.destination(transport, local), &sent_by, way);
     }
 
-    fn send_stateless_along(&mut self, mut request: Message, flow: Flow, sent_by: &str, way: u64) {
+    fn send_stateless_along(&mut self, mut request: Message, to: Destination, sent_by: &str, way: u64) {
         let received = request.top_via().ok().and_then(|via| via.branch().map(str::to_owned)).unwrap_or_default();
         let branch = self.branches.stateless(&received, way);
-        request.push_header_front("Via", &format!("SIP/2.0/{} {sent_by};branch={branch};rport", flow.transport));
-        self.send_as_is(request, flow);
+        let transport = to.flow.transport;
+        request.push_header_front("Via", &format!("SIP/2.0/{transport} {sent_by};branch={branch};rport"));
+        self.send_as_is(request, to);
     }
 
-    fn send_as_is(&mut self, mut message: Message, flow: Flow) {
-        if flow.transport.is_reliable() && message.header("Content-Length").is_none() {
+    fn send_as_is(&mut self, mut message: Message, to: impl Into<Destination>) {
+        let to = to.into();
+        if to.flow.transport.is_reliable() && message.header("Content-Length").is_none() {
             let length = message.body().len().to_string();
             message.add_header("Content-Length", &length);
         }
-        self.outputs.push_back(ProxyOutput::Transmit { flow, bytes: message.to_bytes() });
+        self.outputs.push_back(ProxyOutput::Transmit { to, bytes: message.to_bytes() });
     }
 
     /// The response to a CANCEL that went on without state, and the final one to an INVITE that was forwarded before this

@@ -11,6 +11,8 @@
 //! | without a rule: to a domain of the registrar | to the registrar, or to the contacts |
 //! | without a rule: to our own address | to this node's recorder, which answers OPTIONS as well |
 //! | all else | 404 |
+//!
+//! Within a dialog is what has a To tag, and proves that it belongs to one where passwords are in force ([`crate::witnessed`]).
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -96,6 +98,10 @@ pub(crate) struct Decided {
     pub(crate) before: Preprocessed,
     /// It begins something.
     pub(crate) is_initial: bool,
+    /// It belongs to a dialog, as far as it is believed.
+    pub(crate) in_dialog: bool,
+    /// It proves that.
+    pub(crate) is_proven: bool,
     /// Who sent it.
     pub(crate) source: IpAddr,
 }
@@ -111,6 +117,8 @@ pub(crate) struct Router<'a> {
     pub(crate) groups: &'a Groups,
     /// Hash of the Call-ID.
     pub(crate) call: u64,
+    /// The request belongs to a dialog.
+    pub(crate) in_dialog: bool,
 }
 
 impl Router<'_> {
@@ -121,7 +129,7 @@ impl Router<'_> {
         flow: &Flow,
         before: &Preprocessed,
     ) -> (Result<Decision, Uri>, Option<String>, bool) {
-        let in_dialog = request.to().is_ok_and(|to| to.params.has("tag"));
+        let in_dialog = self.in_dialog;
         let fixed = |decision: Decision| (Ok(decision), None, false);
         let Ok(uri) = Uri::parse(&before.target) else { return fixed(refuse(&Trouble::BadUri, request)) };
         if !is_known_scheme(&uri.scheme) {
@@ -135,7 +143,7 @@ impl Router<'_> {
             return fixed(Decision::Forward(vec![vec![Target { uri: None, routes: vec![], next: Next::Flow(flow) }]]));
         }
         if in_dialog {
-            return fixed(self.in_dialog(&uri, request));
+            return fixed(self.within_dialog(&uri, request));
         }
         let subject = Incoming { message: request, uri: &uri, flow, is_recording: self.config.is_recording };
         match self.config.routes.route(&subject) {
@@ -147,7 +155,7 @@ impl Router<'_> {
         }
     }
 
-    fn in_dialog(&self, uri: &Uri, request: &Message) -> Decision {
+    fn within_dialog(&self, uri: &Uri, request: &Message) -> Decision {
         let is_group = self.groups.has(&uri.host);
         if self.identity.is_own(uri) || is_group {
             return match self.groups.call(self.call) {

@@ -241,7 +241,7 @@ impl World {
         if let Some(noisy) = self.dead.get(&at).copied() {
             if noisy {
                 let now = self.now;
-                self.proxy.handle_transport_error(now, &flow);
+                self.proxy.handle_transport_error(now, flow);
             }
             return;
         }
@@ -408,7 +408,8 @@ impl World {
     fn collect(&mut self) {
         while let Some(output) = self.proxy.poll_output() {
             match output {
-                ProxyOutput::Transmit { flow, bytes } => {
+                ProxyOutput::Transmit { to, bytes } => {
+                    let flow = to.flow;
                     if flow.transport == Transport::Udp && self.rng.random_bool(LOSS) {
                         continue;
                     }

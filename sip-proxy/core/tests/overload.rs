@@ -58,3 +58,26 @@ fn what_runs_or_is_recorded_goes_on() {
     bench.put(CALLER, request("INVITE", "sip:x@192.168.2.1", ""));
     assert!(bench.rejected.is_empty());
 }
+
+/// The caller heard 503 and asks elsewhere; a copy of its INVITE that waited longer must not ring for nobody.
+#[test]
+fn the_ack_to_a_503_ends_the_copy_that_was_taken_later() {
+    let mut bench = Bench::new(grouped(vec![element(PEER, 1, 1)]));
+    let invite = request("INVITE", "sip:x@192.168.2.1", "");
+    bench.proxy.set_crowded(true);
+    bench.put(CALLER, invite.clone());
+    let refused = bench.to(CALLER);
+    assert_eq!(refused.message.status(), Some(503));
+    bench.proxy.set_crowded(false);
+    bench.put(CALLER, invite.clone());
+    let sent = bench.to(PEER);
+    bench.answer(&sent, 180);
+    bench.put(CALLER, ack_to(&invite, &refused));
+    let cancel = bench.to(PEER);
+    assert!(cancel.line().starts_with("CANCEL"));
+    bench.answer(&cancel, 200);
+    bench.answer(&sent, 487);
+    // Whatever comes to it, the caller acknowledges as it did before.
+    bench.put(CALLER, ack_to(&invite, &refused));
+    bench.settles();
+}

@@ -228,3 +228,108 @@ fn a_route_is_no_way_around_the_password_and_the_limits() {
     let refused = bench.sent.iter().filter(|sent| sent.message.status() == Some(503)).count();
     assert_eq!(refused, 1, "{:?}", bench.lines());
 }
+
+/// A made-up To tag, as of somebody who wants to be taken for part of a call.
+fn forged(branch: &str, method: &str, uri: &str, more: &str) -> ferric_sip::Message {
+    request_as(branch, method, uri, &format!("To: <sip:x@y>;tag=made-up\n{more}"))
+}
+
+/// Phones of example.net with passwords, and gateways that one rule keeps from them.
+fn guarded(record_route: bool) -> ProxyConfig {
+    use ferric_proxy::routing::{Action, Condition, RouteTable};
+    let dear = rig::rule(vec![Condition::UserPrefix("+1900".into())], Action::Reject { code: 403, reason: None });
+    let all = rig::rule(vec![], Action::Group("recorders.example.com".into()));
+    ProxyConfig {
+        authenticate: true,
+        record_route,
+        domains: vec!["example.org".into()],
+        routes: RouteTable::new(vec![dear, all]),
+        ..grouped(vec![element(PEER, 1, 1)])
+    }
+}
+
+#[test]
+fn a_made_up_tag_is_no_way_around_password_rules_and_rate() {
+    for method in ["INVITE", "SUBSCRIBE", "REFER", "MESSAGE", "OPTIONS"] {
+        let mut bench = Bench::new(guarded(false));
+        bench.put(CALLER, forged("z9hG4bKf1", method, "sip:+1900@192.168.2.1", ""));
+        assert_eq!(bench.answered().message.status(), Some(403), "{method} by the rules");
+        bench.put(
+            CALLER,
+            forged("z9hG4bKf2", method, "sip:+1900@192.168.2.1", "Route: <sip:192.168.0.5;lr;in=00000000>\n"),
+        );
+        assert_eq!(bench.answered().message.status(), Some(403), "{method} with a Route of ours that is none");
+        let mut bench = Bench::new(ProxyConfig { domains: vec!["example.net".into()], ..guarded(false) });
+        bench.proxy.set_location(Some(Box::new(Doorman)));
+        bench.put(CALLER, forged("z9hG4bKf3", method, "sip:x@192.168.2.1", ""));
+        assert_eq!(bench.answered().message.status(), Some(407), "{method} with a password");
+    }
+    let mut bench = Bench::new(ProxyConfig { calls_per_second: Some(1), ..by_uri() });
+    for n in 0..3 {
+        bench.put(CALLER, forged(&format!("z9hG4bKr{n}"), "INVITE", "sip:x@192.168.2.1", ""));
+    }
+    assert_eq!(bench.statuses(), [503, 503]);
+}
+
+/// What belongs to a call, and shows it, comes through from both sides: also to numbers that no rule lets call.
+#[test]
+fn a_call_that_began_here_goes_on() {
+    for (record_route, restarted) in [(false, false), (true, false), (true, true)] {
+        let mut bench = Bench::new(guarded(record_route));
+        bench.proxy = std::mem::replace(&mut bench.proxy, Bench::new(guarded(record_route)).proxy).with_secret(5);
+        bench.put(CALLER, request("INVITE", "sip:rec@x", ""));
+        let sent = bench.to(PEER);
+        bench.answer(&sent, 200);
+        let ok = bench.answered();
+        let routes: String =
+            ok.message.values("Record-Route").iter().map(|value| format!("Route: {value}\n")).collect();
+        assert_eq!(routes.contains(";in="), record_route);
+        if restarted {
+            bench.proxy = Bench::new(guarded(record_route)).proxy.with_secret(5);
+        }
+        bench.clear();
+        // The contact of the other side is not one that a call could begin to.
+        let again = |branch: &str, to_tag: &str, routes: &str| {
+            let more = format!("To: <sip:rec@x>;tag={to_tag}\n{routes}");
+            request_as(branch, "INVITE", "sip:+1900@192.168.2.9", &more)
+        };
+        bench.put(CALLER, again("z9hG4bKg1", "at5060", &routes));
+        assert_eq!(bench.to("192.168.2.9:5060").line(), "INVITE sip:+1900@192.168.2.9", "{record_route} {restarted}");
+        if !record_route {
+            bench.clear();
+            bench.put(CALLER, again("z9hG4bKg2", "made-up", &routes));
+            assert_eq!(bench.answered().message.status(), Some(403), "the tags count, not the Call-ID");
+        }
+        // From the other side, which is a phone somewhere.
+        let mut back = request_as("z9hG4bKg3", "INVITE", "sip:+1900@192.168.1.10", &routes);
+        back.set_header("From", "<sip:rec@x>;tag=at5060");
+        back.set_header("To", "<sip:caller@example.net>;tag=c1");
+        bench.clear();
+        bench.put("192.168.7.7:5060", parse_bytes(&back));
+        assert!(bench.sent.iter().any(|sent| sent.line().starts_with("INVITE")), "{:?}", bench.lines());
+    }
+}
+
+#[test]
+fn a_call_that_is_over_proves_nothing_and_an_element_is_believed() {
+    let mut bench = Bench::new(guarded(false));
+    bench.put(CALLER, request("INVITE", "sip:rec@x", ""));
+    let sent = bench.to(PEER);
+    bench.answer(&sent, 200);
+    let within =
+        |method: &str, branch: &str, uri: &str| request_as(branch, method, uri, "To: <sip:rec@x>;tag=at5060\n");
+    bench.put(CALLER, within("BYE", "z9hG4bKb1", "sip:rec@192.168.2.1"));
+    let bye = loop {
+        let sent = bench.next_request();
+        if sent.line().starts_with("BYE") {
+            break sent;
+        }
+    };
+    bench.answer(&bye, 200);
+    bench.clear();
+    bench.put(CALLER, within("INVITE", "z9hG4bKb2", "sip:+1900@192.168.2.1"));
+    assert_eq!(bench.answered().message.status(), Some(403));
+    bench.clear();
+    bench.put(PEER, forged("z9hG4bKb3", "INVITE", "sip:+1900@192.168.2.9", ""));
+    assert_eq!(bench.to("192.168.2.9:5060").line(), "INVITE sip:+1900@192.168.2.9");
+}

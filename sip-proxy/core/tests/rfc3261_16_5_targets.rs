@@ -190,7 +190,7 @@ fn a_contact_with_a_flow_is_reached_over_it_or_not_at_all() {
     let sent = bench.to("192.168.3.1:40000");
     assert_eq!(sent.line(), "INVITE sip:bob@10.9.9.9:5060;transport=tcp");
     let now = bench.now;
-    bench.proxy.handle_transport_error(now, &flow);
+    bench.proxy.handle_transport_error(now, flow);
     bench.collect();
     assert_eq!(bench.statuses(), [500]);
     bench.put(CALLER, call(2, "INVITE", "sip:bob@example.com"));

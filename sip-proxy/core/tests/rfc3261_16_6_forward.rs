@@ -158,9 +158,11 @@ fn a_peer_that_refuses_tcp_gets_the_datagram_and_is_remembered() {
         bench.put(CALLER, big(1, 2_000));
         let sent = bench.to(PEER);
         assert_eq!(sent.transport, Transport::Tcp);
+        let first = sent.message.top_branch();
         bench.unreachable(&sent);
         let sent = bench.to(PEER);
         assert_eq!((sent.transport, sent.message.top_via().unwrap().transport.as_str()), (Transport::Udp, "UDP"));
+        assert_eq!(sent.message.top_branch(), first, "the same request to whoever gets both");
         assert!(bench.events.is_empty(), "it lives, it speaks no TCP");
         bench.answer(&sent, 200);
         assert_eq!(bench.statuses(), [200]);
@@ -177,10 +179,15 @@ fn a_peer_whose_tcp_is_swallowed_gets_the_datagram_too() {
     for config in [by_uri(), grouped(vec![element(PEER, 1, 1), element("192.168.2.2:5060", 2, 1)])] {
         let mut bench = Bench::new(config);
         bench.put(CALLER, big(1, 2_000));
-        assert_eq!(bench.to(PEER).transport, Transport::Tcp);
+        let stream = bench.to(PEER);
+        assert_eq!(stream.transport, Transport::Tcp);
         bench.pass_ms(1_000);
         let sent = bench.to(PEER);
-        assert_eq!(sent.transport, Transport::Udp);
+        assert_eq!((sent.transport, sent.message.top_branch()), (Transport::Udp, stream.message.top_branch()));
+        // The connection fails in the end, or stood after all and was answered first: it is one transaction.
+        bench.unreachable(&stream);
+        bench.put_by(Transport::Tcp, PEER, rig::response_to(&stream, 180));
+        assert_eq!(bench.statuses(), [180]);
         assert!(bench.events.is_empty(), "a firewall is no reason to call it dead");
         bench.answer(&sent, 200);
         assert_eq!(bench.statuses(), [200]);
@@ -198,4 +205,37 @@ fn a_request_without_a_listener_of_its_family_fails_at_once() {
     let mut bench = Bench::new(ProxyConfig { listeners, ..by_uri() });
     bench.put(CALLER, request("INVITE", "sip:x@[fd00::9]", ""));
     assert_eq!(bench.statuses(), [500]);
+}
+
+#[test]
+fn a_large_ack_takes_a_stream_like_any_request_and_the_next_one_a_datagram_where_none_is_to_be_had() {
+    let mut bench = Bench::new(by_uri());
+    let mut ack = call(1, "ACK", "sip:rec@192.168.2.1");
+    ack.set_to_tag("there");
+    ack.add_header("X-Long", &"x".repeat(2_000));
+    let ack = rig::parse_bytes(&ack);
+    bench.put(CALLER, ack.clone());
+    let sent = bench.to(PEER);
+    assert_eq!((sent.transport, sent.message.top_via().unwrap().transport.as_str()), (Transport::Tcp, "TCP"));
+    bench.unreachable(&sent);
+    bench.put(CALLER, ack);
+    assert_eq!(bench.to(PEER).transport, Transport::Udp);
+}
+
+#[test]
+fn the_ack_to_a_failure_and_the_cancel_go_where_their_invite_went() {
+    for (size, transport) in [(2_000, Transport::Tcp), (10, Transport::Udp)] {
+        let mut bench = Bench::new(by_uri());
+        // The INVITE decides: its CANCEL and ACK are smaller.
+        let invite = big(1, size);
+        bench.put(CALLER, invite.clone());
+        let sent = bench.to(PEER);
+        bench.answer(&sent, 180);
+        bench.put(CALLER, rig::cancel_of(&invite));
+        let cancel = bench.to(PEER);
+        assert_eq!((cancel.line().split(' ').next(), cancel.transport), (Some("CANCEL"), transport));
+        bench.answer(&sent, 487);
+        let ack = bench.to(PEER);
+        assert_eq!((ack.line().split(' ').next(), ack.transport), (Some("ACK"), transport));
+    }
 }

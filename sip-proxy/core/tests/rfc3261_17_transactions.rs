@@ -206,14 +206,50 @@ fn a_caller_of_before_rfc_3261_is_served() {
 }
 
 #[test]
-fn a_connection_that_breaks_fails_what_waits_on_it_at_once() {
+fn a_connection_that_breaks_before_any_answer_fails_what_waits_on_it_at_once() {
+    let mut bench = Bench::new(by_uri());
+    bench.put(CALLER, request("INVITE", "sip:x@192.168.2.1;transport=tcp", ""));
+    let sent = bench.to(PEER);
+    bench.unreachable(&sent);
+    assert_eq!(bench.statuses(), [500]);
+    bench.settles();
+}
+
+/// 17.1.4, 18.2.2: the answer of what rings comes over another connection.
+#[test]
+fn a_phone_that_rings_outlives_the_connection_of_its_invite() {
     let mut bench = Bench::new(by_uri());
     bench.put(CALLER, request("INVITE", "sip:x@192.168.2.1;transport=tcp", ""));
     let sent = bench.to(PEER);
     bench.answer(&sent, 180);
     bench.unreachable(&sent);
-    assert_eq!(bench.statuses(), [180, 500]);
+    bench.pass_ms(5_000);
+    bench.put_by(Transport::Tcp, "192.168.2.1:40321", rig::response_to(&sent, 200));
+    assert_eq!(bench.statuses(), [180, 200]);
     bench.settles();
+}
+
+#[test]
+fn what_was_only_taken_note_of_goes_to_the_next_element_and_is_cancelled_over_a_new_connection() {
+    let elements = ["192.168.2.1:5060;transport=tcp", "192.168.2.2:5060"];
+    let mut bench = Bench::new(rig::grouped(vec![rig::element(elements[0], 1, 1), rig::element(elements[1], 2, 1)]));
+    bench.put(CALLER, request("INVITE", "sip:x@y", ""));
+    let sent = bench.to(PEER);
+    bench.answer(&sent, 100);
+    bench.unreachable(&sent);
+    assert!(bench.to(PEER).line().starts_with("CANCEL"));
+    let next = bench.to("192.168.2.2:5060");
+    assert!(bench.events.is_empty(), "a connection that ends is no death of an element");
+    bench.answer(&next, 200);
+    assert_eq!(bench.statuses(), [200]);
+    // The one element there is may still keep its promise.
+    let mut bench = Bench::new(rig::grouped(vec![rig::element(elements[0], 1, 1)]));
+    bench.put(CALLER, request("INVITE", "sip:x@y", ""));
+    let sent = bench.to(PEER);
+    bench.answer(&sent, 100);
+    bench.unreachable(&sent);
+    bench.answer(&sent, 200);
+    assert_eq!(bench.statuses(), [200]);
 }
 
 #[test]
@@ -231,8 +267,8 @@ fn a_caller_that_hangs_up_its_connection_costs_no_call() {
         connection: 1,
     };
     let now = bench.now;
-    bench.proxy.handle_transport_error(now, &flow);
+    bench.proxy.handle_transport_error(now, flow);
     bench.clear();
     bench.answer(&sent, 200);
-    assert_eq!(bench.lines(), ["192.168.1.10:5060 200"], "18.2.2: over a new connection to its Via");
+    assert_eq!(bench.lines(), ["192.168.1.10:40123 200"], "18.2.2: the sockets find the way back");
 }

@@ -48,7 +48,7 @@ pub(crate) async fn next_message(inbound: &mut Receiver<Inbound>) -> (Flow, Mess
     let inbound = next(inbound).await;
     match inbound.kind {
         InboundKind::Message(message) => (inbound.flow, message),
-        InboundKind::TransportError => panic!("a transport error of {:?}", inbound.flow),
+        InboundKind::TransportError { .. } => panic!("a transport error of {:?}", inbound.flow),
         InboundKind::Malformed { error, .. } => panic!("{error}"),
     }
 }
@@ -57,7 +57,7 @@ pub(crate) async fn next_message(inbound: &mut Receiver<Inbound>) -> (Flow, Mess
 pub(crate) async fn next_failure(inbound: &mut Receiver<Inbound>) -> Flow {
     let inbound = next(inbound).await;
     match inbound.kind {
-        InboundKind::TransportError => inbound.flow,
+        InboundKind::TransportError { .. } => inbound.flow,
         InboundKind::Message(message) => panic!("{:?}", message.call_id()),
         InboundKind::Malformed { error, .. } => panic!("{error}"),
     }

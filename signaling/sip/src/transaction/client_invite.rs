@@ -73,6 +73,11 @@ impl ClientInvite {
         Some(Actions::from([Action::Stop(Timer::C), Action::Set(Timer::B, timers.b)]))
     }
 
+    /// True while a response came, and no final one.
+    pub(super) fn is_proceeding(&self) -> bool {
+        matches!(self.state, State::Proceeding { .. })
+    }
+
     /// True while failures that come again are acknowledged.
     pub(super) fn is_completed(&self) -> bool {
         self.state == State::Completed

@@ -5,12 +5,16 @@
 //! - The tables have the room for all transactions from the start: a table that
 //!   grows under load stands still while it moves. Requests beyond the limit get 503.
 //!   Requests of our own always find room: the core that sends them has its own limits.
-//! - Who waits on which flow is indexed, so that a broken connection costs what hung
-//!   on it, not a walk over everything. An error is told once, and only while no
-//!   final response is there.
+//! - Which requests of ours wait on which flow is indexed, so that a broken connection
+//!   costs what hung on it, not a walk over everything. An error is told once, and only
+//!   while no final response is there. It ends no INVITE that was heard of: that one's
+//!   answer comes over another connection (RFC 3261 17.1.4, 18.2.2; RFC 5923).
+//! - Answers that we owe are nothing to this index: whoever carries them finds the way
+//!   back when a connection is gone ([`way_back`](super::way_back)).
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -20,12 +24,12 @@ use rand::{RngExt, SeedableRng};
 use super::client_invite::ClientInvite;
 use super::client_non_invite::ClientNonInvite;
 use super::key::{Key, KeyMaker};
-use super::route::{reopened_flow, response_flow, sent_by_port, stamp_via};
+use super::route::{response_flow, stamp_via};
 use super::server_invite::ServerInvite;
 use super::server_non_invite::ServerNonInvite;
 use super::{Action, Actions, Class, Timer, Timers};
 use crate::deadline::DeadlineQueue;
-use crate::flow::{Flow, Transport};
+use crate::flow::{Destination, Flow, Transport};
 use crate::header::{Via, ViaParts};
 use crate::ids::IdMap;
 use crate::message::Message;
@@ -63,7 +67,7 @@ pub enum TransactionOutput {
     /// Send bytes.
     Transmit {
         /// Where.
-        flow: Flow,
+        to: Destination,
         /// What.
         bytes: Bytes,
     },
@@ -83,11 +87,12 @@ pub enum TransactionEvent {
         /// Where it came from.
         flow: Flow,
     },
-    /// A CANCEL of an INVITE that has no final response yet. The CANCEL itself is answered.
+    /// Nobody wants the answer of an INVITE any more that has no final response yet: a CANCEL came, which is answered
+    /// already, or the ACK to a refusal of another copy of it, which was turned away without a transaction.
     Cancel {
         /// The INVITE's transaction.
         id: ServerTransactionId,
-        /// The CANCEL.
+        /// The CANCEL, or the ACK.
         request: Message,
     },
     /// The ACK to a 2xx.
@@ -123,6 +128,12 @@ pub enum TransactionEvent {
         /// Which request.
         id: ClientTransactionId,
     },
+    /// The connection of an INVITE that was heard of is gone. Its answer may come over another one: the transaction lives,
+    /// and is told of this once.
+    ConnectionLost {
+        /// Which INVITE.
+        id: ClientTransactionId,
+    },
     /// No ACK to a failure came.
     AckTimedOut {
         /// Which INVITE.
@@ -147,14 +158,13 @@ struct Transaction {
     machine: Machine,
     key: Key,
     merged: Option<Key>,
-    flow: Flow,
+    /// Where requests or responses of it go.
+    to: Destination,
     /// The request as sent, or the last response.
     bytes: Bytes,
     /// The request while it is needed: for ACK and CANCEL, or for a 100.
     request: Option<Box<Message>>,
-    /// Where a server's responses go on a new connection.
-    sent_by_port: u16,
-    /// No final response yet: listed under its flow.
+    /// A client without a final response: listed under its flow.
     waiting: bool,
 }
 
@@ -164,18 +174,22 @@ const MOST_ROOM: usize = 1 << 18;
 const TIMERS_PER_CALL: usize = 1_024;
 
 /// What breaks as a whole: a connection, or the way to a peer where there is none yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Carrier {
     Connection(u64),
-    Peer(Transport, SocketAddr),
+    Peer(Transport, SocketAddr, Option<Arc<str>>),
 }
 
 impl Carrier {
-    fn of(flow: &Flow) -> Carrier {
-        match flow.connection {
-            0 => Carrier::Peer(flow.transport, flow.remote),
+    fn of(to: &Destination) -> Carrier {
+        match to.flow.connection {
+            0 => Carrier::peer(to),
             connection => Carrier::Connection(connection),
         }
+    }
+
+    fn peer(to: &Destination) -> Carrier {
+        Carrier::Peer(to.flow.transport, to.flow.remote, to.server_name.clone())
     }
 }
 
@@ -191,7 +205,7 @@ pub struct TransactionLayer {
     by_key: IdMap<Key, u64>,
     merged: IdMap<Key, u64>,
     transactions: IdMap<u64, Box<Transaction>>,
-    /// Transactions without a final response, by what carries it.
+    /// Client transactions without a final response, by what carries them.
     waiting: HashMap<Carrier, BTreeSet<u64>>,
     deadlines: DeadlineQueue<(u64, Timer)>,
     outputs: VecDeque<TransactionOutput>,
@@ -342,11 +356,10 @@ impl TransactionLayer {
             machine,
             key,
             merged,
-            flow: reply_to,
+            to: reply_to.into(),
             bytes: Bytes::new(),
             request: kept,
-            sent_by_port: sent_by_port(&via, flow.transport),
-            waiting: true,
+            waiting: false,
         });
         if method == Method::Cancel {
             self.handle_cancel(now, id, request, &via);
@@ -410,25 +423,25 @@ impl TransactionLayer {
         }
     }
 
-    /// The flow is broken: requests that wait for an answer over it have failed, and
-    /// answers that we owe go over a new connection.
-    pub fn handle_transport_error(&mut self, _now: Instant, flow: &Flow) {
+    /// The flow is broken: requests that wait for an answer over it have failed. An INVITE that was heard of goes on over
+    /// a stream that broke: its answer comes over another one, and a CANCEL of it opens one.
+    pub fn handle_transport_error(&mut self, _now: Instant, to: impl Into<Destination>) {
+        let to = to.into();
         // Opened for the first request to a peer, a connection is known to that request as the peer only.
-        let carriers = [Carrier::of(flow), Carrier::Peer(flow.transport, flow.remote)];
+        let carriers = [Carrier::of(&to), Carrier::peer(&to)];
         let failed: BTreeSet<u64> =
             carriers.iter().filter_map(|carrier| self.waiting.get(carrier)).flatten().copied().collect();
         for id in failed {
             self.settle(id);
             let Some(transaction) = self.transactions.get_mut(&id) else { continue };
-            match transaction.machine {
-                Machine::ClientInvite(_) | Machine::ClientNonInvite(_) => {
-                    self.event(TransactionEvent::TransportError { id: ClientTransactionId(id) });
-                    self.remove(id);
-                }
-                Machine::ServerInvite(_) | Machine::ServerNonInvite(_) if flow.transport.is_reliable() => {
-                    transaction.flow = reopened_flow(&transaction.flow, transaction.sent_by_port);
-                }
-                Machine::ServerInvite(_) | Machine::ServerNonInvite(_) => {}
+            let is_heard = matches!(&transaction.machine, Machine::ClientInvite(machine) if machine.is_proceeding());
+            let id = ClientTransactionId(id);
+            if is_heard && to.flow.transport.is_reliable() {
+                transaction.to.flow.connection = 0;
+                self.event(TransactionEvent::ConnectionLost { id });
+            } else {
+                self.event(TransactionEvent::TransportError { id });
+                self.remove(id.0);
             }
         }
     }
@@ -464,31 +477,33 @@ impl TransactionLayer {
         &mut self,
         now: Instant,
         request: Message,
-        flow: Flow,
+        to: impl Into<Destination>,
         sent_by: Option<&str>,
     ) -> ClientTransactionId {
         let branch = format!("z9hG4bK{:016x}{:08x}", self.rng.random::<u64>(), self.rng.random::<u32>());
-        self.send_request_as(now, request, flow, sent_by, &branch)
+        self.send_request_as(now, request, to, sent_by, &branch)
     }
 
-    /// As [`TransactionLayer::send_request`], under a branch that the caller made and uses once.
+    /// As [`TransactionLayer::send_request`], under a branch that the caller made and uses for nothing else. Sent again by
+    /// another way under the same one, after [`TransactionLayer::forget_client`], it is one request to whoever gets both.
     pub fn send_request_as(
         &mut self,
         now: Instant,
         mut request: Message,
-        flow: Flow,
+        to: impl Into<Destination>,
         sent_by: Option<&str>,
         branch: &str,
     ) -> ClientTransactionId {
-        push_via(&mut request, &flow, sent_by, branch);
-        suit_stream(&mut request, &flow);
+        let to = to.into();
+        push_via(&mut request, &to.flow, sent_by, branch);
+        suit_stream(&mut request, &to.flow);
         let method = request.method();
         let key = self.keys.client(branch, &method);
-        self.begin_client(now, request, flow, key)
+        self.begin_client(now, request, to, key)
     }
 
-    fn begin_client(&mut self, now: Instant, request: Message, flow: Flow, key: Key) -> ClientTransactionId {
-        let reliable = flow.transport.is_reliable();
+    fn begin_client(&mut self, now: Instant, request: Message, to: Destination, key: Key) -> ClientTransactionId {
+        let reliable = to.flow.transport.is_reliable();
         let (machine, actions) = if request.method() == Method::Invite {
             let (machine, actions) = ClientInvite::start(&self.timers, reliable);
             (Machine::ClientInvite(machine), actions)
@@ -501,14 +516,18 @@ impl TransactionLayer {
             machine,
             key,
             merged: None,
-            flow,
+            to,
             bytes,
             request: Some(Box::new(request)),
-            sent_by_port: 0,
             waiting: true,
         });
         self.perform(now, id, actions, None);
         ClientTransactionId(id)
+    }
+
+    /// Ends a request of ours that is sent again under the same branch.
+    pub fn forget_client(&mut self, id: ClientTransactionId) {
+        self.remove(id.0);
     }
 
     /// Repeats a request no more; an answer that still comes is heard.
@@ -528,7 +547,7 @@ impl TransactionLayer {
         self.perform(now, id.0, actions, None);
         let transaction = self.transactions.get(&id.0)?;
         let invite = transaction.request.as_deref()?;
-        let flow = transaction.flow;
+        let to = transaction.to.clone();
         let mut cancel = Message::request(&Method::Cancel, &invite.request_uri()?);
         let via = invite.top_via().ok()?;
         cancel.add_header("Via", &via.to_string());
@@ -538,18 +557,15 @@ impl TransactionLayer {
         cancel.add_header("CSeq", &format!("{} CANCEL", invite.cseq().ok()?.number));
         cancel.add_header("Content-Length", "0");
         let key = self.keys.client(via.branch()?, &Method::Cancel);
-        Some(self.begin_client(now, cancel, flow, key))
+        Some(self.begin_client(now, cancel, to, key))
     }
 
     /// Responds to a request; responses of one transaction after its final one are ignored.
     pub fn respond(&mut self, now: Instant, id: ServerTransactionId, mut response: Message) {
         let class = Class::of(response.status().unwrap_or(500));
         let Some(transaction) = self.transactions.get(&id.0) else { return };
-        let flow = transaction.flow;
+        let flow = transaction.to.flow;
         suit_stream(&mut response, &flow);
-        if class.is_final() {
-            self.settle(id.0);
-        }
         if class == Class::Failure {
             self.forget_merged(id.0);
         }
@@ -585,7 +601,7 @@ impl TransactionLayer {
 
     /// Where the responses of a server transaction go, while it is known.
     pub fn flow_of(&self, id: ServerTransactionId) -> Option<Flow> {
-        self.transactions.get(&id.0).map(|transaction| transaction.flow)
+        self.transactions.get(&id.0).map(|transaction| transaction.to.flow)
     }
 
     /// The flow over which a response goes on from a proxy: that of the server transaction which its first Via names, once
@@ -594,7 +610,7 @@ impl TransactionLayer {
         let via = response.top_via().ok()?;
         let key = self.keys.server(response, &via, &response.method());
         let id = self.by_key.get(&key)?;
-        self.transactions.get(id).map(|transaction| transaction.flow)
+        self.transactions.get(id).map(|transaction| transaction.to.flow)
     }
 
     /// Ends a server transaction without a response: what is not an INVITE is not answered when the answer would come too
@@ -619,7 +635,9 @@ impl TransactionLayer {
         if let Some(merged) = transaction.merged {
             self.merged.insert(merged, id);
         }
-        self.waiting.entry(Carrier::of(&transaction.flow)).or_default().insert(id);
+        if transaction.waiting {
+            self.waiting.entry(Carrier::of(&transaction.to)).or_default().insert(id);
+        }
         self.transactions.insert(id, Box::new(transaction));
         id
     }
@@ -630,7 +648,7 @@ impl TransactionLayer {
             return;
         };
         transaction.waiting = false;
-        let carrier = Carrier::of(&transaction.flow);
+        let carrier = Carrier::of(&transaction.to);
         if let Some(waiting) = self.waiting.get_mut(&carrier) {
             waiting.remove(&id);
             if waiting.is_empty() {
@@ -687,8 +705,8 @@ impl TransactionLayer {
             match action {
                 Action::Retransmit => {
                     if let Some(transaction) = self.transactions.get(&id) {
-                        let (flow, bytes) = (transaction.flow, transaction.bytes.clone());
-                        self.transmit(flow, bytes);
+                        let (to, bytes) = (transaction.to.clone(), transaction.bytes.clone());
+                        self.transmit(to, bytes);
                     }
                 }
                 Action::Send => self.send_first(id, subject.as_ref()),
@@ -700,6 +718,11 @@ impl TransactionLayer {
                 }
                 Action::Set(timer, after) => self.deadlines.set((id, timer), now + after),
                 Action::Stop(timer) => self.deadlines.cancel(&(id, timer)),
+                Action::Abandon => {
+                    if let Some((request, _)) = subject.take() {
+                        self.event(TransactionEvent::Cancel { id: ServerTransactionId(id), request });
+                    }
+                }
                 Action::TimedOut => {
                     let client = self
                         .transactions
@@ -731,8 +754,8 @@ impl TransactionLayer {
         // A 2xx is the core's to repeat: the transaction only lingers, with nothing in hand.
         let lingers = matches!(&transaction.machine, Machine::ServerInvite(machine) if machine.is_accepted());
         let bytes = if lingers { std::mem::take(&mut transaction.bytes) } else { transaction.bytes.clone() };
-        let flow = transaction.flow;
-        self.transmit(flow, bytes);
+        let to = transaction.to.clone();
+        self.transmit(to, bytes);
     }
 
     /// ACK to a failure (RFC 3261 17.1.1.3), made once and kept for failures that come again.
@@ -742,8 +765,8 @@ impl TransactionLayer {
             let Some(ack) = failure_ack(&invite, response) else { return };
             transaction.bytes = ack.to_bytes();
         }
-        let (flow, bytes) = (transaction.flow, transaction.bytes.clone());
-        self.transmit(flow, bytes);
+        let (to, bytes) = (transaction.to.clone(), transaction.bytes.clone());
+        self.transmit(to, bytes);
     }
 
     fn deliver(&mut self, id: u64, message: Message, flow: Flow) {
@@ -761,8 +784,8 @@ impl TransactionLayer {
         self.outputs.push_back(TransactionOutput::Event(event));
     }
 
-    fn transmit(&mut self, flow: Flow, bytes: Bytes) {
-        self.outputs.push_back(TransactionOutput::Transmit { flow, bytes });
+    fn transmit(&mut self, to: impl Into<Destination>, bytes: Bytes) {
+        self.outputs.push_back(TransactionOutput::Transmit { to: to.into(), bytes });
     }
 }
 

@@ -24,6 +24,7 @@ mod timer;
 pub use layer::{
     ClientTransactionId, ServerTransactionId, TransactionEvent, TransactionLayer, TransactionLimits, TransactionOutput,
 };
+pub use route::way_back;
 pub use timer::{Timer, Timers};
 
 use std::time::Duration;
@@ -47,6 +48,8 @@ enum Action {
     Stop(Timer),
     /// Send a CANCEL (client INVITE).
     Cancel,
+    /// Tell the core that nobody waits for the answer (server INVITE).
+    Abandon,
     /// Tell the core that nothing came in time.
     TimedOut,
     /// Forget the transaction.

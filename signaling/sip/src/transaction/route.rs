@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use crate::flow::{Flow, Transport};
 use crate::header::Via;
+use crate::message::Message;
 
 /// Notes the true source in the top Via (RFC 3261 18.2.1, RFC 3581 4); true if it changed.
 pub(super) fn stamp_via(via: &mut Via, flow: &Flow) -> bool {
@@ -30,13 +31,18 @@ pub(super) fn response_flow(via: &Via, flow: &Flow) -> Flow {
     Flow { remote: SocketAddr::new(flow.remote.ip(), sent_by_port(via, flow.transport)), ..*flow }
 }
 
-/// Where responses go when the connection of the request is gone: a new one to the
-/// source address and the port of sent-by (RFC 3261 18.2.2).
-pub(super) fn reopened_flow(flow: &Flow, port: u16) -> Flow {
-    Flow { remote: SocketAddr::new(flow.remote.ip(), port), connection: 0, ..*flow }
+/// Where a response goes when the connection of its request is gone: over a new one to the source address and the port of
+/// sent-by (RFC 3261 18.2.2). `None` for a request, and for what came as a datagram.
+pub fn way_back(message: &Message, flow: &Flow) -> Option<Flow> {
+    if message.is_request() || !flow.transport.is_reliable() {
+        return None;
+    }
+    let via = message.top_via().ok()?;
+    let remote = SocketAddr::new(flow.remote.ip(), sent_by_port(&via, flow.transport));
+    Some(Flow { remote, connection: 0, ..*flow })
 }
 
 /// The port of sent-by, or the transport's own.
-pub(super) fn sent_by_port(via: &Via, transport: Transport) -> u16 {
-    via.port.unwrap_or(if transport == Transport::Tls { 5_061 } else { 5_060 })
+fn sent_by_port(via: &Via, transport: Transport) -> u16 {
+    via.port.unwrap_or(transport.default_port())
 }

@@ -70,7 +70,9 @@ impl ServerInvite {
                 Actions::from([Action::Stop(Timer::G), Action::Stop(Timer::H), end])
             }
             State::Accepted => Actions::from([Action::Deliver]),
-            State::Proceeding { .. } | State::Confirmed => Actions::none(),
+            // Another copy of the INVITE was refused without a transaction, and this one came late: its caller is gone.
+            State::Proceeding { .. } => Actions::from([Action::Abandon]),
+            State::Confirmed => Actions::none(),
         }
     }
 
@@ -110,7 +112,7 @@ mod tests {
         assert_eq!(machine.again(), []);
         assert_eq!(machine.respond(Class::Provisional, &t), [Action::Stop(Timer::Trying), Action::Send]);
         assert_eq!(machine.again(), [Action::Retransmit]);
-        assert_eq!(machine.ack(&t), []);
+        assert_eq!(machine.ack(&t), [Action::Abandon]);
         let failed = machine.respond(Class::Failure, &t);
         assert!(failed.ends_with(&[Action::Send, Action::Set(Timer::H, t.h), Action::Set(Timer::G, t.t1)]));
         assert_eq!(machine.again(), [Action::Retransmit]);

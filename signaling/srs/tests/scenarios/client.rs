@@ -110,8 +110,8 @@ impl Client {
     fn pump(&mut self, now: Instant) {
         while let Some(output) = self.layer.poll_output() {
             match output {
-                TransactionOutput::Transmit { flow, bytes } => {
-                    self.out.insert(0, Packet { from: CLIENT, to: flow.remote, bytes });
+                TransactionOutput::Transmit { to, bytes } => {
+                    self.out.insert(0, Packet { from: CLIENT, to: to.flow.remote, bytes });
                 }
                 TransactionOutput::Event(event) => self.handle_event(now, event),
             }

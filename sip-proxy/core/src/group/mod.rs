@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferric_sip::deadline::DeadlineQueue;
-use ferric_sip::flow::Transport;
+use ferric_sip::flow::{Destination, Flow, Transport};
 use rand::Rng;
 use smallvec::SmallVec;
 
@@ -131,6 +131,17 @@ pub struct Hop {
     pub transport: Transport,
     /// The name that was looked up, for TLS.
     pub host: Arc<str>,
+}
+
+impl Hop {
+    /// A message to it over that transport. An address that was given as such is proved as such.
+    pub(crate) fn destination(&self, transport: Transport, local: SocketAddr) -> Destination {
+        let is_name = || self.host.trim_matches(['[', ']']).parse::<IpAddr>().is_err();
+        Destination {
+            flow: Flow { transport, local, remote: self.address, connection: 0 },
+            server_name: (transport == Transport::Tls && is_name()).then(|| Arc::clone(&self.host)),
+        }
+    }
 }
 
 /// An element that was chosen.

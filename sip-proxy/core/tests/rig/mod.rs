@@ -183,7 +183,8 @@ impl Bench {
     pub fn collect(&mut self) {
         while let Some(output) = self.proxy.poll_output() {
             match output {
-                ProxyOutput::Transmit { flow, bytes } => {
+                ProxyOutput::Transmit { to, bytes } => {
+                    let flow = to.flow;
                     let message = Message::parse(bytes).unwrap();
                     self.rung("proxy", &self.name_of(flow.remote), &message);
                     self.sent.push_back(Sent { to: flow.remote, transport: flow.transport, message });
@@ -320,7 +321,7 @@ impl Bench {
     pub fn unreachable(&mut self, sent: &Sent) {
         let local = if sent.to.is_ipv4() { US } else { "[fd00::5]:5060" };
         let flow = Flow { transport: sent.transport, local: address(local), remote: sent.to, connection: 0 };
-        self.proxy.handle_transport_error(self.now, &flow);
+        self.proxy.handle_transport_error(self.now, flow);
         self.collect();
     }
 

@@ -231,28 +231,91 @@ fn a_broken_connection_fails_what_waits_on_it_once_and_nothing_else() {
     let elsewhere = layer.send_request(now, our("OPTIONS"), tcp(2), None);
     drain(&mut layer);
     for _ in 0..2 {
-        layer.handle_transport_error(now, &tcp(1));
+        layer.handle_transport_error(now, tcp(1));
     }
     let (_, events) = drain(&mut layer);
     assert!(matches!(events[..], [TransactionEvent::TransportError { id }] if id == waiting), "{events:?}");
     assert_ne!(answered, waiting);
-    layer.handle_transport_error(now, &tcp(2));
+    layer.handle_transport_error(now, tcp(2));
     let (_, events) = drain(&mut layer);
     assert!(matches!(events[..], [TransactionEvent::TransportError { id }] if id == elsewhere));
 }
 
 #[test]
-fn an_answer_owed_over_a_broken_connection_goes_to_the_port_of_sent_by() {
+fn an_invite_that_rings_outlives_its_connection_and_is_cancelled_over_another() {
     let now = Instant::now();
     let mut layer = layer();
+    let id = layer.send_request(now, our("INVITE"), tcp(1), None);
+    let invite = drain(&mut layer).0.remove(0);
+    layer.handle_message(now, Message::response(&invite, 180, None), tcp(1));
+    drain(&mut layer);
+    for _ in 0..2 {
+        layer.handle_transport_error(now, tcp(1));
+    }
+    let (_, events) = drain(&mut layer);
+    assert!(matches!(events[..], [TransactionEvent::ConnectionLost { id: lost }] if lost == id), "{events:?}");
+    layer.send_cancel(now, id).unwrap();
+    let Some(TransactionOutput::Transmit { to, .. }) = layer.poll_output() else { panic!() };
+    assert_eq!(to.flow, tcp(0), "a new connection to the same peer");
+    layer.handle_message(now, Message::response(&invite, 487, None), tcp(9));
+    let (sent, events) = drain(&mut layer);
+    assert_eq!(sent[0].method(), Method::Ack);
+    assert!(matches!(events[..], [TransactionEvent::Response { id: answered, .. }] if answered == id));
+}
+
+#[test]
+fn two_names_at_one_address_do_not_disturb_each_other() {
+    let now = Instant::now();
+    let mut layer = layer();
+    let to =
+        |name: &str| Destination { flow: Flow { transport: Transport::Tls, ..UDP }, server_name: Some(name.into()) };
+    let id = layer.send_request(now, our("INVITE"), to("one.example"), None);
+    layer.send_request(now, our("INVITE"), to("two.example"), None);
+    let Some(TransactionOutput::Transmit { to: first, .. }) = layer.poll_output() else { panic!() };
+    assert_eq!(first, to("one.example"));
+    drain(&mut layer);
+    layer.handle_transport_error(now, to("one.example"));
+    let (_, events) = drain(&mut layer);
+    assert!(matches!(events[..], [TransactionEvent::TransportError { id: failed }] if failed == id), "{events:?}");
+}
+
+#[test]
+fn an_unreachable_port_fails_also_what_was_heard_of() {
+    let now = Instant::now();
+    let mut layer = layer();
+    layer.send_request(now, our("INVITE"), UDP, None);
+    let invite = drain(&mut layer).0.remove(0);
+    layer.handle_message(now, Message::response(&invite, 180, None), UDP);
+    drain(&mut layer);
+    layer.handle_transport_error(now, UDP);
+    assert!(matches!(drain(&mut layer).1[..], [TransactionEvent::TransportError { .. }]));
+}
+
+#[test]
+fn the_ack_to_a_refusal_of_another_copy_ends_the_one_that_rings() {
+    let now = Instant::now();
+    let mut layer = layer();
+    layer.handle_message(now, request("INVITE", "branch=z9hG4bKk", ""), UDP);
+    let id = server_id(&drain(&mut layer).1);
+    layer.handle_message(now, request("ACK", "branch=z9hG4bKk", ";tag=refused"), UDP);
+    let (_, events) = drain(&mut layer);
+    assert!(matches!(events[..], [TransactionEvent::Cancel { id: of, .. }] if of == id), "{events:?}");
+    layer.respond(now, id, Message::response(&request("INVITE", "branch=z9hG4bKk", ""), 487, None));
+    layer.handle_message(now, request("ACK", "branch=z9hG4bKk", ";tag=refused"), UDP);
+    assert!(drain(&mut layer).1.is_empty());
+    layer.handle_timeout(now + Duration::from_secs(5));
+    assert!(layer.is_empty(), "the same ACK ends the 487 as well");
+}
+
+#[test]
+fn the_way_back_is_the_source_and_the_port_of_sent_by() {
     let mut message = request("INVITE", "branch=z9hG4bKk", "");
     message.set_top_via("SIP/2.0/TCP 10.0.0.1:5090;branch=z9hG4bKk");
-    layer.handle_message(now, message.clone(), tcp(4));
-    let id = server_id(&drain(&mut layer).1);
-    layer.handle_transport_error(now, &tcp(4));
-    layer.respond(now, id, Message::response(&message, 486, None));
-    let Some(TransactionOutput::Transmit { flow, .. }) = layer.poll_output() else { panic!() };
+    let response = Message::response(&message, 486, None);
+    let flow = crate::transaction::way_back(&response, &tcp(4)).unwrap();
     assert_eq!((flow.remote, flow.connection), ("198.51.100.20:5090".parse().unwrap(), 0));
+    assert_eq!(crate::transaction::way_back(&message, &tcp(4)), None, "requests have their own ways");
+    assert_eq!(crate::transaction::way_back(&response, &UDP), None);
 }
 
 #[test]
@@ -337,7 +400,7 @@ fn a_hundred_thousand_lingering_transactions_cost_nothing_per_tick() {
     let begun = Instant::now();
     for n in 0..ticks {
         layer.handle_timeout(now + Duration::from_micros(n));
-        layer.handle_transport_error(now, &tcp(1));
+        layer.handle_transport_error(now, tcp(1));
     }
     let spent = begun.elapsed();
     assert_eq!(layer.len(), 100_000);
