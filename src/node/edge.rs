@@ -97,7 +97,7 @@ impl Edge {
             Registering::On(registrar) => self.proxy.set_location(Some(registrar)),
             Registering::By(settings, users) => {
                 match self.registrar() {
-                    Some(registrar) => registrar.apply(settings, users),
+                    Some(registrar) => registrar.apply(*settings, users),
                     None => tracing::error!("there is no registrar to take over its settings"),
                 }
                 None
@@ -368,7 +368,7 @@ pub(super) enum Registering {
     /// There is none.
     Off,
     /// The one that runs takes over these settings and users; [`Epoch::open_registrar`] makes one where none runs.
-    By(RegistrarConfig, Option<Users>),
+    By(Box<RegistrarConfig>, Option<Users>),
     /// This one begins.
     On(Box<NodeRegistrar>),
 }
@@ -387,7 +387,7 @@ impl Epoch {
     pub(super) fn open_registrar(&mut self, folder: &Path) -> io::Result<()> {
         self.registrar = match std::mem::replace(&mut self.registrar, Registering::Off) {
             Registering::By(settings, users) => {
-                let (registrar, restored) = NodeRegistrar::open(settings, users, folder, Instant::now())?;
+                let (registrar, restored) = NodeRegistrar::open(*settings, users, folder, Instant::now())?;
                 tracing::info!(restored, "the registrar is ready");
                 Registering::On(Box::new(registrar))
             }
@@ -409,7 +409,7 @@ pub(super) fn epoch(config: &Config, bound: &[(Transport, SocketAddr)]) -> Resul
             let load = |file: &PathBuf| config::users::load(file, &registrar.domains, &mut Vec::new());
             let mut users = registrar.users.as_ref().map(load).transpose()?;
             users.iter_mut().for_each(|users| users.offer_only(registrar.algorithm));
-            Registering::By(registrar::settings(registrar), users)
+            Registering::By(Box::new(registrar::settings(registrar)), users)
         }
     };
     Ok(Epoch { proxy: proxy_config(config, bound), registrar })

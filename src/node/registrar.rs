@@ -468,8 +468,8 @@ fn append(path: &Path) -> io::Result<File> {
 
 fn create(path: &Path) -> io::Result<File> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => append(path),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => append(path),
     }
 }
 
