@@ -201,6 +201,7 @@ def test_an_element_behind_a_dropped_route():
             print(f"edge-route: noticed after {took * 1000:.0f} ms")
             assert took < 1.0 + SLACK
             time.sleep(CALM)
+            assert far.is_alive(), far.errors()
             at = time.time()
             mend()
             # The neighbour may have to be found again.

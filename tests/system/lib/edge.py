@@ -141,6 +141,9 @@ class Sipp:
         self.thaw()
         self.child.stop(grace=0.5)
 
+    def is_alive(self):
+        return self.child.process.poll() is None
+
     def kill(self):
         """kill -9; returns the moment."""
         at = time.time()
@@ -259,7 +262,9 @@ class Segment:
             run("link", "add", self.outer, "type", "veth", "peer", "name", self.inner, "netns", self.name)
             run("address", "add", f"{self.here}/24", "dev", self.outer)
             run("link", "set", self.outer, "up")
-            for words in (("address", "add", f"{self.there}/24", "dev", self.inner), ("link", "set", "lo", "up"), ("link", "set", self.inner, "up")):
+            # While the cable is cut nobody in there is told either: sipp ends when it hears that a network is unreachable.
+            nowhere = ("route", "add", self.here.rsplit(".", 1)[0] + ".0/24", "dev", "lo", "metric", "1000")
+            for words in (("address", "add", f"{self.there}/24", "dev", self.inner), ("link", "set", "lo", "up"), ("link", "set", self.inner, "up"), nowhere):
                 run("-n", self.name, *words)
         except subprocess.CalledProcessError:
             self.__exit__()
