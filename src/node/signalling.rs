@@ -135,9 +135,10 @@ impl Signalling {
         let mut armed: Option<Instant> = None;
         let mut batch = Vec::with_capacity(BATCH);
         let mut crowded = false;
+        let mut due = self.poll_timeout();
         loop {
             // A timer that fires for nothing costs less than one that is moved with every message: it is moved to earlier only.
-            if let Some(due) = self.poll_timeout().map(|due| due + SLACK)
+            if let Some(due) = due.map(|due| due + SLACK)
                 && armed.is_none_or(|armed| due < armed)
             {
                 timer.as_mut().reset(due.into());
@@ -166,7 +167,6 @@ impl Signalling {
                     self.edge.proxy().set_crowded(crowded);
                     for received in batch.drain(..) {
                         self.receive(received);
-                        self.drain();
                     }
                     // SIP goes first, and one question is heard all the same while messages come and come.
                     if let Ok(ask) = asks.try_recv() {
@@ -179,22 +179,25 @@ impl Signalling {
                 }
                 Some(ask) = asks.recv() => self.answer(ask),
             }
-            self.drain();
-            if self.poll_timeout().is_some_and(|due| due + STALL < Instant::now()) {
+            let mut now = Instant::now();
+            self.drain(now);
+            due = self.poll_timeout();
+            if due.is_some_and(|due| due + STALL < now) {
                 // This thread stood still. What came meanwhile is in the sockets, which share it: answers before the timers
                 // that would say that there were none.
                 tokio::task::yield_now().await;
                 while let Ok(received) = inbound.try_recv() {
                     self.receive(received);
-                    self.drain();
                 }
+                due = self.poll_timeout();
             }
             // The timer fires a little late at times; what is due is compared with the clock.
-            while self.poll_timeout().is_some_and(|due| due <= Instant::now()) {
-                let now = Instant::now();
+            while due.is_some_and(|due| due <= now) {
                 self.srs.handle_timeout(now);
                 self.edge.handle_timeout(now);
-                self.drain();
+                self.drain(now);
+                now = Instant::now();
+                due = self.poll_timeout();
             }
             self.stats.sessions.store(self.srs.sessions(), Ordering::Relaxed);
             self.stats.passing.store(self.edge.proxy().unfinished(), Ordering::Relaxed);
@@ -225,6 +228,7 @@ impl Signalling {
         [self.srs.poll_timeout(), self.edge.poll_timeout()].into_iter().flatten().min()
     }
 
+    /// Takes what came, and does what it leads to.
     fn receive(&mut self, inbound: Inbound) {
         let now = Instant::now();
         match inbound.kind {
@@ -253,6 +257,7 @@ impl Signalling {
                 self.edge.handle_transport_error(now, &to);
             }
         }
+        self.drain(now);
     }
 
     /// A request that is for a recorder, where none is. No state: it is answered the same however often it comes.
@@ -323,9 +328,9 @@ impl Signalling {
     }
 
     /// Does what proxy and SRS want, until they want nothing more.
-    fn drain(&mut self) {
+    fn drain(&mut self, now: Instant) {
         let (edge, sight, ledger, events) = (&mut self.edge, &self.sight, &self.ledger, &self.events);
-        edge.drain(Instant::now(), &self.sockets, sight, &mut |event| match event {
+        edge.drain(now, &self.sockets, sight, &mut |event| match event {
             // Nobody else heard of it: it is in the books of this node.
             EdgeEvent::Unrecorded { tenant, done } => {
                 let invite = Uuid::now_v7();
