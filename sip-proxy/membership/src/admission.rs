@@ -100,7 +100,6 @@ mod tests {
             inside: Beat::INSIDE.into(),
             between: Beat::BETWEEN.into(),
             profile: Profile::default(),
-            book: Vec::new(),
         }
     }
 

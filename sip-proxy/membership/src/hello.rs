@@ -6,7 +6,8 @@
 //!   hello  ------------------------->
 //!          <-------------------------  hello
 //!      go  <-- the smaller id says it -->            the link is up
-//! profile, book, leaving  <--------->  profile, book, leaving
+//!   profile, book  <------------------>  profile, book    now, and when they change
+//!         leaving  <------------------>  leaving
 //! ```
 //!
 //! JSON, because nodes of different versions have to understand each other's first word: fields that are not known are
@@ -72,9 +73,6 @@ pub struct Hello {
     pub between: BeatOffer,
     /// What it says of itself.
     pub profile: Profile,
-    /// The nodes it knows.
-    #[serde(default)]
-    pub book: Vec<BookEntry>,
 }
 
 /// A [`Beat`] on the wire.
@@ -155,10 +153,7 @@ impl ControlFrame {
     pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
         let frame: Self = serde_json::from_slice(bytes).map_err(|error| FrameError::Syntax(error.to_string()))?;
         match &frame {
-            Self::Hello(hello) => {
-                check_profile(&hello.profile)?;
-                check_book(&hello.book)?;
-            }
+            Self::Hello(hello) => check_profile(&hello.profile)?,
             Self::Profile(profile) => check_profile(profile)?,
             Self::Book { entries } => check_book(entries)?,
             Self::Go | Self::Leaving | Self::Unknown => {}

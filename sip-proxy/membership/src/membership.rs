@@ -119,7 +119,7 @@ impl Membership {
     }
 
     /// What this node says first on a connection.
-    pub fn hello(&self, now: Instant, wall_ms: u64) -> Hello {
+    pub fn hello(&self, wall_ms: u64) -> Hello {
         let own = &self.settings.own;
         Hello {
             cluster: own.cluster.clone(),
@@ -131,7 +131,6 @@ impl Membership {
             inside: self.settings.inside.into(),
             between: self.settings.between.into(),
             profile: self.profile.clone(),
-            book: self.book(now),
         }
     }
 

@@ -54,13 +54,15 @@ impl Membership {
         if self.is_arbiter(&node) {
             self.outputs.push_back(Output::Frame(link, ControlFrame::Go));
         }
+        // Said now and not in the hello: what changes until the link is up would be told to nobody.
+        self.outputs.push_back(Output::Frame(link, ControlFrame::Profile(self.profile.clone())));
+        self.outputs.push_back(Output::Frame(link, ControlFrame::Book { entries: self.book(now) }));
         self.outputs.push_back(Output::Up { link, node: node.clone(), protocol });
         let incarnation = hello.incarnation;
         self.outputs.push_back(Output::Event(Event::Up { node: node.clone(), incarnation, protocol, restarted }));
         if let Some(alarm) = alarm {
             self.outputs.push_back(Output::Event(Event::Clock { node: node.clone(), ahead_ms, alarm }));
         }
-        self.learn(now, &hello.book);
         if news {
             self.tell_others(&node);
         }

@@ -140,7 +140,7 @@ impl Net {
                 let link = LinkId(self.links.len() as u64 + 1);
                 self.links.insert(link, (from, n));
                 let greeting = |net: &Self, of: usize, dialled, remote| {
-                    let hello = net.nodes[of].core.hello(now, net.wall(of));
+                    let hello = net.nodes[of].core.hello(net.wall(of));
                     let certificate = net.nodes[of].settings.own.identity.clone();
                     Box::new(Greeting { link, dialled, remote, certificate, hello, rtt: 2 * net.delay })
                 };
@@ -308,7 +308,7 @@ fn an_ended_process_is_dead_at_once_and_a_leaving_one_is_no_death() {
     net.nodes[2].gone = true;
     net.run(Duration::from_secs(20));
     assert_eq!(net.downs(0).len(), 2);
-    assert!(!net.nodes[0].core.hello(net.now, 0).book.iter().any(|entry| entry.node.as_str() == "a3"));
+    assert!(!net.nodes[0].core.book(net.now).iter().any(|entry| entry.node.as_str() == "a3"));
 }
 
 #[test]
@@ -469,6 +469,20 @@ fn draining_and_new_addresses_are_told() {
 }
 
 #[test]
+fn what_changes_while_a_link_comes_up_is_told() {
+    let mut net = Net::new(12);
+    net.delay = 20 * MS;
+    for (n, name) in ["a1", "a2"].into_iter().enumerate() {
+        net.add(settings(name, n, &[0]));
+    }
+    net.run(30 * MS); // the hellos are said, `go` is on its way
+    assert!(net.nodes[1].core.members().is_empty());
+    net.nodes[1].core.set_draining(true);
+    net.run(Duration::from_secs(1));
+    assert!(net.nodes[0].core.members()[0].profile.draining);
+}
+
+#[test]
 fn a_dead_node_is_forgotten_in_the_end_and_is_not_learned_again() {
     let mut net = Net::new(10);
     let soon = Duration::from_secs(30);
@@ -481,6 +495,9 @@ fn a_dead_node_is_forgotten_in_the_end_and_is_not_learned_again() {
     net.add(Settings { forget_after: soon, ..settings("a4", 3, &[0]) });
     net.run(Duration::from_secs(3));
     let known = |n: usize| net.nodes[n].core.members().iter().any(|member| member.node.as_str() == "a3");
+    let for_a_moment =
+        |(_, event): &(Duration, Event)| matches!(event, Event::Changed { node, .. } if node.as_str() == "a3");
+    assert!(!net.nodes[3].events.iter().any(for_a_moment));
     assert_eq!([0, 1, 3].map(known), [true, false, false], "it has been silent for longer than two of them remember");
 }
 
