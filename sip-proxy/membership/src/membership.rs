@@ -26,7 +26,7 @@ mod links;
 mod tests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::admission::{self, Admission};
@@ -66,7 +66,7 @@ pub struct Membership {
     /// Connections whose hello was fine and that wait: for `go`, or for what becomes of the older run.
     candidates: BTreeMap<LinkId, Candidate>,
     redial: Redial,
-    refusals: HashMap<(SocketAddr, RefusalKind, RefusedBy), Instant>,
+    refusals: HashMap<(Option<NodeId>, IpAddr, RefusalKind, RefusedBy), Instant>,
     outputs: VecDeque<Output>,
     leaving: bool,
 }
@@ -217,7 +217,7 @@ impl Membership {
             link.echo = Some((beat.sent_us, now));
             let rtt = link.meter.quality().rtt.unwrap_or_default();
             let ahead_ms = clock::ahead_ms(beat.wall_ms, wall_ms, rtt);
-            if let Some(alarm) = link.clock.handle_reading(ahead_ms) {
+            if let Some(alarm) = link.clock.handle_reading(now, ahead_ms) {
                 self.outputs.push_back(Output::Event(Event::Clock { node: node.clone(), ahead_ms, alarm }));
             }
         }
@@ -459,7 +459,7 @@ impl Membership {
         refusal: Refusal,
     ) {
         self.refusals.retain(|_, said| now.saturating_duration_since(*said) < REFUSAL_QUIET);
-        let key = (address, refusal.kind, by);
+        let key = (node.clone(), address.ip(), refusal.kind, by);
         if self.refusals.contains_key(&key) || self.refusals.len() >= REFUSALS_REMEMBERED {
             return;
         }

@@ -26,7 +26,7 @@ impl Membership {
         let news = before.as_ref().is_none_or(|peer| peer.member.addresses != addresses);
         let ahead_ms = clock::ahead_ms(hello.wall_ms, wall_ms, rtt);
         let mut watch = ClockWatch::default();
-        let alarm = watch.handle_reading(ahead_ms);
+        watch.handle_reading(now, ahead_ms);
         let link_state = Link {
             id: link,
             detector: Detector::new(now, beat),
@@ -60,9 +60,6 @@ impl Membership {
         self.outputs.push_back(Output::Up { link, node: node.clone(), protocol });
         let incarnation = hello.incarnation;
         self.outputs.push_back(Output::Event(Event::Up { node: node.clone(), incarnation, protocol, restarted }));
-        if let Some(alarm) = alarm {
-            self.outputs.push_back(Output::Event(Event::Clock { node: node.clone(), ahead_ms, alarm }));
-        }
         if news {
             self.tell_others(&node);
         }
