@@ -33,6 +33,7 @@ use ferric_registrar::{Change, Counters, Registrar, RegistrarConfig, Saved, Save
 use ferric_sip::flow::Flow;
 use ferric_sip::message::Message;
 use ferric_sip::uri::Uri;
+use ferric_sip::validate::Reject;
 use serde::{Deserialize, Serialize};
 
 use crate::config;
@@ -131,6 +132,10 @@ impl Location for NodeRegistrar {
         let response = self.core.register(now, unix_s, request, flow);
         self.journal.take(&mut self.core);
         response
+    }
+
+    fn challenge(&mut self, unix_s: u64, request: &Message, flow: &Flow) -> Option<Reject> {
+        self.core.challenge(unix_s, request, flow)
     }
 
     fn lookup(&self, now: Instant, aor: &Uri) -> Option<Vec<Contact>> {

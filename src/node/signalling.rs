@@ -236,7 +236,8 @@ impl Signalling {
                 self.sight.message(true, message.is_request(), &message.method(), &inbound.flow, &message.to_bytes());
                 tracing::trace!(flow = ?inbound.flow, method = %message.method(), "received");
                 let srs = &self.srs;
-                match self.edge.handle_message(now, message, inbound.flow, |message| srs.expects(message)) {
+                let flow = inbound.flow;
+                match self.edge.handle_message(now, message, flow, |message| srs.expects(message, &flow)) {
                     Handled::Taken => {}
                     Handled::Local(message) if self.records || message.method() == Method::Options => {
                         self.srs.handle_message(now, message, inbound.flow);
@@ -315,7 +316,7 @@ impl Signalling {
                 let _ = tell.send(Box::new(Told {
                     explanation,
                     is_idle,
-                    is_recorders: self.srs.expects(&message),
+                    is_recorders: self.srs.expects(&message, &flow),
                     records: self.records,
                 }));
             }

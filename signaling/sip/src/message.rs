@@ -80,9 +80,11 @@ impl Message {
     /// A response to `request` with the fields that RFC 3261 8.2.6.2 asks for,
     /// as they came. `None` takes the standard phrase of the status.
     pub fn response(request: &Message, status: u16, reason: Option<&str>) -> Message {
-        let reason = reason.unwrap_or_else(|| standard_reason(status));
-        let reason: String = reason.chars().filter(|c| !c.is_ascii_control()).collect();
-        let text = format!("SIP/2.0 {status} {reason}\r\n").into_bytes();
+        let mut reason = Cow::Borrowed(reason.unwrap_or_else(|| standard_reason(status)));
+        if reason.bytes().any(|byte| byte.is_ascii_control()) {
+            reason.to_mut().retain(|c| !c.is_ascii_control());
+        }
+        let text = ["SIP/2.0 ", &status.to_string(), " ", &reason, "\r\n"].concat().into_bytes();
         let range = 12..12 + reason.len();
         let mut response = Message::own(text, StartKind::Response { status, reason: range });
         for name in ["Via", "From", "To", "Call-ID", "CSeq"] {
@@ -166,6 +168,12 @@ impl Message {
         self.lines.iter().find(|line| line.is(&self.raw, field)).map(|line| line.value(&self.raw))
     }
 
+    /// True if more than one line has that name.
+    pub fn is_repeated(&self, name: &str) -> bool {
+        let field = Field::named(name);
+        self.lines.iter().filter(|line| line.is(&self.raw, field)).nth(1).is_some()
+    }
+
     /// Every line of that name.
     pub fn headers<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Cow<'a, str>> {
         let field = Field::named(name);
@@ -198,9 +206,47 @@ impl Message {
 
     /// The branch of the first Via value, without reading the rest of it.
     pub fn top_branch(&self) -> Option<Cow<'_, str>> {
-        match self.header("Via")? {
-            Cow::Borrowed(line) => ViaParts::branch_of(first_value(line)).map(Cow::Borrowed),
-            Cow::Owned(line) => ViaParts::branch_of(first_value(&line)).map(|branch| Cow::Owned(branch.to_owned())),
+        self.part_of("Via", |line| ViaParts::branch_of(first_value(line)))
+    }
+
+    /// A part of the first line of that name.
+    fn part_of(&self, name: &str, find: impl FnOnce(&str) -> Option<&str>) -> Option<Cow<'_, str>> {
+        match self.header(name)? {
+            Cow::Borrowed(line) => find(line).map(Cow::Borrowed),
+            Cow::Owned(line) => find(&line).map(|part| Cow::Owned(part.to_owned())),
+        }
+    }
+
+    /// The tag of To, without reading the rest of it.
+    pub fn to_tag(&self) -> Option<Cow<'_, str>> {
+        self.part_of("To", NameAddr::tag_of)
+    }
+
+    /// The tag of From, without reading the rest of it.
+    pub fn from_tag(&self) -> Option<Cow<'_, str>> {
+        self.part_of("From", NameAddr::tag_of)
+    }
+
+    /// The URI of To as written, without reading the rest of it.
+    ///
+    /// # Errors
+    /// As [`Message::to`].
+    pub fn to_uri(&self) -> Result<Cow<'_, str>, HeaderError> {
+        self.uri_in("To")
+    }
+
+    /// The URI of From as written, without reading the rest of it.
+    ///
+    /// # Errors
+    /// As [`Message::from`].
+    pub fn from_uri(&self) -> Result<Cow<'_, str>, HeaderError> {
+        self.uri_in("From")
+    }
+
+    fn uri_in(&self, name: &'static str) -> Result<Cow<'_, str>, HeaderError> {
+        match self.header(name).ok_or(HeaderError::Missing(name))? {
+            Cow::Borrowed(line) => NameAddr::uri_of(name, line).map(Cow::Borrowed),
+            Cow::Owned(line) => NameAddr::uri_of(name, &line).map(|uri| Cow::Owned(uri.to_owned())),
         }
     }
 
@@ -413,11 +459,9 @@ impl Message {
 
     /// Gives To a tag unless it has one.
     pub fn set_to_tag(&mut self, tag: &str) {
-        let Some(text) = self.header("To").map(Cow::into_owned) else { return };
-        if NameAddr::parse("To", &text).is_ok_and(|to| to.tag().is_some()) {
-            return;
-        }
-        self.set_header("To", &format!("{text};tag={tag}"));
+        let Some(text) = self.header("To").filter(|text| NameAddr::tag_of(text).is_none()) else { return };
+        let tagged = [&text, ";tag=", tag].concat();
+        self.set_header("To", &tagged);
     }
 
     /// Replaces body, Content-Type and Content-Length. An empty body has no type.

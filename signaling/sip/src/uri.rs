@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use thiserror::Error;
 
-use crate::header::Params;
+use crate::header::{Params, cut};
 
 /// What is wrong with a URI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -55,12 +55,22 @@ struct Parts<'a> {
     headers: Option<&'a str>,
 }
 
+/// White space, control characters and delimiters: a URI holds them escaped.
+const FORBIDDEN: [bool; 256] = {
+    let (mut table, mut byte) = ([false; 256], 0);
+    while byte < 256 {
+        table[byte] = byte <= 0x20 || byte == 0x7f || matches!(byte as u8, b'<' | b'>' | b'"');
+        byte += 1;
+    }
+    table
+};
+
 impl<'a> Parts<'a> {
     fn of(text: &'a str) -> Result<Parts<'a>, UriError> {
-        if text.bytes().any(|byte| byte <= b' ' || matches!(byte, b'<' | b'>' | b'"') || byte == 0x7f) {
+        if text.bytes().any(|byte| FORBIDDEN.get(usize::from(byte)).is_some_and(|forbidden| *forbidden)) {
             return Err(UriError::Character);
         }
-        let (scheme, rest) = text.split_once(':').ok_or(UriError::Scheme)?;
+        let (scheme, rest) = cut(text, b':').ok_or(UriError::Scheme)?;
         let mut letters = scheme.bytes();
         if !letters.next().is_some_and(|b| b.is_ascii_alphabetic())
             || !letters.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
@@ -78,18 +88,18 @@ impl<'a> Parts<'a> {
                 headers: None,
             });
         }
-        let (user, password, rest) = match rest.split_once('@') {
-            Some((userinfo, rest)) => match userinfo.split_once(':') {
+        let (user, password, rest) = match cut(rest, b'@') {
+            Some((userinfo, rest)) => match cut(userinfo, b':') {
                 Some((user, password)) => (Some(user), Some(password), rest),
                 None => (Some(userinfo), None, rest),
             },
             None => (None, None, rest),
         };
-        let (rest, headers) = match rest.split_once('?') {
+        let (rest, headers) = match cut(rest, b'?') {
             Some((rest, headers)) => (rest, Some(headers)),
             None => (rest, None),
         };
-        let (host_port, params) = rest.split_once(';').unwrap_or((rest, ""));
+        let (host_port, params) = cut(rest, b';').unwrap_or((rest, ""));
         let (host, port) = split_host_port(host_port)?;
         Ok(Parts { scheme, user, password, host, port, params, headers })
     }
@@ -177,7 +187,7 @@ pub fn split_host_port(text: &str) -> Result<(&str, Option<u16>), UriError> {
         let after = after.get(1..).unwrap_or("").trim_start();
         (host, if after.is_empty() { None } else { Some(after.strip_prefix(':').ok_or(UriError::Host)?) })
     } else {
-        match text.split_once(':') {
+        match cut(text, b':') {
             Some((host, port)) => (host.trim_end(), Some(port)),
             None => (text, None),
         }
@@ -200,6 +210,9 @@ pub fn split_host_port(text: &str) -> Result<(&str, Option<u16>), UriError> {
 
 /// Resolves `%xx`; a `%` that escapes nothing stays.
 pub fn unescape(text: &str) -> String {
+    if memchr::memchr(b'%', text.as_bytes()).is_none() {
+        return text.to_owned();
+    }
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut rest = bytes;

@@ -60,7 +60,7 @@ const SINGLE: [&str; 6] = ["From", "To", "Call-ID", "CSeq", "Max-Forwards", "Con
 /// The refusal to send.
 pub fn validate_request(request: &Message) -> Result<(), Reject> {
     for name in SINGLE {
-        if request.headers(name).nth(1).is_some() {
+        if request.is_repeated(name) {
             return Err(Reject::because(400, format!("{name} appears more than once")));
         }
     }

@@ -289,6 +289,10 @@ fn header_ids(request: &Message, found: &Findings) -> Vec<(String, String)> {
 
 /// True for a request that a session recording client sends: by any mark of one, or by metadata in its body.
 pub fn asks_for_recording(request: &Message) -> bool {
+    // A recorder's client registers with the marks of one in its Contact.
+    if request.method() == Method::Register {
+        return false;
+    }
     let has_metadata = || {
         request.content_type().is_some_and(|content| {
             let body = request.body();

@@ -227,7 +227,7 @@ impl Srs {
 
     /// True for what belongs to something that is under way here: a request that comes again, an ACK, a request within a
     /// dialog of ours, a response to a request of ours.
-    pub fn expects(&self, message: &Message) -> bool {
+    pub fn expects(&self, message: &Message, flow: &Flow) -> bool {
         if self.layer.is_empty() && self.by_dialog.is_empty() {
             return false;
         }
@@ -235,7 +235,8 @@ impl Srs {
             return self.layer.awaits(message);
         }
         let is_ours = || DialogId::of_request(message).is_some_and(|dialog| self.by_dialog.contains_key(&dialog));
-        self.layer.knows(message) || (!self.by_dialog.is_empty() && is_ours())
+        let is_known = self.layer.arrival(message, flow).is_ok_and(|arrival| self.layer.knows(&arrival));
+        is_known || (!self.by_dialog.is_empty() && is_ours())
     }
 
     /// Takes over who may send.

@@ -16,7 +16,7 @@ use crate::group::{GroupShares, Hop};
 use crate::location::Contact;
 use crate::proxy::Proxy;
 use crate::routing::{Action, Incoming, RuleTrace};
-use crate::target::{Decision, LocateTarget, Next, Router, Target};
+use crate::target::{Decision, LocateTarget, Next, Routed, Router, Target};
 
 /// What decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +122,7 @@ impl Proxy {
             call,
             in_dialog: self.belonging(request, flow, &before).0,
         };
-        let (decision, rule, is_initial) = router.decide(request, flow, &before);
+        let Routed { decision, rule, is_initial, is_recording } = router.decide(request, flow, &before);
         told.decided_by = match (&rule, is_initial, &before.next_route) {
             (Some(_), ..) => DecidedBy::Rule,
             (None, true, _) => DecidedBy::Default,
@@ -131,7 +131,7 @@ impl Proxy {
         };
         let uri = Uri::parse(&before.target).ok();
         if let Some(uri) = uri.as_ref().filter(|_| is_initial) {
-            let subject = Incoming { message: request, uri, flow, is_recording: self.config.is_recording };
+            let subject = Incoming { message: request, uri, flow, is_recording };
             told.rules = self.config.routes.explain(&subject);
         }
         let action = rule.as_ref().and_then(|name| self.config.routes.rules().iter().find(|rule| rule.name == *name));

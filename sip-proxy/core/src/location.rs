@@ -5,6 +5,7 @@ use std::time::Instant;
 use ferric_sip::flow::Flow;
 use ferric_sip::message::Message;
 use ferric_sip::uri::Uri;
+use ferric_sip::validate::Reject;
 
 /// One place where a user can be reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +22,10 @@ pub struct Contact {
 
 /// A registrar and location service.
 pub trait Location: std::any::Any + std::fmt::Debug + Send {
-    /// Answers a REGISTER.
+    /// The challenge for a REGISTER that shows no password at all where one is needed. Nothing is kept of it: the same again
+    /// is asked again (RFC 3261 8.2.7).
+    fn challenge(&mut self, unix_s: u64, request: &Message, flow: &Flow) -> Option<Reject>;
+    /// Answers any other REGISTER.
     fn register(&mut self, now: Instant, unix_s: u64, request: &Message, flow: &Flow) -> Message;
     /// The contacts of a user, the best first; `None` when there is no such user in our domains.
     fn lookup(&self, now: Instant, aor: &Uri) -> Option<Vec<Contact>>;

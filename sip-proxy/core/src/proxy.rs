@@ -35,7 +35,7 @@ use crate::preprocess::{Preprocessed, preprocess};
 use crate::rescue::Trouble;
 use crate::stateless::Lookup;
 use crate::target::{
-    Decided, Decision, LocateTarget, Next, Router, Target, Ticket, as_request_uri, headers_of, next_of,
+    Decided, Decision, LocateTarget, Next, Routed, Router, Target, Ticket, as_request_uri, headers_of, next_of,
 };
 use crate::validate::{fit_to_forward, well_formed};
 use crate::witnessed::{Witnessed, dialog_of, is_sealed, may_begin};
@@ -325,20 +325,24 @@ impl Proxy {
             self.outputs.push_back(ProxyOutput::Rejected { reason: "scanner", source: flow.remote.ip() });
             return Handled::Taken;
         }
-        if self.layer.knows(&message) {
-            self.layer.handle_message(now, message, flow);
-            self.drain(now);
-            return Handled::Taken;
-        }
+        let arrival = match self.layer.arrival(&message, &flow) {
+            Ok(arrival) if self.layer.knows(&arrival) => {
+                self.layer.handle_request(now, message, flow, arrival);
+                self.drain(now);
+                return Handled::Taken;
+            }
+            Ok(arrival) => Some(arrival),
+            Err(_) => None,
+        };
         // The recorder refuses strangers itself, and knows what it has begun.
         if self.is_stranger(&flow) || is_local(&message) {
             return Handled::Local(message);
         }
-        let Some(message) = self.shed(message, &flow) else {
+        let Some(message) = self.shed(message, &flow, arrival.as_ref()) else {
             self.drain(now);
             return Handled::Taken;
         };
-        let decided = self.decide(now, &message, &flow);
+        let mut decided = self.decide(now, &message, &flow);
         if matches!(decided.decision, Decision::Local) {
             return Handled::Local(message);
         }
@@ -354,12 +358,26 @@ impl Proxy {
             self.forward_stateless(now, message, flow, decided.decision, &decided.before);
             return Handled::Taken;
         }
-        if message.check_top_via().is_err() {
+        let Some(arrival) = arrival else {
             self.refuse_unreadable(&message, flow, decided.decision);
+            return Handled::Taken;
+        };
+        if matches!(decided.decision, Decision::Register)
+            && let Some(challenge) = self.challenge(now, &message, &flow)
+        {
+            let done =
+                RequestDone { status: challenge.status, side: "registrar", ..self.done(&message, &flow, &mut decided) };
+            self.layer.respond_stateless(message, &arrival, |request| {
+                let mut response = challenge.response(request);
+                response.set_to_tag(&arrival.tag());
+                response
+            });
+            self.drain(now);
+            self.outputs.push_back(ProxyOutput::Done(Box::new(done)));
             return Handled::Taken;
         }
         self.decided = Some(decided);
-        self.layer.handle_message(now, message, flow);
+        self.layer.handle_request(now, message, flow, arrival);
         self.drain(now);
         self.decided = None;
         Handled::Taken
@@ -396,9 +414,10 @@ impl Proxy {
         let call = self.call_hash(request);
         let (in_dialog, is_proven) = self.belonging(request, flow, &before);
         let router = Router { config: &self.config, identity: &self.identity, groups: &self.groups, call, in_dialog };
-        let (decision, rule, is_initial) = router.decide(request, flow, &before);
+        let Routed { decision, rule, is_initial, is_recording } = router.decide(request, flow, &before);
         if matches!(decision, Ok(Decision::Local)) {
-            return Decided { decision: Decision::Local, rule, before, is_initial, in_dialog, is_proven, source };
+            let decision = Decision::Local;
+            return Decided { decision, rule, before, is_initial, is_recording, in_dialog, is_proven, source };
         }
         let decision = match well_formed(request) {
             Err(reject) => Decision::Reject(reject, "invalid"),
@@ -419,7 +438,7 @@ impl Proxy {
         if is_proven && let Some(dialog) = dialog_of(&self.branches, request) {
             self.witnessed.note(now, dialog);
         }
-        Decided { decision, rule, before, is_initial, in_dialog, is_proven, source }
+        Decided { decision, rule, before, is_initial, is_recording, in_dialog, is_proven, source }
     }
 
     /// Whether a request is believed to belong to a dialog, and whether it proves it.
@@ -452,7 +471,7 @@ impl Proxy {
         if !self.config.authenticate || in_dialog || asked {
             return None;
         }
-        let from = request.from().ok().and_then(|from| Uri::parse(&from.uri).ok())?;
+        let from = Uri::parse(&request.from_uri().ok()?).ok()?;
         if !self.config.domains.iter().any(|domain| domain.eq_ignore_ascii_case(&from.host)) {
             return None;
         }
@@ -466,6 +485,12 @@ impl Proxy {
         };
         let challenge = location.authenticate(now, unix_s, request, flow)?;
         Some(Decision::Reply(Box::new(challenge), "challenge"))
+    }
+
+    /// The challenge for a REGISTER of our domains that shows no password where one is needed.
+    fn challenge(&mut self, now: Instant, request: &Message, flow: &Flow) -> Option<Reject> {
+        let unix_s = self.unix_s(now);
+        self.location.as_mut()?.challenge(unix_s, request, flow)
     }
 
     /// The registered contacts as targets: sets by q, or one by one.
@@ -549,28 +574,10 @@ impl Proxy {
     }
 
     fn handle_request(&mut self, now: Instant, id: ServerTransactionId, request: Message, flow: Flow) {
-        let Some(decided) = self.decided.take() else { return };
-        let Decided { decision, rule, before, is_initial, in_dialog, is_proven, source: _ } = decided;
+        let Some(mut decided) = self.decided.take() else { return };
         let is_invite = request.method() == Method::Invite;
-        let done = RequestDone {
-            method: request.method().as_str().to_owned(),
-            call_id: request.call_id().unwrap_or_default().into_owned(),
-            from: request.from().map(|from| from.uri).unwrap_or_default(),
-            request_uri: request.request_uri().unwrap_or_default().into_owned(),
-            source: flow.remote,
-            transport: flow.transport,
-            listener: flow.local,
-            is_recording: is_initial && (self.config.is_recording)(&request),
-            is_initial,
-            headers: headers_of(&request, &self.deciding.headers),
-            rule,
-            group: None,
-            element: None,
-            tries: 0,
-            status: 0,
-            side: "",
-            elapsed: Duration::ZERO,
-        };
+        let done = self.done(&request, &flow, &mut decided);
+        let Decided { decision, before, in_dialog, is_proven, .. } = decided;
         let sets = match decision {
             Decision::Forward(sets) => match self.overload(now, in_dialog, is_invite, is_proven) {
                 None => sets,
@@ -648,6 +655,29 @@ impl Proxy {
         (self.rate.count > most).then_some(Trouble::Overload)
     }
 
+    /// What is told of a request that is answered here or goes on, its end left open.
+    fn done(&self, request: &Message, flow: &Flow, decided: &mut Decided) -> RequestDone {
+        RequestDone {
+            method: request.method().as_str().to_owned(),
+            call_id: request.call_id().unwrap_or_default().into_owned(),
+            from: request.from_uri().unwrap_or_default().into_owned(),
+            request_uri: request.request_uri().unwrap_or_default().into_owned(),
+            source: flow.remote,
+            transport: flow.transport,
+            listener: flow.local,
+            is_recording: decided.is_recording,
+            is_initial: decided.is_initial,
+            headers: headers_of(request, &self.deciding.headers),
+            rule: decided.rule.take(),
+            group: None,
+            element: None,
+            tries: 0,
+            status: 0,
+            side: "",
+            elapsed: Duration::ZERO,
+        }
+    }
+
     /// Answers a request that was not forwarded.
     fn answer(
         &mut self,
@@ -668,5 +698,5 @@ impl Proxy {
 
 /// It belongs to a dialog, or says so.
 fn is_in_dialog(request: &Message) -> bool {
-    request.to().is_ok_and(|to| to.params.has("tag"))
+    request.to_tag().is_some()
 }

@@ -8,6 +8,7 @@
 use ferric_sip::flow::Flow;
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
+use ferric_sip::transaction::Arrival;
 
 use crate::proxy::{Proxy, ProxyOutput};
 use crate::rescue::Trouble;
@@ -17,28 +18,30 @@ const TAG: &str = "overload";
 
 impl Proxy {
     /// Turns away what there is no time for; gives anything else back.
-    pub(crate) fn shed(&mut self, request: Message, flow: &Flow) -> Option<Message> {
+    pub(crate) fn shed(&mut self, request: Message, flow: &Flow, arrival: Option<&Arrival>) -> Option<Message> {
         let method = request.method();
         if method == Method::Ack && is_ours(&request) {
             return None;
         }
-        if !self.crowded || method != Method::Invite || has_tag(&request) || (self.config.is_recording)(&request) {
+        if !self.crowded
+            || method != Method::Invite
+            || request.to_tag().is_some()
+            || (self.config.is_recording)(&request)
+        {
             return Some(request);
         }
-        self.layer.respond_stateless(request, flow, |request| {
-            let mut response = Trouble::Overload.reject(true).response(request);
-            response.set_to_tag(TAG);
-            response
-        });
+        if let Some(arrival) = arrival {
+            self.layer.respond_stateless(request, arrival, |request| {
+                let mut response = Trouble::Overload.reject(true).response(request);
+                response.set_to_tag(TAG);
+                response
+            });
+        }
         self.outputs.push_back(ProxyOutput::Rejected { reason: "overload", source: flow.remote.ip() });
         None
     }
 }
 
-fn has_tag(request: &Message) -> bool {
-    request.to().is_ok_and(|to| to.tag().is_some())
-}
-
 fn is_ours(ack: &Message) -> bool {
-    ack.header("To").is_some_and(|to| to.ends_with(TAG)) && ack.to().is_ok_and(|to| to.tag() == Some(TAG))
+    ack.to_tag().is_some_and(|tag| tag == TAG)
 }

@@ -98,6 +98,8 @@ pub(crate) struct Decided {
     pub(crate) before: Preprocessed,
     /// It begins something.
     pub(crate) is_initial: bool,
+    /// It begins something that is to be recorded.
+    pub(crate) is_recording: bool,
     /// It belongs to a dialog, as far as it is believed.
     pub(crate) in_dialog: bool,
     /// It proves that.
@@ -108,6 +110,15 @@ pub(crate) struct Decided {
 
 fn refuse(trouble: &Trouble, request: &Message) -> Decision {
     Decision::Reject(trouble.reject(request.method() == Method::Invite), trouble.as_str())
+}
+
+/// Where the rules and the table send a request.
+pub(crate) struct Routed {
+    /// `Err(uri)` asks the location service for the contacts of that address of record.
+    pub(crate) decision: Result<Decision, Uri>,
+    pub(crate) rule: Option<String>,
+    pub(crate) is_initial: bool,
+    pub(crate) is_recording: bool,
 }
 
 /// Everything that a decision needs.
@@ -122,15 +133,11 @@ pub(crate) struct Router<'a> {
 }
 
 impl Router<'_> {
-    /// Decides all but the contacts of a user: `Err(uri)` asks the location service for that address of record.
-    pub(crate) fn decide(
-        &self,
-        request: &Message,
-        flow: &Flow,
-        before: &Preprocessed,
-    ) -> (Result<Decision, Uri>, Option<String>, bool) {
+    /// Decides all but the contacts of a user.
+    pub(crate) fn decide(&self, request: &Message, flow: &Flow, before: &Preprocessed) -> Routed {
         let in_dialog = self.in_dialog;
-        let fixed = |decision: Decision| (Ok(decision), None, false);
+        let fixed =
+            |decision: Decision| Routed { decision: Ok(decision), rule: None, is_initial: false, is_recording: false };
         let Ok(uri) = Uri::parse(&before.target) else { return fixed(refuse(&Trouble::BadUri, request)) };
         if !is_known_scheme(&uri.scheme) {
             return fixed(refuse(&Trouble::Scheme, request));
@@ -145,14 +152,16 @@ impl Router<'_> {
         if in_dialog {
             return fixed(self.within_dialog(&uri, request));
         }
-        let subject = Incoming { message: request, uri: &uri, flow, is_recording: self.config.is_recording };
-        match self.config.routes.route(&subject) {
+        let is_recording = (self.config.is_recording)(request);
+        let subject = Incoming { message: request, uri: &uri, flow, is_recording };
+        let (decision, rule) = match self.config.routes.route(&subject) {
             Some(rule) => {
                 let changed = rule.rewrite.apply(&uri);
-                (self.act(&rule.action, &uri, changed, request), Some(rule.name.clone()), true)
+                (self.act(&rule.action, &uri, changed, request), Some(rule.name.clone()))
             }
-            None => (self.without_rule(&uri, request), None, true),
-        }
+            None => (self.without_rule(&uri, request, is_recording), None),
+        };
+        Routed { decision, rule, is_initial: true, is_recording }
     }
 
     fn within_dialog(&self, uri: &Uri, request: &Message) -> Decision {
@@ -178,9 +187,9 @@ impl Router<'_> {
         }
     }
 
-    fn without_rule(&self, uri: &Uri, request: &Message) -> Result<Decision, Uri> {
+    fn without_rule(&self, uri: &Uri, request: &Message, is_recording: bool) -> Result<Decision, Uri> {
         let has_group = self.groups.has(&uri.host);
-        match crate::unruled::decide(self.config, self.identity, has_group, uri, (self.config.is_recording)(request)) {
+        match crate::unruled::decide(self.config, self.identity, has_group, uri, is_recording) {
             Unruled::Recorder => Ok(Decision::Local),
             Unruled::Group => Ok(Decision::Forward(vec![vec![group(&uri.host, None)]])),
             Unruled::Registrar => self.registrar(uri, request),

@@ -30,7 +30,7 @@ pub(crate) fn is_known_scheme(scheme: &str) -> bool {
 /// Whether a transaction can be made of it (16.3 step 1).
 pub(crate) fn well_formed(request: &Message) -> Result<(), Reject> {
     for name in SINGLE {
-        if request.headers(name).nth(1).is_some() {
+        if request.is_repeated(name) {
             return Err(Reject::because(400, format!("{name} appears more than once")));
         }
     }

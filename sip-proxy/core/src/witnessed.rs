@@ -11,6 +11,7 @@
 //! Anything else goes the way of a request that begins something: password, limits, rules. Dialogs are kept as hashes in two
 //! generations; one that is used moves to the younger.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use ferric_sip::ids::IdMap;
@@ -70,9 +71,9 @@ pub(crate) fn may_begin(method: &Method) -> bool {
 
 /// What stands for the dialog of a request or response, from whichever side it comes; `None` outside of one.
 pub(crate) fn dialog_of(branches: &Branches, message: &Message) -> Option<u64> {
-    let (from, to) = (message.from().ok()?, message.to().ok()?);
+    let (from, to) = (message.from_tag()?, message.to_tag()?);
     let side = |tag: &str| branches.keyed(&format!("{} {tag}", message.call_id().unwrap_or_default()));
-    Some(side(from.tag()?).wrapping_add(side(to.tag()?)))
+    Some(side(&from).wrapping_add(side(&to)))
 }
 
 /// The seal of a dialog that a request of that tag begins.
@@ -83,8 +84,8 @@ pub(crate) fn seal(branches: &Branches, message: &Message, tag: &str) -> String 
 
 /// The seal is that of the dialog to which a request says it belongs.
 pub(crate) fn is_sealed(branches: &Branches, request: &Message, found: &str) -> bool {
-    let fits = |tag: Option<&str>| tag.is_some_and(|tag| seal(branches, request, tag) == found);
-    request.from().is_ok_and(|from| fits(from.tag())) || request.to().is_ok_and(|to| fits(to.tag()))
+    let fits = |tag: Cow<'_, str>| seal(branches, request, &tag) == found;
+    request.from_tag().is_some_and(fits) || request.to_tag().is_some_and(fits)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod rig;
 use std::time::Duration;
 
 use ferric_proxy::ProxyConfig;
+use ferric_sip::validate::Reject;
 use rig::{Bench, CALLER, ack_to, by_uri, call, element, grouped, parse_bytes, request, request_as};
 
 const PEER: &str = "192.168.2.1:5060";
@@ -182,6 +183,10 @@ impl ferric_proxy::Location for Doorman {
         ferric_sip::Message::response(request, 200, None)
     }
 
+    fn challenge(&mut self, _: u64, request: &ferric_sip::Message, _: &ferric_sip::Flow) -> Option<Reject> {
+        request.header("Authorization").is_none().then(|| Reject::new(401))
+    }
+
     fn lookup(&self, _: std::time::Instant, _: &ferric_sip::Uri) -> Option<Vec<ferric_proxy::Contact>> {
         None
     }
@@ -227,6 +232,38 @@ fn a_route_is_no_way_around_the_password_and_the_limits() {
     }
     let refused = bench.sent.iter().filter(|sent| sent.message.status() == Some(503)).count();
     assert_eq!(refused, 1, "{:?}", bench.lines());
+}
+
+#[test]
+fn rfc3261_8_2_7_who_registers_without_a_password_is_asked_for_it_and_nothing_is_kept() {
+    let mut bench = Bench::new(ProxyConfig { domains: vec!["example.net".into()], ..rig::config() });
+    bench.proxy.set_location(Some(Box::new(Doorman)));
+    let register = |branch: &str, more: &str| {
+        let via = format!("Via: SIP/2.0/UDP 192.168.1.10:5060;branch={branch};rport\n");
+        rig::parse(&format!(
+            "REGISTER sip:example.net SIP/2.0\n{via}From: <sip:a@example.net>;tag=1\nTo: <sip:a@example.net>\n\
+             Call-ID: r\nCSeq: 1 REGISTER\n{more}\n"
+        ))
+    };
+    let mut tags = Vec::new();
+    for branch in ["z9hG4bKr1", "z9hG4bKr1", "z9hG4bKr2"] {
+        bench.put(CALLER, register(branch, ""));
+        let asked = bench.answered().message;
+        assert_eq!(asked.status(), Some(401));
+        assert_eq!(
+            asked.top_via().unwrap().params.get("received"),
+            Some("192.168.1.10"),
+            "{}",
+            asked.top_via().unwrap()
+        );
+        tags.push(asked.to().unwrap().tag().unwrap().to_owned());
+        assert_eq!(bench.proxy.transactions(), 0);
+    }
+    assert!(tags[0] == tags[1] && tags[1] != tags[2], "{tags:?}");
+    let done: Vec<_> = bench.done.iter().map(|done| (done.method.as_str(), done.status, done.side)).collect();
+    assert_eq!(done, [("REGISTER", 401, "registrar"); 3]);
+    bench.put(CALLER, register("z9hG4bKr3", "Authorization: Digest x=y\n"));
+    assert_eq!((bench.answered().message.status(), bench.proxy.transactions()), (Some(200), 1));
 }
 
 /// A made-up To tag, as of somebody who wants to be taken for part of a call.

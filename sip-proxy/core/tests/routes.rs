@@ -169,7 +169,7 @@ fn the_explanation_walks_as_the_decision_does() {
     let message = request("INVITE", "sip:123@pbx.example.com", "X-Tenant: silver\n");
     let uri = Uri::parse("sip:123@pbx.example.com").unwrap();
     let flow = Flow { transport: Transport::Udp, local: address(US), remote: address(CALLER), connection: 0 };
-    let subject = Incoming { message: &message, uri: &uri, flow: &flow, is_recording: rig::is_recording };
+    let subject = Incoming { message: &message, uri: &uri, flow: &flow, is_recording: rig::is_recording(&message) };
     let traces = table.explain(&subject);
     let text: Vec<String> =
         traces

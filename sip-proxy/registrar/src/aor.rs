@@ -22,7 +22,7 @@ impl Aor {
         }
         let domain = config.domain(&uri.host)?;
         let user = uri.user_unescaped().filter(|user| !user.is_empty() && !user.contains(char::is_control))?;
-        Some(Aor { key: format!("{user}@{domain}"), at: user.len() + 1 })
+        Some(Aor { key: [&user, "@", domain].concat(), at: user.len() + 1 })
     }
 
     /// The part before the `@`.

@@ -70,19 +70,19 @@ impl<'a> Facts<'a> {
         if wanted.expires.is_zero() { Ok(false) } else { Err(Reject::because(439, "First Hop Lacks Outbound Support")) }
     }
 
-    fn bind(&self, wanted: Wanted, outbound: bool) -> Binding {
+    fn bind(&self, wanted: &Wanted, outbound: bool) -> Binding {
         let Reach { flow, reachable } = if self.is_direct {
             direct(&wanted.uri, &self.via, self.flow, outbound)
         } else {
             Reach { flow: None, reachable: true }
         };
         let extra = Extra {
-            instance: wanted.instance.map(String::into_boxed_str),
+            instance: wanted.instance.as_deref().map(Box::from),
             reg_id: wanted.reg_id,
             path: self.path.clone(),
         };
         Binding {
-            uri: wanted.text.into_boxed_str(),
+            uri: wanted.text.as_str().into(),
             call: self.call,
             expires: self.now + wanted.expires,
             order: self.order,
@@ -115,10 +115,9 @@ pub(crate) fn plan(have: &[Binding], contacts: Contacts, facts: &Facts<'_>) -> R
         Contacts::List(list) => list,
     };
     let known: Vec<Option<Uri>> = have.iter().map(|binding| Uri::parse(&binding.uri).ok()).collect();
-    let mut steps: Vec<(Option<Uri>, Step)> = Vec::with_capacity(list.len());
+    let mut steps: Vec<(Uri, Step)> = Vec::with_capacity(list.len());
     for wanted in list {
         let outbound = facts.is_outbound(&wanted)?;
-        let uri = wanted.uri.clone();
         let found = place(have, &known, &wanted, outbound);
         if let Some(binding) = found.and_then(|at| have.get(at)) {
             facts.check_order(binding)?;
@@ -126,15 +125,15 @@ pub(crate) fn plan(have: &[Binding], contacts: Contacts, facts: &Facts<'_>) -> R
         // The same contact twice in one request: the later one counts.
         steps.retain(|(other, step)| match step {
             Step::Remove(at) | Step::Replace(at, _) => Some(*at) != found,
-            Step::Add(binding) => !(found.is_none() && same_added(binding, other.as_ref(), &wanted, outbound)),
+            Step::Add(binding) => !(found.is_none() && same_added(binding, other, &wanted, outbound)),
         });
         let step = match (found, wanted.expires.is_zero()) {
             (Some(at), true) => Step::Remove(at),
             (None, true) => continue,
-            (Some(at), false) => Step::Replace(at, facts.bind(wanted, outbound)),
-            (None, false) => Step::Add(facts.bind(wanted, outbound)),
+            (Some(at), false) => Step::Replace(at, facts.bind(&wanted, outbound)),
+            (None, false) => Step::Add(facts.bind(&wanted, outbound)),
         };
-        steps.push((Some(uri), step));
+        steps.push((wanted.uri, step));
     }
     Ok(steps.into_iter().map(|(_, step)| step).collect())
 }
@@ -157,16 +156,16 @@ fn same_registration(binding: &Binding, wanted: &Wanted) -> bool {
     binding.instance() == wanted.instance.as_deref() && binding.reg_id() == wanted.reg_id
 }
 
-fn same_added(binding: &Binding, uri: Option<&Uri>, wanted: &Wanted, outbound: bool) -> bool {
+fn same_added(binding: &Binding, uri: &Uri, wanted: &Wanted, outbound: bool) -> bool {
     if outbound && binding.outbound {
         return same_registration(binding, wanted);
     }
-    uri.is_some_and(|uri| same_uri(uri, &wanted.uri))
+    same_uri(uri, &wanted.uri)
 }
 
 /// One Contact value of a 200 (RFC 3261 10.3 step 8).
 pub(crate) fn contact_text(binding: &Binding, now: Instant) -> String {
-    let mut text = format!("<{}>;expires={}", binding.uri, binding.remaining(now));
+    let mut text = ["<", &binding.uri, ">;expires=", &binding.remaining(now).to_string()].concat();
     if binding.q != NO_Q {
         text.push_str(&format!(";q={}", preference_text(binding.q)));
     }

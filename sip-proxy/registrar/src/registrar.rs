@@ -57,6 +57,8 @@ pub struct Registrar {
     changes: Changes,
     order: u64,
     counters: Counters,
+    /// The text of a second: there may be many answers in it.
+    date: (u64, String),
 }
 
 impl Registrar {
@@ -71,6 +73,7 @@ impl Registrar {
             table: Table::default(),
             order: 0,
             counters: Counters::default(),
+            date: (0, String::new()),
         }
     }
 
@@ -195,6 +198,13 @@ impl Registrar {
         *counter += 1;
     }
 
+    /// Whose bindings a REGISTER is about (RFC 3261 10.3 steps 2 and 5).
+    fn addressed(&self, request: &Message) -> Result<Aor, Reject> {
+        let to = Uri::parse(&request.to_uri()?).ok();
+        validate_require(request, &KNOWN)?;
+        to.and_then(|uri| Aor::of(&uri, &self.config)).ok_or_else(|| Reject::because(404, "No such domain here"))
+    }
+
     /// The credentials of a request must be those of `aor` (RFC 3261 10.3 steps 3 and 4).
     fn prove(
         &mut self,
@@ -227,11 +237,7 @@ impl Registrar {
         request: &Message,
         flow: &Flow,
     ) -> Result<Message, Reject> {
-        let to = request.to()?.parsed_uri();
-        let aor =
-            to.and_then(|uri| Aor::of(&uri, &self.config)).ok_or_else(|| Reject::because(404, "No such domain here"));
-        validate_require(request, &KNOWN)?;
-        let aor = aor?;
+        let aor = self.addressed(request)?;
         self.prove(now, unix_s, Side::Server, &aor, request, flow)?;
         let wanted = contacts(request, &self.config)?;
         let order = (self.order + 1).max(unix_s << 20);
@@ -321,7 +327,10 @@ impl Registrar {
             response.add_header("Require", "outbound");
         }
         response.add_header("Supported", "path, outbound");
-        response.add_header("Date", &date(unix_s));
+        if self.date.0 != unix_s || self.date.1.is_empty() {
+            self.date = (unix_s, date(unix_s));
+        }
+        response.add_header("Date", &self.date.1);
         response
     }
 
@@ -363,6 +372,13 @@ impl Location for Registrar {
         })
     }
 
+    fn challenge(&mut self, unix_s: u64, request: &Message, flow: &Flow) -> Option<Reject> {
+        let users = self.users.as_ref().filter(|_| request.header("Authorization").is_none())?;
+        let aor = self.addressed(request).ok()?;
+        self.counters.challenged += 1;
+        Some(self.auth.challenge(Side::Server, users, aor.domain(), flow.remote.ip(), unix_s, false))
+    }
+
     fn lookup(&self, now: Instant, aor: &Uri) -> Option<Vec<Contact>> {
         let secure = aor.scheme == "sips";
         let aor = Aor::of(aor, &self.config)?;
@@ -390,7 +406,7 @@ impl Location for Registrar {
     }
 
     fn authenticate(&mut self, now: Instant, unix_s: u64, request: &Message, flow: &Flow) -> Option<Message> {
-        let from = request.from().ok().and_then(|from| from.parsed_uri());
+        let from = request.from_uri().ok().and_then(|uri| Uri::parse(&uri).ok());
         let proof = match from.and_then(|uri| Aor::of(&uri, &self.config)) {
             Some(aor) => self.prove(now, unix_s, Side::Proxy, &aor, request, flow),
             None if self.users.is_none() => Ok(()),

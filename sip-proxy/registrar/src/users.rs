@@ -33,10 +33,10 @@ impl Secret {
         Secret { md5, sha256 }
     }
 
-    pub(crate) fn ha1(&self, algorithm: Algorithm) -> Option<Vec<u8>> {
+    pub(crate) fn ha1(&self, algorithm: Algorithm) -> Option<&[u8]> {
         match algorithm {
-            Algorithm::Md5 => self.md5.map(Vec::from),
-            Algorithm::Sha256 => self.sha256.map(Vec::from),
+            Algorithm::Md5 => self.md5.as_ref().map(<[u8; 16]>::as_slice),
+            Algorithm::Sha256 => self.sha256.as_ref().map(<[u8; 32]>::as_slice),
         }
     }
 }
@@ -100,7 +100,7 @@ impl Users {
     }
 
     pub(crate) fn secret(&self, name: &str, realm: &str) -> Option<&Secret> {
-        self.secrets.get(format!("{name}@{realm}").as_str())
+        self.secrets.get([name, "@", realm].concat().as_str())
     }
 
     /// Algorithms of a challenge, the best first. It is made before anybody knows for whom, so one that some user cannot

@@ -37,6 +37,23 @@ fn rfc8760_2_4_both_algorithms_are_offered_the_better_one_first() {
 }
 
 #[test]
+fn whoever_shows_nothing_is_asked_before_anything_else_and_nobody_else_is() {
+    let mut rig = Rig::with_users();
+    let mut ask = |request: Request| {
+        let message = rig.message(request);
+        rig.registrar.challenge(rig.unix_s(), &message, &udp("10.0.0.7:5060"))
+    };
+    assert_eq!(ask(register()).map(|asked| (asked.status, asked.headers.len())), Some((401, 2)));
+    assert!(ask(register().line("Authorization: Basic YTpi")).is_none(), "it is told what is wrong with it");
+    assert!(ask(register().to("<sip:alice@example.org>")).is_none(), "no domain of ours");
+    assert!(ask(register().line("Require: unheard-of")).is_none(), "it gets 420");
+    assert_eq!(rig.registrar.counters().challenged, 1);
+    let mut open = Rig::open();
+    let message = open.message(register());
+    assert!(open.registrar.challenge(open.unix_s(), &message, &udp("10.0.0.7:5060")).is_none());
+}
+
+#[test]
 fn a_realm_with_a_user_of_an_md5_hash_asks_for_md5_only() {
     let mut users = Users::default();
     let mut hash = [0; 16];

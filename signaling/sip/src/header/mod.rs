@@ -68,6 +68,12 @@ fn part_length(text: &str, separator: u8) -> usize {
     text.len()
 }
 
+/// What stands before and behind the first `separator`, an ASCII character.
+pub(crate) fn cut(text: &str, separator: u8) -> Option<(&str, &str)> {
+    let at = memchr::memchr(separator, text.as_bytes())?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
+}
+
 /// What stands before the first comma outside of quotes and angle brackets, untrimmed.
 pub(crate) fn first_value(text: &str) -> &str {
     text.get(..part_length(text, b',')).unwrap_or(text)

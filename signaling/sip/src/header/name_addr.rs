@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::{HeaderError, Params};
+use super::params::find;
+use super::{HeaderError, Params, cut};
 use crate::uri::Uri;
 
 /// A URI with an optional display name and header parameters.
@@ -45,9 +46,9 @@ impl<'a> Parts<'a> {
             }
         };
         let (uri, params) = match rest.strip_prefix('<') {
-            Some(inside) => inside.split_once('>').unwrap_or((inside, "")),
+            Some(inside) => cut(inside, b'>').unwrap_or((inside, "")),
             None => {
-                let (uri, params) = rest.split_once(';').unwrap_or((rest, ""));
+                let (uri, params) = cut(rest, b';').unwrap_or((rest, ""));
                 if uri.contains('?') {
                     return Err(HeaderError::malformed(
                         name,
@@ -90,6 +91,16 @@ impl NameAddr {
     /// As [`NameAddr::parse`].
     pub fn check(name: &'static str, text: &str) -> Result<(), HeaderError> {
         Parts::of(name, text).map(|_| ())
+    }
+
+    /// The tag of a value that [`NameAddr::parse`] would take, for less.
+    pub(crate) fn tag_of(text: &str) -> Option<&str> {
+        find(Parts::of("", text).ok()?.params, "tag").filter(|tag| !tag.is_empty())
+    }
+
+    /// The URI of a value that [`NameAddr::parse`] would take, for less.
+    pub(crate) fn uri_of<'a>(name: &'static str, text: &'a str) -> Result<&'a str, HeaderError> {
+        Parts::of(name, text).map(|parts| parts.uri)
     }
 
     /// The `tag` parameter.
@@ -138,12 +149,23 @@ mod tests {
         assert_eq!(parse("<sip:a@b;+sip.src").uri, "sip:a@b;+sip.src");
         assert_eq!(parse("< sip:a@b >").uri, "sip:a@b");
         assert!(parse("<sip:a@b>;+sip.src").params.has("+SIP.SRC"));
+        for text in
+            ["<sip:a@b;tag=u>;x;TAG = 7", "\"x;tag=1\" <sip:a@b>;tag=", "sip:a@b;tag=1", "<sip:a@b>", "< sip:c@d >"]
+        {
+            let value = parse(text);
+            assert_eq!(
+                (NameAddr::tag_of(text), NameAddr::uri_of("From", text).ok()),
+                (value.tag(), Some(value.uri.as_str())),
+                "{text}"
+            );
+        }
     }
 
     #[test]
     fn what_cannot_be_read_is_an_error() {
         for text in ["\"open <sip:a@b>", "", "<>", "sip:a@b?Route=x", "<sip:a@b> junk", "J \"open <sip:a@b>"] {
             assert!(NameAddr::parse("To", text).is_err(), "{text}");
+            assert_eq!((NameAddr::tag_of(text), NameAddr::uri_of("From", text).ok()), (None, None), "{text}");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
-use super::next_part;
+use super::{cut, next_part};
 
 /// Parameters in the order in which they came: one text, and where in it each one lies.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +22,25 @@ struct Item {
 /// From, to: bytes of the text.
 type Span = (u32, u32);
 
+/// What [`Params::get`] would tell of a list, without reading all of it.
+pub(super) fn find<'a>(list: &'a str, name: &str) -> Option<&'a str> {
+    let mut rest = Some(list);
+    while let Some(text) = rest {
+        let (item, after) = next_part(text, b';');
+        let (have, value) = cut(item, b'=').unwrap_or((item, ""));
+        if have.trim().eq_ignore_ascii_case(name) {
+            return Some(unquoted(value.trim()));
+        }
+        rest = after;
+    }
+    None
+}
+
+fn unquoted(value: &str) -> &str {
+    let quoted = value.starts_with('"') || value.ends_with('"');
+    if quoted { value.trim_matches('"') } else { value }
+}
+
 impl Params {
     /// Reads `a=b;c;d="e f"`, with or without a leading semicolon.
     pub fn parse(text: &str) -> Params {
@@ -34,7 +53,7 @@ impl Params {
             if item.is_empty() {
                 continue;
             }
-            match item.split_once('=') {
+            match cut(item, b'=') {
                 Some((name, value)) => params.add(name.trim(), Some(value.trim())),
                 None => params.add(item, None),
             }
@@ -61,9 +80,7 @@ impl Params {
 
     /// The value of `name`, quotes removed; empty for a parameter without one.
     pub fn get(&self, name: &str) -> Option<&str> {
-        let value = self.raw(name)?.unwrap_or("");
-        let quoted = value.starts_with('"') || value.ends_with('"');
-        Some(if quoted { value.trim_matches('"') } else { value })
+        Some(unquoted(self.raw(name)?.unwrap_or("")))
     }
 
     /// True if `name` is there, with or without a value.
@@ -137,6 +154,15 @@ mod tests {
         assert_eq!(params, Params::parse("a=22;B;d=;e=5"), "however it came to be");
         assert_ne!(params, Params::parse("a=22;B;d;e=5"));
         assert!(!params.has("c") && params.has("D"));
+        for text in ["", ";a", "a=1;A=2", ";x ; B = \" 2;a=3\" ; a=4", "a=\"", ";=1;a=b=c"] {
+            for name in ["a", "B", "x", ""] {
+                assert_eq!(
+                    find(text, name).filter(|_| !name.is_empty()),
+                    Params::parse(text).get(name).filter(|_| !name.is_empty()),
+                    "{name} in {text}"
+                );
+            }
+        }
         assert_eq!(Params::parse(" ; ;"), Params::default());
     }
 }

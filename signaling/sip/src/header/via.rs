@@ -3,7 +3,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::{HeaderError, Params, is_token, next_part};
+use super::params::find;
+use super::{HeaderError, Params, is_token};
 use crate::uri::split_host_port;
 
 /// One value of a Via header field.
@@ -51,19 +52,17 @@ impl<'a> ViaParts<'a> {
 
     /// The `branch` parameter.
     pub(crate) fn branch(&self) -> Option<&'a str> {
-        let mut rest = Some(self.params);
-        while let Some(text) = rest {
-            let (item, after) = next_part(text, b';');
-            let equals = memchr::memchr(b'=', item.as_bytes()).unwrap_or(item.len());
-            let (name, value) = item.split_at_checked(equals).unwrap_or((item, ""));
-            if name.trim().eq_ignore_ascii_case("branch") {
-                let value = value.get(1..).unwrap_or("").trim();
-                let quoted = value.starts_with('"') || value.ends_with('"');
-                return Some(if quoted { value.trim_matches('"') } else { value }).filter(|branch| !branch.is_empty());
-            }
-            rest = after;
-        }
-        None
+        self.param("branch").filter(|branch| !branch.is_empty())
+    }
+
+    /// The value of a parameter, as of [`Params::get`].
+    pub(crate) fn param(&self, name: &str) -> Option<&'a str> {
+        find(self.params, name)
+    }
+
+    /// The host as an address, if it is one.
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        address_of(self.host)
     }
 
     /// The branch of a value whose other parts may be damaged.
@@ -79,13 +78,7 @@ impl Via {
     /// # Errors
     /// [`HeaderError::Malformed`] says what is wrong.
     pub fn parse(text: &str) -> Result<Via, HeaderError> {
-        let ViaParts { transport, host, port, params } = ViaParts::of(text)?;
-        Ok(Via {
-            transport: transport.to_ascii_uppercase(),
-            host: host.to_owned(),
-            port,
-            params: Params::parse(params),
-        })
+        ViaParts::of(text).map(Via::from)
     }
 
     /// The `branch` parameter.
@@ -100,8 +93,23 @@ impl Via {
 
     /// The host as an address, if it is one.
     pub fn address(&self) -> Option<IpAddr> {
-        self.host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+        address_of(&self.host)
     }
+}
+
+impl From<ViaParts<'_>> for Via {
+    fn from(parts: ViaParts<'_>) -> Via {
+        Via {
+            transport: parts.transport.to_ascii_uppercase(),
+            host: parts.host.to_owned(),
+            port: parts.port,
+            params: Params::parse(parts.params),
+        }
+    }
+}
+
+fn address_of(host: &str) -> Option<IpAddr> {
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
 /// What follows `SIP/2.0/`, which may have blanks between its parts.

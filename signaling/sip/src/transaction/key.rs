@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hasher};
 
 use smallvec::SmallVec;
 
-use crate::header::{Via, ViaParts};
+use crate::header::ViaParts;
 use crate::message::Message;
 use crate::method::Method;
 
@@ -20,26 +20,6 @@ impl Key {
     /// A To tag for a response outside of any state: the same for a request that comes again.
     pub(super) fn tag(self) -> String {
         format!("{:016x}", self.0 >> 64)
-    }
-}
-
-/// What a Via says about whose request it is.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Hop<'a> {
-    host: &'a str,
-    port: Option<u16>,
-    branch: Option<&'a str>,
-}
-
-impl<'a> From<&'a Via> for Hop<'a> {
-    fn from(via: &'a Via) -> Hop<'a> {
-        Hop { host: &via.host, port: via.port, branch: via.branch() }
-    }
-}
-
-impl<'a> From<ViaParts<'a>> for Hop<'a> {
-    fn from(via: ViaParts<'a>) -> Hop<'a> {
-        Hop { host: via.host, port: via.port, branch: via.branch() }
     }
 }
 
@@ -85,17 +65,17 @@ impl KeyMaker {
     }
 
     /// The server transaction of a request; `method` is INVITE for ACK and CANCEL's target.
-    pub(super) fn server<'a>(&self, request: &Message, via: impl Into<Hop<'a>>, method: &Method) -> Key {
-        let Hop { host, port, branch } = via.into();
-        let port = port.unwrap_or(5060).to_be_bytes();
+    pub(super) fn server(&self, request: &Message, via: ViaParts<'_>, method: &Method) -> Key {
+        let host = via.host;
+        let port = via.port.unwrap_or(5060).to_be_bytes();
         let method = method.as_str().as_bytes();
-        match branch.filter(|branch| branch.starts_with(COOKIE) && branch.len() > COOKIE.len()) {
+        match via.branch().filter(|branch| branch.starts_with(COOKIE) && branch.len() > COOKIE.len()) {
             Some(branch) => self.hash(Parts::new(b's').add_lower(branch).add_lower(host).add(&port).add(method)),
             None => {
                 // RFC 2543: no branch that could be trusted. The To tag is left
                 // out, so that the ACK to a failure finds its INVITE.
                 let uri = request.request_uri().unwrap_or_default();
-                let from = request.from().ok().and_then(|from| from.tag().map(str::to_owned)).unwrap_or_default();
+                let from = request.from_tag().unwrap_or_default();
                 let call_id = request.call_id().unwrap_or_default();
                 let number = request.cseq().map_or(0, |cseq| cseq.number).to_be_bytes();
                 let parts =
@@ -113,12 +93,12 @@ impl KeyMaker {
     /// What a forked request has in common on all its paths (RFC 3261 8.2.2.2);
     /// `None` inside a dialog.
     pub(super) fn merged(&self, request: &Message) -> Option<Key> {
-        if request.to().ok()?.tag().is_some() {
+        request.check_parties().ok()?;
+        if request.to_tag().is_some() {
             return None;
         }
-        let from = request.from().ok()?;
         let call_id = request.call_id()?;
-        let tag = from.tag().unwrap_or("");
+        let tag = request.from_tag().unwrap_or_default();
         let parts =
             Parts::new(b'm').add(tag.as_bytes()).add(call_id.as_bytes()).add(request.header("CSeq")?.as_bytes());
         Some(self.hash(parts))

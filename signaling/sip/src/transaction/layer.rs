@@ -21,16 +21,16 @@ use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+use super::arrival::Arrival;
 use super::client_invite::ClientInvite;
 use super::client_non_invite::ClientNonInvite;
 use super::key::{Key, KeyMaker};
-use super::route::{response_flow, stamp_via};
 use super::server_invite::ServerInvite;
 use super::server_non_invite::ServerNonInvite;
 use super::{Action, Actions, Class, Timer, Timers};
 use crate::deadline::DeadlineQueue;
 use crate::flow::{Destination, Flow, Transport};
-use crate::header::{Via, ViaParts};
+use crate::header::HeaderError;
 use crate::ids::IdMap;
 use crate::message::Message;
 use crate::method::Method;
@@ -243,17 +243,17 @@ impl TransactionLayer {
         self
     }
 
+    /// Reads the top Via of a request: what the layer must know of it.
+    ///
+    /// # Errors
+    /// When it is missing or malformed: no transaction can be made of the request, and nobody answered.
+    pub fn arrival(&self, request: &Message, flow: &Flow) -> Result<Arrival, HeaderError> {
+        Arrival::of(&self.keys, request, flow)
+    }
+
     /// True for a request that comes again, for the ACK to a failure and for the CANCEL of an INVITE that is known here.
-    pub fn knows(&self, request: &Message) -> bool {
-        let method = request.method();
-        let has =
-            |via: ViaParts<'_>, method: &Method| self.by_key.contains_key(&self.keys.server(request, via, method));
-        let known = request.with_top_via(|via| {
-            let own = || has(via, &method);
-            let invite = || has(via, &Method::Invite);
-            if method == Method::Ack { invite() } else { own() || (method == Method::Cancel && invite()) }
-        });
-        known.unwrap_or(false)
+    pub fn knows(&self, arrival: &Arrival) -> bool {
+        self.by_key.contains_key(&arrival.key) || arrival.invite.is_some_and(|invite| self.by_key.contains_key(&invite))
     }
 
     /// True for a response to a request that was sent from here.
@@ -289,21 +289,19 @@ impl TransactionLayer {
 
     /// Takes a message from a transport.
     pub fn handle_message(&mut self, now: Instant, message: Message, flow: Flow) {
-        if message.is_request() {
-            self.handle_request(now, message, flow)
-        } else {
-            self.handle_response(now, message, flow)
+        if !message.is_request() {
+            return self.handle_response(now, message, flow);
+        }
+        if let Ok(arrival) = self.arrival(&message, &flow) {
+            self.handle_request(now, message, flow, arrival);
         }
     }
 
-    fn handle_request(&mut self, now: Instant, mut request: Message, flow: Flow) {
-        let Ok(mut via) = request.top_via() else { return };
-        if stamp_via(&mut via, &flow) {
-            request.set_top_via(&via.to_string());
-        }
-        let method = request.method();
+    /// Takes a request from a transport, with what [`TransactionLayer::arrival`] said of it.
+    pub fn handle_request(&mut self, now: Instant, mut request: Message, flow: Flow, arrival: Arrival) {
+        arrival.stamp(&mut request);
+        let Arrival { method, key, invite, reply_to, .. } = arrival;
         if method == Method::Ack {
-            let key = self.keys.server(&request, &via, &Method::Invite);
             match self.by_key.get(&key).copied() {
                 Some(id) => self.step(now, id, Some((request, flow)), |machine, timers| match machine {
                     Machine::ServerInvite(machine) => machine.ack(timers),
@@ -315,7 +313,6 @@ impl TransactionLayer {
             }
             return;
         }
-        let key = self.keys.server(&request, &via, &method);
         if let Some(&id) = self.by_key.get(&key) {
             self.step(now, id, None, |machine, _| match machine {
                 Machine::ServerInvite(machine) => machine.again(),
@@ -324,9 +321,8 @@ impl TransactionLayer {
             });
             return;
         }
-        let reply_to = response_flow(&via, &flow);
         // What ends a call, or belongs to one, finds room beyond the limit.
-        let belongs = method == Method::Cancel || request.to().is_ok_and(|to| to.tag().is_some());
+        let belongs = method == Method::Cancel || request.to_tag().is_some();
         let room = self.limits.transactions + if belongs { self.limits.transactions / 4 } else { 0 };
         if self.transactions.len() >= room {
             let mut response = Message::response(&request, 503, Some("Too many transactions"));
@@ -361,16 +357,14 @@ impl TransactionLayer {
             request: kept,
             waiting: false,
         });
-        if method == Method::Cancel {
-            self.handle_cancel(now, id, request, &via);
-        } else {
-            self.perform(now, id, actions, Some((request, flow)));
+        match invite {
+            Some(invite) => self.handle_cancel(now, id, request, invite),
+            None => self.perform(now, id, actions, Some((request, flow))),
         }
     }
 
-    fn handle_cancel(&mut self, now: Instant, id: u64, cancel: Message, via: &Via) {
-        let invite_key = self.keys.server(&cancel, via, &Method::Invite);
-        let invite = self.by_key.get(&invite_key).copied();
+    fn handle_cancel(&mut self, now: Instant, id: u64, cancel: Message, invite: Key) {
+        let invite = self.by_key.get(&invite).copied();
         let status = if invite.is_some() { 200 } else { 481 };
         let mut response = Message::response(&cancel, status, None);
         response.set_to_tag(&format!("{:08x}", self.rng.random::<u32>()));
@@ -576,15 +570,17 @@ impl TransactionLayer {
         });
     }
 
-    /// Answers a request without a transaction, the same whenever it comes again (RFC 3261 8.2.7). `respond` makes the
+    /// Answers a request without a transaction, the same way whenever it comes again (RFC 3261 8.2.7). `respond` makes the
     /// answer from the request with `received` and `rport` in its top Via.
-    pub fn respond_stateless(&mut self, mut request: Message, flow: &Flow, respond: impl FnOnce(&Message) -> Message) {
-        let Ok(mut via) = request.top_via() else { return };
-        if stamp_via(&mut via, flow) {
-            request.set_top_via(&via.to_string());
-        }
+    pub fn respond_stateless(
+        &mut self,
+        mut request: Message,
+        arrival: &Arrival,
+        respond: impl FnOnce(&Message) -> Message,
+    ) {
+        arrival.stamp(&mut request);
         let response = respond(&request);
-        self.transmit(response_flow(&via, flow), response.to_bytes());
+        self.transmit(arrival.reply_to, response.to_bytes());
     }
 
     /// Sends outside of transactions: the ACK to a 2xx gets a branch of its own.
@@ -607,8 +603,7 @@ impl TransactionLayer {
     /// The flow over which a response goes on from a proxy: that of the server transaction which its first Via names, once
     /// the proxy's own Via is off. `None` when that transaction is over.
     pub fn flow_for(&self, response: &Message) -> Option<Flow> {
-        let via = response.top_via().ok()?;
-        let key = self.keys.server(response, &via, &response.method());
+        let key = response.with_top_via(|via| self.keys.server(response, via, &response.method())).ok()?;
         let id = self.by_key.get(&key)?;
         self.transactions.get(id).map(|transaction| transaction.to.flow)
     }

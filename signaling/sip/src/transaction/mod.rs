@@ -12,6 +12,7 @@
 //! ```
 
 mod actions;
+mod arrival;
 mod client_invite;
 mod client_non_invite;
 mod key;
@@ -21,6 +22,7 @@ mod server_invite;
 mod server_non_invite;
 mod timer;
 
+pub use arrival::Arrival;
 pub use layer::{
     ClientTransactionId, ServerTransactionId, TransactionEvent, TransactionLayer, TransactionLimits, TransactionOutput,
 };

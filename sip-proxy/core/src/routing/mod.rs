@@ -45,8 +45,8 @@ pub struct Incoming<'a> {
     pub uri: &'a Uri,
     /// Where it came from.
     pub flow: &'a Flow,
-    /// Tells whether a request asks for a recording.
-    pub is_recording: fn(&Message) -> bool,
+    /// It asks for a recording.
+    pub is_recording: bool,
 }
 
 impl Subject for Incoming<'_> {
@@ -63,7 +63,7 @@ impl Subject for Incoming<'_> {
     }
 
     fn from(&self) -> Cow<'_, str> {
-        Cow::Owned(self.message.from().map(|from| from.uri).unwrap_or_default())
+        self.message.from_uri().unwrap_or_default()
     }
 
     fn source(&self) -> IpAddr {
@@ -79,7 +79,7 @@ impl Subject for Incoming<'_> {
     }
 
     fn is_recording(&self) -> bool {
-        (self.is_recording)(self.message)
+        self.is_recording
     }
 }
 

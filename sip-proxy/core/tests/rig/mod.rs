@@ -17,6 +17,7 @@ use ferric_sip::message::Message;
 use ferric_sip::transaction::{Timers, TransactionLimits};
 use ferric_sip::trust::TrustTable;
 use ferric_sip::uri::Uri;
+use ferric_sip::validate::Reject;
 
 pub const US: &str = "192.168.0.5:5060";
 pub const CALLER: &str = "192.168.1.10:5060";
@@ -67,6 +68,10 @@ impl Location for Phones {
         });
         self.0.insert(user, contacts.collect());
         Message::response(request, 200, None)
+    }
+
+    fn challenge(&mut self, _: u64, _: &Message, _: &Flow) -> Option<Reject> {
+        None
     }
 
     fn lookup(&self, _: Instant, aor: &Uri) -> Option<Vec<Contact>> {

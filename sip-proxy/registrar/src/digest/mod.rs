@@ -17,6 +17,7 @@ mod nonce;
 mod replay;
 mod throttle;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -105,7 +106,7 @@ impl Authenticator {
         let mut half = [0; 16];
         half.iter_mut().zip(nobody).for_each(|(to, from)| *to = from);
         Authenticator {
-            nonces: Nonces::new(&derived(b"nonce"), config.nonce_lifetime),
+            nonces: Nonces::new(&derived(b"nonce"), &derived(b"sources"), config.nonce_lifetime),
             replay: Replay::new(config.nonce_lifetime),
             throttle: Throttle::default(),
             rng: SmallRng::from_seed(derived(b"numbers")),
@@ -133,30 +134,26 @@ impl Authenticator {
         source: IpAddr,
     ) -> Result<String, Denied> {
         let (_, _, header) = side.names();
-        let found = request
-            .headers(header)
-            .find_map(|text| Credentials::parse(&text).filter(|credentials| credentials.realm == realm));
-        let Some(credentials) = found else {
+        let lines: Vec<Cow<'_, str>> = request.headers(header).collect();
+        let shown = lines.iter().filter_map(|text| Credentials::parse(text));
+        let Some(credentials) = shown.into_iter().find(|credentials| credentials.realm == realm) else {
             return Err(Denied::Asked(self.challenge(side, users, realm, source, unix_s, false)));
         };
         let malformed = |what: &str| Denied::Malformed(Reject::because(400, what));
-        let Some(algorithm) = Algorithm::of(credentials.algorithm.as_deref()) else {
+        let Some(algorithm) = Algorithm::of(credentials.algorithm) else {
             return Err(Denied::Asked(self.challenge(side, users, realm, source, unix_s, false)));
         };
-        let count = credentials.count();
-        let (Some("auth"), Some(count), Some(cnonce)) =
-            (credentials.qop.as_deref(), count, credentials.cnonce.as_deref())
-        else {
+        let (true, Some(count), Some(cnonce)) = (credentials.is_auth(), credentials.count(), credentials.cnonce) else {
             return Err(malformed("Digest credentials need qop=auth, nc and cnonce"));
         };
         // What a REGISTER does is decided by its To, not by its Request-URI, and there are phones that write the server's
         // address there; a nonce is taken once all the same.
-        if request.method() != Method::Register && !meant(&credentials.uri, request, config) {
+        if request.method() != Method::Register && !meant(credentials.uri, request, config) {
             return Err(malformed("Digest credentials are for another URI"));
         }
-        let nonce = self.nonces.check(&credentials.nonce, realm, source, unix_s);
+        let nonce = self.nonces.check(credentials.nonce, realm, source, unix_s);
         let is_own = nonce.is_some_and(|nonce| nonce.is_own);
-        if self.throttle.is_blocked(now, &credentials.username, source, is_own) {
+        if self.throttle.is_blocked(now, credentials.username, source, is_own) {
             // Whoever is really there gets a nonce of its own by the challenge, and is judged by that.
             let reject = if is_own {
                 Reject::because(403, "Too many wrong passwords, wait a minute")
@@ -166,21 +163,21 @@ impl Authenticator {
             return Err(Denied::Throttled(reject));
         }
         let offered = users.offers(realm).contains(&algorithm);
-        let known = users.secret(&credentials.username, realm).filter(|_| offered && !credentials.userhash);
+        let known = users.secret(credentials.username, realm).filter(|_| offered && !credentials.userhash);
         let ha1 = known.and_then(|secret| secret.ha1(algorithm));
         let stand_in = self.nobody.ha1(algorithm).unwrap_or_default();
         let expected = hash::response(
             algorithm,
-            ha1.as_deref().unwrap_or(&stand_in),
+            ha1.unwrap_or(stand_in),
             request.method().as_str(),
-            &credentials.uri,
-            &credentials.nonce,
-            &credentials.nc,
+            credentials.uri,
+            credentials.nonce,
+            credentials.nc,
             cnonce,
         );
         let right = equal(expected.as_bytes(), credentials.response.to_ascii_lowercase().as_bytes());
         if !(right && ha1.is_some()) {
-            self.throttle.note_failure(now, &credentials.username, source, is_own);
+            self.throttle.note_failure(now, credentials.username, source, is_own);
             return Err(Denied::Wrong(self.challenge(side, users, realm, source, unix_s, false)));
         }
         let fresh =
@@ -188,11 +185,12 @@ impl Authenticator {
         if !fresh {
             return Err(Denied::Stale(self.challenge(side, users, realm, source, unix_s, true)));
         }
-        self.throttle.note_success(now, &credentials.username, source, is_own);
-        Ok(credentials.username)
+        self.throttle.note_success(now, credentials.username, source, is_own);
+        Ok(credentials.username.to_owned())
     }
 
-    fn challenge(
+    /// What a request without a right answer gets.
+    pub(crate) fn challenge(
         &mut self,
         side: Side,
         users: &Users,

@@ -127,9 +127,13 @@ impl Rig {
         self.send_over(request, &udp("10.0.0.7:5060"))
     }
 
+    /// As the proxy asks.
     pub(crate) fn send_over(&mut self, request: Request, flow: &Flow) -> Message {
         let message = self.message(request);
-        self.registrar.register(self.now, self.unix_s(), &message, flow)
+        match self.registrar.challenge(self.unix_s(), &message, flow) {
+            Some(challenge) => challenge.response(&message),
+            None => self.registrar.register(self.now, self.unix_s(), &message, flow),
+        }
     }
 
     pub(crate) fn message(&mut self, request: Request) -> Message {
