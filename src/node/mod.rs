@@ -36,7 +36,7 @@ use ferric_media::manifest::RecordingState;
 use ferric_sip::dialog::SessionTimerConfig;
 use ferric_sip::flow::Transport;
 use ferric_sip::transaction::{Timers, TransactionLimits};
-use ferric_sip_io::{IoLimits, ListenerConfig, SipSockets, client_config, server_config, system_client_config};
+use ferric_sip_io::{ClientTls, IoLimits, ListenerConfig, SipSockets, client_config, server_config};
 use ferric_srs::offer::MediaPolicy;
 use ferric_srs::port::{CaptureEvent, RecordingId};
 use ferric_srs::{Srs, SrsConfig};
@@ -472,15 +472,12 @@ async fn bind_sip(config: &Config) -> anyhow::Result<(SipSockets, mpsc::Receiver
     if let Some(tls) = &config.sip.tls {
         server_tls = Some(server_config(&tls.certificate, &tls.private_key, tls.client_ca.as_deref())?);
         if let Some(ca) = &tls.client_ca {
-            client_tls = Some(client_config(ca, Some((&tls.certificate, &tls.private_key)))?);
+            client_tls = Some(client_config(ca, Some((&tls.certificate, &tls.private_key)))?.into());
         }
     }
     if client_tls.is_none() && config.proxy.is_some() {
-        let identity = config.sip.tls.as_ref().map(|tls| (tls.certificate.as_path(), tls.private_key.as_path()));
-        match system_client_config(identity) {
-            Ok(found) => client_tls = Some(found),
-            Err(error) => tracing::debug!(%error, "peers cannot be reached by TLS: set [sip.tls] client_ca"),
-        }
+        let identity = config.sip.tls.as_ref().map(|tls| (tls.certificate.clone(), tls.private_key.clone()));
+        client_tls = Some(ClientTls::of_system(identity));
     }
     let listener = |listener: &SipListener| ListenerConfig {
         transport: listener.transport,

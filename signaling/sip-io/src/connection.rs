@@ -95,12 +95,13 @@ async fn connect(shared: &Shared, flow: Flow, name: Option<&str>) -> Result<Conn
     if flow.transport != Transport::Tls {
         return Ok(Connected::Tcp(stream));
     }
-    let config = shared.client_tls.as_ref().ok_or("no authority is configured that could vouch for a TLS peer")?;
+    let tls = shared.client_tls.as_ref().ok_or("no authority is configured that could vouch for a TLS peer")?;
+    let config = tls.config().await?;
     let name = match name {
         Some(name) => ServerName::try_from(name.to_owned()).map_err(|_| format!("\"{name}\" is no host name"))?,
         None => ServerName::IpAddress(flow.remote.ip().into()),
     };
-    let connected = TlsConnector::from(Arc::clone(config)).connect(name, stream).await;
+    let connected = TlsConnector::from(config).connect(name, stream).await;
     let stream = connected.map_err(|error| {
         count(&shared.stats.handshakes_failed);
         error.to_string()

@@ -34,4 +34,4 @@ mod udp;
 pub use inbound::{Inbound, InboundKind};
 pub use limits::{IoLimits, IoStats};
 pub use sockets::{BindError, ListenerConfig, SipSockets};
-pub use tls::{TlsError, client_config, server_config, system_client_config};
+pub use tls::{ClientTls, TlsError, client_config, server_config, system_client_config};

@@ -12,7 +12,7 @@ use ferric_sip::message::Message;
 use ferric_sip::method::Method;
 use ferric_sip::transaction::way_back;
 use ferric_sip::trust::TrustTable;
-use rustls::{ClientConfig, ServerConfig};
+use rustls::ServerConfig;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -23,6 +23,7 @@ use crate::limits::{IoLimits, IoStats, count};
 use crate::rate::RateLimit;
 use crate::stream::Left;
 use crate::table::{ConnectionTable, Origin, Outgoing, Queue};
+use crate::tls::ClientTls;
 use crate::udp::{Sent, UdpPort};
 use crate::{connection, udp};
 
@@ -55,7 +56,7 @@ pub(crate) struct Shared {
     pub(crate) limits: IoLimits,
     pub(crate) stats: IoStats,
     pub(crate) inbound: mpsc::Sender<Inbound>,
-    pub(crate) client_tls: Option<Arc<ClientConfig>>,
+    pub(crate) client_tls: Option<ClientTls>,
     rate: RateLimit,
     connections: Mutex<ConnectionTable>,
     udp: Vec<Arc<UdpPort>>,
@@ -254,7 +255,7 @@ impl SipSockets {
     pub async fn bind(
         listeners: Vec<ListenerConfig>,
         limits: IoLimits,
-        client_tls: Option<Arc<ClientConfig>>,
+        client_tls: Option<ClientTls>,
     ) -> Result<(SipSockets, mpsc::Receiver<Inbound>), BindError> {
         let (inbound, receiver) = mpsc::channel(INBOUND_QUEUE);
         let (mut ports, mut streams, mut bound) = (Vec::new(), Vec::new(), Vec::new());

@@ -8,6 +8,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use thiserror::Error;
+use tokio::sync::OnceCell;
 
 /// Certificates or keys that cannot be used.
 #[derive(Debug, Error)]
@@ -115,6 +116,40 @@ pub fn system_client_config(identity: Option<(&Path, &Path)>) -> Result<Arc<Clie
         return Err(TlsError::NoSystemRoots { problem });
     }
     client_with(store, Path::new("system roots"), identity)
+}
+
+/// Settings for connections that we open. Reading all authorities of a system takes longer than a call; it is done for the
+/// first connection by TLS, and not on the thread that serves the sockets.
+#[derive(Debug)]
+pub struct ClientTls {
+    identity: Option<(PathBuf, PathBuf)>,
+    made: OnceCell<Arc<ClientConfig>>,
+}
+
+impl From<Arc<ClientConfig>> for ClientTls {
+    fn from(config: Arc<ClientConfig>) -> ClientTls {
+        ClientTls { identity: None, made: OnceCell::from(config) }
+    }
+}
+
+impl ClientTls {
+    /// As [`system_client_config`] will make them.
+    pub fn of_system(identity: Option<(PathBuf, PathBuf)>) -> ClientTls {
+        ClientTls { identity, made: OnceCell::new() }
+    }
+
+    /// The settings. What could not be read is tried again for the next connection.
+    pub(crate) async fn config(&self) -> Result<Arc<ClientConfig>, String> {
+        let make = || async {
+            let identity = self.identity.clone();
+            let read = move || {
+                let identity = identity.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
+                system_client_config(identity).map_err(|error| error.to_string())
+            };
+            tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())?
+        };
+        self.made.get_or_try_init(make).await.cloned()
+    }
 }
 
 fn client_with(

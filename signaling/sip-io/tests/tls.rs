@@ -26,7 +26,7 @@ async fn element(pki: &Pki, certificate: &str) -> (SipSockets, Receiver<Inbound>
 }
 
 async fn edge(pki: &Pki) -> (SipSockets, Receiver<Inbound>) {
-    SipSockets::bind(Vec::new(), IoLimits::default(), Some(client_config(&pki.file("ca.crt"), None).unwrap()))
+    SipSockets::bind(Vec::new(), IoLimits::default(), Some(client_config(&pki.file("ca.crt"), None).unwrap().into()))
         .await
         .unwrap()
 }
@@ -99,6 +99,19 @@ async fn a_name_that_is_none_and_a_node_without_authorities_are_failures_not_han
     let (bare, mut inbound) = SipSockets::bind(Vec::new(), IoLimits::default(), None).await.unwrap();
     bare.send(&to(address), Bytes::from(options("b")));
     assert_eq!(next_failure(&mut inbound).await, to(address));
+}
+
+#[tokio::test]
+async fn the_systems_authorities_are_read_when_somebody_is_to_be_reached() {
+    let pki = Pki::new();
+    let (_element, _got, address) = element(&pki, "named").await;
+    // Nobody vouches for it, or there is nobody to vouch: it fails either way, and both are tried again.
+    let system = ferric_sip_io::ClientTls::of_system(None);
+    let (edge, mut inbound) = SipSockets::bind(Vec::new(), IoLimits::default(), Some(system)).await.unwrap();
+    for _ in 0..2 {
+        edge.send(to(address), Bytes::from(options("s")));
+        assert_eq!(next_failure(&mut inbound).await, to(address));
+    }
 }
 
 #[test]
