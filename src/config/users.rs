@@ -46,8 +46,10 @@ pub fn parse(file: &Path, text: &str, domains: &[String]) -> Result<Users, Compl
     if syntax.is_empty() {
         let mut root = Section::root(document.get_ref());
         let mut seen: HashMap<(String, String), usize> = HashMap::new();
+        let mut lines = Lines { text, at: 0, line: 1 };
         for section in root.sections("user", &mut errors) {
-            user(section, text, domains, &mut seen, &mut users, &mut errors);
+            let line = lines.of(section.span.start);
+            user(section, line, domains, &mut seen, &mut users, &mut errors);
         }
         if seen.is_empty() {
             // An emptied file would make everybody who is registered unknown, and so unreachable.
@@ -64,7 +66,7 @@ pub fn parse(file: &Path, text: &str, domains: &[String]) -> Result<Users, Compl
 
 fn user(
     mut section: Section<'_, '_>,
-    text: &str,
+    line: usize,
     domains: &[String],
     seen: &mut HashMap<(String, String), usize>,
     users: &mut Users,
@@ -119,12 +121,30 @@ fn user(
             Some((password, _)) => Secret::of_password(&name, &domain, password),
             None => Secret::of_hashes(md5, sha256),
         };
-        let line = text.get(..span.start).unwrap_or("").matches('\n').count() + 1;
         if !users.add(&name, &domain, secret) {
             let first = seen.get(&(name.clone(), domain.clone())).copied().unwrap_or(0);
             errors.complain(&start(&span), format!("{name} of {domain} stands in line {first} already"));
         }
         seen.entry((name.clone(), domain)).or_insert(line);
+    }
+}
+
+/// Line numbers of places that come in order, counted in one pass.
+#[derive(Debug)]
+struct Lines<'a> {
+    text: &'a str,
+    at: usize,
+    line: usize,
+}
+
+impl Lines<'_> {
+    fn of(&mut self, place: usize) -> usize {
+        if place < self.at {
+            (self.at, self.line) = (0, 1);
+        }
+        self.line += self.text.get(self.at..place).unwrap_or("").matches('\n').count();
+        self.at = place;
+        self.line
     }
 }
 
@@ -200,6 +220,12 @@ mod tests {
             let line = said.lines().find(|line| line.starts_with(&format!("{at}:")) && line.contains(what));
             assert!(line.is_some(), "{at} {what} in\n{said}");
         }
+    }
+
+    #[test]
+    fn lines_are_counted_on_from_the_last_place() {
+        let mut lines = Lines { text: "a\nb\n\nc", at: 0, line: 1 };
+        assert_eq!([0, 2, 3, 5, 5, 2, 99].map(|place| lines.of(place)), [1, 2, 2, 4, 4, 2, 2]);
     }
 
     #[test]
