@@ -26,11 +26,7 @@ pub(crate) fn write_pair(folder: &Path, tenant: &str) -> anyhow::Result<(PathBuf
     {
         bail!("\"{tenant}\" cannot be a tenant's name: use letters, digits, dots, dashes and underscores");
     }
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    make_folder(folder)?;
     let private_path = folder.join(format!("{tenant}.private.pem"));
     let public_path = folder.join(format!("{tenant}.public.pem"));
     for path in [&private_path, &public_path] {
@@ -44,7 +40,14 @@ pub(crate) fn write_pair(folder: &Path, tenant: &str) -> anyhow::Result<(PathBuf
     Ok((private_path, public_path))
 }
 
-fn write(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
+/// Makes a folder for keys, if it is not there.
+pub(super) fn make_folder(folder: &Path) -> anyhow::Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.with_context(|| format!("cannot make the folder {}", folder.display()))
+}
+
+/// Writes a file that is not there yet.
+pub(super) fn write(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
     let failed = || format!("cannot write {}", path.display());
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).with_context(failed)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).with_context(failed)

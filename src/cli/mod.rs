@@ -9,6 +9,7 @@ mod import;
 mod interop;
 mod interop_report;
 mod keys;
+mod keys_cluster;
 mod load;
 mod logging;
 mod output;
@@ -91,6 +92,8 @@ enum KeysCommand {
         #[arg(long, value_name = "NAME", default_value = "default")]
         tenant: String,
     },
+    /// The cluster's CA, if it is not there yet, and a node's certificate: NODE.crt and NODE.key (mode 0600).
+    Cluster(keys_cluster::ClusterArguments),
 }
 
 pub(crate) use keys::write_pair as write_key_pair;
@@ -108,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Interop(arguments) => interop::run(&arguments),
         Command::Check { config } => check::run(&config),
         Command::Keys { command: KeysCommand::New { out, tenant } } => keys::new(&out, &tenant),
+        Command::Keys { command: KeysCommand::Cluster(arguments) } => keys_cluster::run(&arguments),
         Command::Decrypt(arguments) => decrypt::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Spool { command } => spool::run(&command),

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use ferric_fabric::ca::ClusterCa;
 use ferric_fabric::{
-    ClusterName, Credentials, Fabric, FabricConfig, FabricEvent, Identity, Inbound, Inbox, Kind, NodeId, SendError, Site,
+    ClusterName, Credentials, Fabric, FabricConfig, FabricEvent, Identity, Inbound, Inbox, Kind, NodeId, SendError,
+    Site,
 };
 use tokio::runtime::Runtime;
 
@@ -29,10 +30,8 @@ impl Node {
             Credentials::from_pem(pem.as_bytes(), pair.certificate.as_bytes(), pair.private_key.as_bytes()).unwrap();
         let listen = "127.0.0.1:0".parse().unwrap();
         let cluster = ClusterName::new("figures").unwrap();
-        let config = FabricConfig {
-            seeds,
-            ..FabricConfig::new(cluster, identity.node, identity.site, listen, credentials)
-        };
+        let config =
+            FabricConfig { seeds, ..FabricConfig::new(cluster, identity.node, identity.site, listen, credentials) };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (fabric, inbox) = runtime.block_on(async { Fabric::start(config) }).unwrap();
         Self { runtime, fabric, inbox }
@@ -64,7 +63,8 @@ fn show(what: &str, mut samples: Vec<Duration>) {
 fn main() {
     let rounds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(20);
     let ca = ClusterCa::create().unwrap();
-    for (site, what) in [("east", "killed node noticed, inside a site"), ("west", "killed node noticed, between sites")] {
+    for (site, what) in [("east", "killed node noticed, inside a site"), ("west", "killed node noticed, between sites")]
+    {
         let detect = |_| {
             let (mut a, b) = pair(&ca, site);
             std::thread::sleep(Duration::from_millis(rand::random_range(700..1200)));

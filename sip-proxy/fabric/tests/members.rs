@@ -97,19 +97,40 @@ fn a_foreign_ca_is_refused_and_both_sides_say_so() {
 fn a_client_with_a_foreign_certificate_is_refused_by_the_one_it_dials() {
     let ca = ClusterCa::create().unwrap();
     let mut a = Node::start(config(&ca, "a1", &[]));
-    // It trusts the cluster's CA, so it is the other side that has to find out; its own check is passed by.
-    let client = foreign_client(&ca, &ClusterCa::create().unwrap(), a.address());
+    // It trusts the cluster's CA, so it is the other side that has to find out.
+    let ended = client(&ca, &ClusterCa::create().unwrap(), a.address(), b"");
     a.wait_refused(RefusedBy::Us, RefusalKind::ForeignCa);
-    client.join().unwrap();
+    let error = ended.join().unwrap();
+    assert!(matches!(error, quinn::ConnectionError::ConnectionClosed(_)), "{error:?}");
 }
 
-/// Dials with a certificate of `foreign` and waits until it is thrown out.
-fn foreign_client(ca: &ClusterCa, foreign: &ClusterCa, at: std::net::SocketAddr) -> std::thread::JoinHandle<()> {
+#[test]
+fn a_hello_that_is_none_is_refused() {
+    let ca = ClusterCa::create().unwrap();
+    let mut a = Node::start(config(&ca, "a1", &[]));
+    let firsts: [&'static [u8]; 4] =
+        [b"GET / HTTP/1.1\r\n\r\n", b"\0\0\0\x05hello", b"\xff\xff\xff\xff", b"\0\0\0\x0c{\"say\":\"go\"}"];
+    for first in firsts {
+        let error = client(&ca, &ca, a.address(), first).join().unwrap();
+        let quinn::ConnectionError::ApplicationClosed(close) = error else { panic!("{first:?}: {error:?}") };
+        assert_eq!(close.error_code.into_inner(), u64::from(RefusalKind::BadHello.code()));
+    }
+    a.wait_refused(RefusedBy::Us, RefusalKind::BadHello);
+    assert!(a.fabric.members().is_empty());
+}
+
+/// Dials with a certificate of `issuer`, says something, and waits for how it ends.
+fn client(
+    trusted: &ClusterCa,
+    issuer: &ClusterCa,
+    at: std::net::SocketAddr,
+    first: &'static [u8],
+) -> std::thread::JoinHandle<quinn::ConnectionError> {
     use rustls::pki_types::pem::PemObject as _;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-    let pair = foreign.issue(&Identity { node: id("a2"), site: Site::new("a").unwrap() }, 30).unwrap();
+    let pair = issuer.issue(&Identity { node: id("a2"), site: Site::new("a").unwrap() }, 30).unwrap();
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(ca.pair().certificate.as_bytes()).unwrap()).unwrap();
+    roots.add(CertificateDer::from_pem_slice(trusted.pair().certificate.as_bytes()).unwrap()).unwrap();
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
     let mut tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -127,10 +148,16 @@ fn foreign_client(ca: &ClusterCa, foreign: &ClusterCa, at: std::net::SocketAddr)
         runtime.block_on(async move {
             let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
             endpoint.set_default_client_config(quinn::ClientConfig::new(std::sync::Arc::new(crypto)));
-            if let Ok(connection) = endpoint.connect(at, "node.ferric.internal").unwrap().await {
-                connection.closed().await;
+            let connection = match endpoint.connect(at, "node.ferric.internal").unwrap().await {
+                Ok(connection) => connection,
+                Err(error) => return error,
+            };
+            if let Ok((mut send, _receive)) = connection.open_bi().await {
+                let _ = send.write_all(first).await;
+                return connection.closed().await;
             }
-        });
+            connection.closed().await
+        })
     })
 }
 
