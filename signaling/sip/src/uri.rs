@@ -58,10 +58,14 @@ struct Parts<'a> {
 /// White space, control characters and delimiters: a URI holds them escaped.
 const FORBIDDEN: [bool; 256] = {
     let (mut table, mut byte) = ([false; 256], 0);
-    while byte < 256 {
-        table[byte] = byte <= 0x20 || byte == 0x7f || matches!(byte as u8, b'<' | b'>' | b'"');
+    while byte <= b' ' {
+        table[byte as usize] = true;
         byte += 1;
     }
+    table[b'<' as usize] = true;
+    table[b'>' as usize] = true;
+    table[b'"' as usize] = true;
+    table[0x7f] = true;
     table
 };
 
@@ -273,7 +277,10 @@ mod tests {
         assert_eq!(Uri::parse("sip:alice@").unwrap_err(), UriError::Host);
         assert_eq!(Uri::parse("sip:2001:db8::10").unwrap_err(), UriError::Port);
         assert_eq!(Uri::parse("sip:a@host:99999").unwrap_err(), UriError::Port);
-        assert_eq!(Uri::parse("<sip:a@host>").unwrap_err(), UriError::Character);
+        for forbidden in (0..=0x20).chain([0x22, 0x3c, 0x3e, 0x7f]).map(char::from) {
+            assert_eq!(Uri::parse(&format!("sip:a{forbidden}@host")).unwrap_err(), UriError::Character);
+        }
+        assert!(Uri::parse("sip:a!#'~\u{e9}@host").is_ok());
     }
 
     #[test]

@@ -135,8 +135,8 @@ impl Authenticator {
     ) -> Result<String, Denied> {
         let (_, _, header) = side.names();
         let lines: Vec<Cow<'_, str>> = request.headers(header).collect();
-        let shown = lines.iter().filter_map(|text| Credentials::parse(text));
-        let Some(credentials) = shown.into_iter().find(|credentials| credentials.realm == realm) else {
+        let mut shown = lines.iter().filter_map(|text| Credentials::parse(text));
+        let Some(credentials) = shown.find(|credentials| credentials.realm == realm) else {
             return Err(Denied::Asked(self.challenge(side, users, realm, source, unix_s, false)));
         };
         let malformed = |what: &str| Denied::Malformed(Reject::because(400, what));
