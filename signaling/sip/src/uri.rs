@@ -56,6 +56,7 @@ struct Parts<'a> {
 }
 
 /// White space, control characters and delimiters: a URI holds them escaped.
+#[allow(clippy::indexing_slicing)] // while the program is compiled
 const FORBIDDEN: [bool; 256] = {
     let (mut table, mut byte) = ([false; 256], 0);
     while byte <= b' ' {
