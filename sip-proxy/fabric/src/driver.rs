@@ -3,7 +3,7 @@
 //! It never waits for the network or for a reader of events: connections are dialled and greeted by tasks of their own,
 //! frames go into bounded queues, events into a bounded backlog.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, VarInt};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{debug, info, warn};
 
+use crate::backlog::Backlog;
 use crate::config::WallClock;
 use crate::greet::{self, Failure, Greeted};
 use crate::inbound::{self, Sinks};
@@ -84,8 +85,7 @@ pub(crate) struct Driver {
     pub(crate) events: mpsc::Sender<Event>,
     wires: HashMap<LinkId, Wire>,
     last_link: u64,
-    backlog: VecDeque<Event>,
-    dropped: u64,
+    backlog: Backlog,
     leaving: Option<(Instant, oneshot::Sender<()>)>,
 }
 
@@ -98,6 +98,7 @@ impl Driver {
         commands: mpsc::Receiver<Command>,
         events: mpsc::Sender<Event>,
     ) -> Self {
+        let backlog = Backlog::new(sinks.limits.events);
         Self {
             shared,
             endpoint,
@@ -107,8 +108,7 @@ impl Driver {
             events,
             wires: HashMap::new(),
             last_link: 0,
-            backlog: VecDeque::new(),
-            dropped: 0,
+            backlog,
             leaving: None,
         }
     }
@@ -120,7 +120,9 @@ impl Driver {
         while self.turn().await {}
         accepting.abort();
         self.shared.links.write().unwrap_or_else(PoisonError::into_inner).clear();
-        self.endpoint.close(VarInt::from_u32(CloseReason::Leaving.code()), b"leaving");
+        // Only who says that it leaves has left; a node whose handles were dropped has died.
+        let (code, text) = if self.leaving.is_some() { (CloseReason::Leaving.code(), "leaving") } else { (0, "ended") };
+        self.endpoint.close(VarInt::from_u32(code), text.as_bytes());
         let _ = tokio::time::timeout(LEAVE_WAIT, self.endpoint.wait_idle()).await;
         if let Some((_, done)) = self.leaving {
             let _ = done.send(());
@@ -141,7 +143,7 @@ impl Driver {
             },
             permit = events.reserve(), if !self.backlog.is_empty() => match permit {
                 Ok(permit) => {
-                    if let Some(event) = self.backlog.pop_front() {
+                    if let Some(event) = self.backlog.pop() {
                         permit.send(event);
                     }
                 }
@@ -261,23 +263,13 @@ impl Driver {
         }
     }
 
-    /// Keeps an event for its reader; if too many wait, the oldest is dropped and counted.
+    /// Keeps an event for its reader.
     fn tell(&mut self, event: Event) {
         log(&event);
         if let Event::Down { node, .. } = &event {
             self.shared.links.write().unwrap_or_else(PoisonError::into_inner).remove(node);
         }
-        if self.backlog.len() >= self.sinks.limits.events.max(2) {
-            if matches!(self.backlog.front(), Some(Event::Lagged(_))) {
-                self.backlog.pop_front();
-            }
-            self.backlog.pop_front();
-            self.dropped += 1;
-            self.backlog.push_front(Event::Lagged(self.dropped));
-        } else if !matches!(self.backlog.front(), Some(Event::Lagged(_))) {
-            self.dropped = 0;
-        }
-        self.backlog.push_back(event);
+        self.backlog.push(event);
     }
 }
 

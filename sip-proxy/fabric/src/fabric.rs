@@ -24,7 +24,8 @@ use crate::tls;
 const INPUTS: usize = 4096;
 const COMMANDS: usize = 16;
 
-/// A node's part of the fabric; clones are the same part. When the last one is dropped the node is gone for its peers.
+/// A node's part of the fabric; clones are the same part. When the last one is dropped without
+/// [`Fabric::shutdown`], the node has died for its peers, at once.
 #[derive(Debug, Clone)]
 pub struct Fabric(Arc<Inner>);
 

@@ -16,14 +16,14 @@
 //! | one stream a request | request and answer | says so: [`RequestError`] |
 //! | datagrams | `0`, heartbeat; `1`, channel u32, payload | yes |
 //!
-//! A message on a stream is `kind u16 | protocol u16 | length u32 | body`, big endian ([`frame`]). The fabric gives kinds
+//! A message on a stream is `kind u16 | protocol u16 | length u32 | body`, big endian (`frame`). The fabric gives kinds
 //! and bodies no meaning; the protocol is the version that both nodes speak on this link, so that a body can be read the
 //! way it was written while a cluster is upgraded.
 //!
 //! - [`config`]: what a node needs; [`ca`]: the cluster's CA and certificates of nodes.
-//! - [`tls`]: who may connect; [`greet`]: hellos on a fresh connection.
-//! - [`link`]: what is sent; [`inbound`]: what is received.
-//! - [`driver`]: the task that owns the membership.
+//! - `tls`: who may connect; `greet`: hellos on a fresh connection.
+//! - `link`: what is sent; `inbound`: what is received.
+//! - `driver`: the task that owns the membership.
 //!
 //! # Invariants
 //!
@@ -32,6 +32,7 @@
 //!   sender of its messages down, by QUIC's flow control; it never delays membership, which has a channel of its own.
 //! - A message that was accepted arrives once and in order, or its link goes down.
 
+mod backlog;
 pub mod ca;
 pub mod config;
 mod driver;

@@ -63,6 +63,20 @@ fn a_node_that_leaves_is_not_suspected_and_one_that_returns_is_up_again() {
 }
 
 #[test]
+fn a_node_whose_handles_are_dropped_is_dead_at_once() {
+    let ca = ClusterCa::create().unwrap();
+    let hour = Beat { interval: Duration::from_secs(10), misses: 100 };
+    let patient = |name, seeds: &[_]| FabricConfig { inside: hour, ..config(&ca, name, seeds) };
+    let mut a = Node::start(patient("a1", &[]));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let b = runtime.block_on(async { Fabric::start(patient("a2", &[a.address()])) }).unwrap();
+    a.wait_up("a2");
+    drop(b);
+    assert_eq!(a.wait_down("a2"), DownCause::Closed);
+    assert_eq!(a.fabric.members()[0].state, MemberState::Dead);
+}
+
+#[test]
 fn what_a_node_says_of_itself_is_known_to_others() {
     let ca = ClusterCa::create().unwrap();
     let mut a = Node::start(config(&ca, "a1", &[]));
@@ -263,7 +277,7 @@ fn over_a_path_that_loses_and_delays_the_link_is_measured_and_a_cut_heals() {
     let ca = ClusterCa::create().unwrap();
     let delay = Duration::from_millis(20);
     let (to_a, to_b) = (Relay::start(delay, 20), Relay::start(delay, 20));
-    let beat = Beat { interval: Duration::from_millis(20), misses: 20 };
+    let beat = Beat { interval: Duration::from_millis(20), misses: 50 };
     let through = |relay: &Relay, name, seeds: &[_]| FabricConfig {
         advertise: vec![relay.address],
         between: beat,

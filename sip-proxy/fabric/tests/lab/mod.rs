@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ferric_fabric::ca::ClusterCa;
 use ferric_fabric::{
-    ClusterName, Credentials, Datagram, DownCause, Fabric, FabricConfig, FabricEvent, Identity, Inbound, Inbox, NodeId,
-    RefusalKind, RefusedBy, Site, WallClock,
+    Beat, ClusterName, Credentials, Datagram, DownCause, Fabric, FabricConfig, FabricEvent, Identity, Inbound, Inbox,
+    NodeId, RefusalKind, RefusedBy, Site, WallClock,
 };
 use tokio::runtime::Runtime;
 
@@ -28,8 +28,12 @@ pub(crate) fn config(ca: &ClusterCa, name: &str, seeds: &[SocketAddr]) -> Fabric
         Credentials::from_pem(ca.as_bytes(), pair.certificate.as_bytes(), pair.private_key.as_bytes()).unwrap();
     let listen = "127.0.0.1:0".parse().unwrap();
     let cluster = ClusterName::new("main").unwrap();
+    // Patient, so that a busy machine kills nobody.
+    let beat = Beat { interval: Duration::from_millis(100), misses: 30 };
     FabricConfig {
         seeds: seeds.to_vec(),
+        inside: beat,
+        between: beat,
         ..FabricConfig::new(cluster, identity.node, identity.site, listen, credentials)
     }
 }
