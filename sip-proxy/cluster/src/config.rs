@@ -26,7 +26,8 @@ pub struct ClusterConfig {
 /// How NATS is reached.
 #[derive(Clone)]
 pub struct NatsConfig {
-    /// `nats://[user:password@]host:port`, or `tls://`; the nearest first.
+    /// `nats://[user:password@]host:port`, or `tls://`; the nearest first. A user without a password is a token. All servers
+    /// get the credentials of the first URL that has some.
     pub servers: Vec<String>,
     /// With what `tls://` servers are checked, and what this node shows them.
     pub tls: Option<Arc<rustls::ClientConfig>>,

@@ -12,6 +12,8 @@ use crate::health::lock;
 
 /// Changes a follower may be behind.
 const FOLLOWER_BEHIND: usize = 4096;
+/// Buckets that are listed without letting others in.
+const BUCKETS_AT_ONCE: u16 = 16;
 
 pub(crate) struct Memory {
     soft: Mutex<Soft>,
@@ -41,7 +43,14 @@ impl Memory {
     }
 
     pub(crate) fn list(&self, kind: Kind) -> Vec<View> {
-        lock(&self.soft).iter(Instant::now(), kind).collect()
+        let (mut list, mut start, end) = (Vec::new(), kind.buckets().start, kind.buckets().end);
+        // In parts: a call that looks up one entry does not wait for all of them.
+        while start < end {
+            let next = (start + BUCKETS_AT_ONCE).min(end);
+            list.extend(lock(&self.soft).part(Instant::now(), start..next));
+            start = next;
+        }
+        list
     }
 
     pub(crate) fn node(&self, node: &NodeId, up: bool) {

@@ -79,7 +79,7 @@ async fn what_one_node_writes_all_have_through_the_death_of_a_server_and_of_all(
     let heard = follower.next().await.unwrap();
     assert!(matches!(heard, Followed::Changed { change: Change::Set, .. }), "{heard:?}");
 
-    // The nearest server of node 0, and perhaps the leader of a stream.
+    // The nearest server of node 0.
     servers.kill(0);
     nodes[0].put(Kind::Registration, b"bob", b"phone", HOUR).unwrap();
     nodes[1].remove(Kind::Registration, b"alice");
@@ -184,8 +184,9 @@ async fn documents_are_written_by_one_and_known_without_nats() {
     until("current again", || node.health().documents_current).await;
     let third = set(&node, "edge", second, "three").await;
 
-    // A leader dies: reading goes on, writing does so soon.
-    servers.kill(1);
+    // The leader dies: reading goes on, writing does so soon.
+    let leader = servers.leader("KV_ferric-east").await;
+    servers.kill(leader);
     assert_eq!(node.document(Space::Config, "edge").unwrap().value, "three");
     set(&node, "edge", third, "four").await;
     assert_eq!(node.document(Space::Config, "edge").unwrap().value, "four");
@@ -218,8 +219,9 @@ async fn a_lease_has_one_holder_and_a_fence_that_grows() {
     assert_eq!(held.len(), 1, "one of three has it");
     let first = held.pop().unwrap();
     assert!(first.is_held());
-    // It is renewed through the death of a server, perhaps the leader, for longer than its life.
-    servers.kill(2);
+    // It is renewed through the death of the leader, for longer than its life.
+    let leader = servers.leader("FERRIC-east-LEASES").await;
+    servers.kill(leader);
     tokio::time::sleep(TTL + TTL / 2).await;
     assert!(first.is_held());
     for node in &nodes {
@@ -257,6 +259,81 @@ async fn events_go_out_and_wait_while_nats_is_away() {
     assert_eq!(node.health().events, 1);
     servers.run_all();
     until("sent", || node.health().events == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_that_stand_still_hold_nobody_up() {
+    let servers = Servers::start(3);
+    let nodes = three(&servers, 1).await;
+    (0..3).for_each(|number| servers.stand_still(number, true));
+    // The connections are there still: what is sent into them goes nowhere.
+    for number in 0..2000 {
+        nodes[number % 3].put(Kind::Registration, format!("user{number}").as_bytes(), &[7; 4000], HOUR).unwrap();
+        nodes[0].publish(EventKind::CallStarted, &[7; 1000]);
+    }
+    assert_eq!(nodes[0].list(Kind::Registration).len(), 667);
+    for node in &nodes {
+        until("away", || matches!(node.health().connection, Connection::Away(_))).await;
+    }
+    assert!(nodes[1].remove(Kind::Registration, b"user1"));
+    (0..3).for_each(|number| servers.stand_still(number, false));
+    for node in &nodes {
+        until("all is known", || node.list(Kind::Registration).len() == 1999).await;
+    }
+    until("all is kept", || nodes.iter().all(|node| node.health().keep_waiting == 0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_is_checked_both_ways() {
+    let issuer = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let certificate = parameters.self_signed(&key).unwrap();
+        (certificate.pem(), certificate.der().clone(), rcgen::Issuer::new(parameters, key))
+    };
+    let (ca_pem, ca, issuing) = issuer("cluster");
+    let (_, foreign, _) = issuer("foreign");
+    let sign = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let parameters = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (parameters.signed_by(&key, &issuing).unwrap(), key)
+    };
+    let (server, server_key) = sign("127.0.0.1");
+    let (client, client_key) = sign("n0");
+    let servers = Servers::start_with(1, |folder| {
+        let write = |name: &str, text: String| {
+            std::fs::write(folder.join(name), text).unwrap();
+            folder.join(name).display().to_string()
+        };
+        format!(
+            "tls {{ cert_file: \"{}\", key_file: \"{}\", ca_file: \"{}\", verify: true }}",
+            write("server.crt", server.pem()),
+            write("server.key", server_key.serialize_pem()),
+            write("ca.crt", ca_pem.clone()),
+        )
+    });
+    let start = |number: usize, trusted: &rustls::pki_types::CertificateDer<'static>| {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(trusted.clone()).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(client_key.serialize_der()).unwrap();
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![client.der().clone()], key)
+            .unwrap();
+        let servers_named = vec![format!("tls://ferric:p%40ss@127.0.0.1:{}", servers.port(0))];
+        let nats = NatsConfig { servers: servers_named, tls: Some(std::sync::Arc::new(tls)), replicas: 1 };
+        ClusterState::start(config(servers.folder.path(), number, 1, Some(nats))).unwrap()
+    };
+    let node = start(0, &ca);
+    until("up", || node.health().connection == Connection::Up).await;
+    let stranger = start(1, &foreign);
+    until("refused", || matches!(stranger.health().connection, Connection::Refused(_))).await;
+    let Connection::Refused(why) = stranger.health().connection else { unreachable!() };
+    assert!(why.contains("TLS") && why.contains("127.0.0.1"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,6 +11,7 @@ mod answer;
 mod sync;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -281,7 +282,12 @@ impl Soft {
 
     /// All entries of a kind that [`Soft::get`] would show.
     pub fn iter(&self, now: Instant, kind: Kind) -> impl Iterator<Item = View> {
-        let entries = kind.buckets().flat_map(|bucket| self.table.bucket(bucket));
+        self.part(now, kind.buckets())
+    }
+
+    /// Those of some buckets ([`Kind::buckets`]), for whoever reads a long list in parts.
+    pub fn part(&self, now: Instant, buckets: Range<u16>) -> impl Iterator<Item = View> {
+        let entries = buckets.flat_map(|bucket| self.table.bucket(bucket));
         entries.filter_map(move |(name, entry)| self.view(now, name, entry))
     }
 

@@ -109,12 +109,29 @@ async fn connect(config: &NatsConfig, name: &str, told: mpsc::Sender<Event>) -> 
             Connection::Refused(format!("the user, password or token is not the one that {shown} knows"))
         }
         ConnectErrorKind::Tls => Connection::Refused(format!("TLS with {shown} fails: {error}")),
+        ConnectErrorKind::Io if let Some(cause) = tls_cause(&error) => {
+            Connection::Refused(format!("TLS with {shown} fails: {cause}"))
+        }
         ConnectErrorKind::ServerParse
         | ConnectErrorKind::Dns
         | ConnectErrorKind::TimedOut
         | ConnectErrorKind::Io
         | ConnectErrorKind::MaxReconnects => Connection::Away(format!("{shown}: {error}")),
     })
+}
+
+/// A handshake that failed looks like any other error of a socket: what is behind it tells.
+fn tls_cause(error: &async_nats::ConnectError) -> Option<String> {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let within = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = within.and_then(|within| within.downcast_ref::<rustls::Error>());
+        if let Some(tls) = tls.or_else(|| cause.downcast_ref::<rustls::Error>()) {
+            return Some(tls.to_string());
+        }
+        source = cause.source();
+    }
+    None
 }
 
 /// Tells the tasks how the connection is, until the client gives it up.

@@ -27,6 +27,9 @@ pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Between two attempts at what failed.
 pub(crate) const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// Messages of one stream; the oldest go first.
+const MOST_MESSAGES: i64 = 2_000_000;
+
 /// A future that has an end.
 pub(crate) async fn within<T, E: std::fmt::Display>(asked: impl Future<Output = Result<T, E>>) -> Result<T, String> {
     match tokio::time::timeout(ANSWER_WITHIN, asked).await {
@@ -47,6 +50,7 @@ pub(crate) async fn last_of_each(
         name,
         subjects: vec![subjects],
         max_messages_per_subject: 1,
+        max_messages: MOST_MESSAGES,
         storage: StorageType::File,
         num_replicas: replicas,
         allow_message_ttl: true,

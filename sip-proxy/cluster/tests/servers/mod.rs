@@ -19,6 +19,11 @@ pub(crate) struct Servers {
 impl Servers {
     /// `count` servers with JetStream that are one cluster; user `ferric`, password `p@ss`.
     pub(crate) fn start(count: usize) -> Servers {
+        Servers::start_with(count, |_| String::new())
+    }
+
+    /// With more in each configuration, which may name files of the folder.
+    pub(crate) fn start_with(count: usize, more: impl Fn(&Path) -> String) -> Servers {
         let folder = tempfile::tempdir().unwrap();
         let ports = free_ports(count * 2);
         let routes: Vec<String> =
@@ -34,9 +39,10 @@ impl Servers {
             let config = format!(
                 "server_name: s{number}\nlisten: \"127.0.0.1:{}\"\n\
                  jetstream {{ store_dir: \"{}\", max_mem: 64M, max_file: 1G }}\n\
-                 authorization {{ user: ferric, password: \"p@ss\" }}\n{}",
+                 authorization {{ user: ferric, password: \"p@ss\" }}\n{}\n{}",
                 ports[number],
                 store.display(),
+                more(folder.path()),
                 if count > 1 { cluster.as_str() } else { "" },
             );
             std::fs::write(folder.path().join(format!("s{number}.conf")), config).unwrap();
@@ -65,6 +71,29 @@ impl Servers {
             child.kill().unwrap();
             child.wait().unwrap();
         }
+    }
+
+    /// Stops a server in the middle of what it does, or lets it go on: its connections stay.
+    pub(crate) fn stand_still(&self, number: usize, still: bool) {
+        let signal = if still { "-STOP" } else { "-CONT" };
+        let pid = self.running[number].as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// Which server leads a stream.
+    pub(crate) async fn leader(&self, stream: &str) -> usize {
+        let context = async_nats::jetstream::new(self.client().await);
+        loop {
+            let info = context.get_stream(stream).await.ok().map(|stream| stream.cached_info().clone());
+            match info.and_then(|info| info.cluster).and_then(|cluster| cluster.leader) {
+                Some(name) => return name.trim_start_matches('s').parse().unwrap(),
+                None => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        }
+    }
+
+    pub(crate) fn port(&self, number: usize) -> u16 {
+        self.ports[number]
     }
 
     pub(crate) fn kill_all(&mut self) {
