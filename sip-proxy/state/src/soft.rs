@@ -29,10 +29,10 @@ use sync::Sync;
 const GATHER: Duration = Duration::from_millis(5);
 /// A message of changes is closed past this, in bytes.
 const MESSAGE_BYTES: usize = 32 << 10;
-/// Messages of fresh writes at once; the rest waits for the next turn.
-const MESSAGES_AT_ONCE: usize = 32;
+/// Messages of fresh writes at once; the rest waits for the next turn: who writes meanwhile waits for one turn at most.
+const MESSAGES_AT_ONCE: usize = 8;
 /// Lives ended and entries written again in one timeout.
-const WORK_AT_ONCE: usize = 1000;
+const WORK_AT_ONCE: usize = 250;
 /// Peers remembered.
 const MOST_PEERS: usize = 256;
 /// A peer that was silent for so many digests is forgotten.
