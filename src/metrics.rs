@@ -17,7 +17,7 @@ enum Kind {
 /// Name, kind, unit, meaning.
 type Row = (&'static str, Kind, Unit, &'static str);
 
-const TABLE: [Row; 32] = [
+const TABLE: [Row; 34] = [
     ("ferric_calls_active", Kind::Gauge, Unit::Count, "Recording sessions at the moment"),
     ("ferric_calls_total", Kind::Counter, Unit::Count, "Recording sessions by result: recorded, refused, cancelled"),
     (
@@ -44,6 +44,13 @@ const TABLE: [Row; 32] = [
     ("ferric_spool_open", Kind::Gauge, Unit::Count, "1 while the spool takes calls, 0 past its high-water mark"),
     ("ferric_uploads_total", Kind::Counter, Unit::Count, "Uploads by result: stored, failed"),
     ("ferric_upload_lag_seconds", Kind::Gauge, Unit::Seconds, "Age of the oldest recording that waits for the store"),
+    ("ferric_catalog_waiting", Kind::Gauge, Unit::Count, "Entries that wait for the catalogue, in memory and on disk"),
+    (
+        "ferric_catalog_lost_total",
+        Kind::Counter,
+        Unit::Count,
+        "Entries that the catalogue did not get: no room while it was away, or it did not accept them",
+    ),
     ("ferric_sip_messages_total", Kind::Counter, Unit::Count, "SIP messages by transport, kind and method"),
     ("ferric_sip_transactions_active", Kind::Gauge, Unit::Count, "SIP transactions kept, lingering ones included"),
     ("ferric_sip_rejected_total", Kind::Counter, Unit::Count, "Requests refused, by reason"),

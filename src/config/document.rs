@@ -90,7 +90,7 @@ impl<'t> Collector<'t> {
         let column = before.get(line_start..).unwrap_or("").chars().count() + 1;
         let room = source.chars().count().saturating_sub(column - 1);
         let width = self.text.get(span.clone()).map_or(1, |marked| marked.chars().count()).min(room);
-        let source = if self.shows { source } else { String::new() };
+        let source = if self.shows && !holds_password(&source) { source } else { String::new() };
         self.list.push((start, Complaint { line, column, text: text.into(), source, width }));
     }
 
@@ -101,6 +101,11 @@ impl<'t> Collector<'t> {
         self.list.sort_by_key(|(at, _)| *at);
         Err(Complaints { file: self.file, list: self.list.into_iter().map(|(_, complaint)| complaint).collect() })
     }
+}
+
+/// Whether a line has a URL with a password: `//user:password@`.
+fn holds_password(line: &str) -> bool {
+    line.split("//").skip(1).any(|rest| rest.rsplit_once('@').is_some_and(|(user, _)| user.contains(':')))
 }
 
 /// One table being read: keys are taken out; those left over are unknown.

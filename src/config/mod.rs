@@ -161,10 +161,16 @@ pub struct Console {
 /// `[catalog]`
 #[derive(Debug, Clone)]
 pub struct Catalog {
-    /// `sqlite:FILE`.
+    /// `sqlite:FILE` or `postgres://…`.
     pub url: String,
+    /// Holds the password of the database; it goes before the one in the URL.
+    pub password_file: Option<PathBuf>,
     /// True: keyed hashes instead of numbers.
     pub hashed: bool,
+    /// Holds the key of the hashes that the nodes of one catalogue share.
+    pub party_key: Option<PathBuf>,
+    /// Bytes on disk for what a shared catalogue has not yet.
+    pub queue_bytes: u64,
 }
 
 /// `[homer]`
@@ -264,7 +270,13 @@ impl Config {
                 spool_high_water: 90,
             },
             console: Console { listen: SocketAddr::new(loopback, 8080) },
-            catalog: Catalog { url: "sqlite:catalog.db".to_owned(), hashed: false },
+            catalog: Catalog {
+                url: "sqlite:catalog.db".to_owned(),
+                password_file: None,
+                hashed: false,
+                party_key: None,
+                queue_bytes: 1 << 30,
+            },
             proxy: None,
             homer: None,
             is_embedded: true,

@@ -44,7 +44,7 @@ pub(super) fn read(file: &Path, folder: &Path, text: &str) -> Result<Config, Com
     opus(root.section("opus", errors_ref), &mut config.opus, errors_ref);
     upload(root.section("upload", errors_ref), &mut config.upload, errors_ref);
     console(root.section("console", errors_ref), &mut config.console, errors_ref);
-    catalog(root.section("catalog", errors_ref), &mut config.catalog, errors_ref);
+    catalog(root.section("catalog", errors_ref), folder, &mut config.catalog, errors_ref);
     let section = root.section("proxy", errors_ref);
     if section.is_present() {
         let read = proxy::read(section, folder, &mut warnings, errors_ref);
@@ -412,18 +412,32 @@ fn homer(mut section: Section<'_, '_>, errors: &mut Collector<'_>) -> Option<Hom
     hep.map(|hep| Homer { hep, capture_id: id.unwrap_or(0) })
 }
 
-fn catalog(mut section: Section<'_, '_>, catalog: &mut Catalog, errors: &mut Collector<'_>) {
-    let url = section.parsed("url", "\"sqlite:catalog.db\" (PostgreSQL comes with the cluster)", errors, |text| {
-        let file = text.strip_prefix("sqlite:")?;
-        (!file.is_empty()).then(|| text.to_owned())
-    });
-    catalog.url = url.unwrap_or_else(|| catalog.url.clone());
+fn catalog(mut section: Section<'_, '_>, folder: &Path, catalog: &mut Catalog, errors: &mut Collector<'_>) {
+    let mut place = 0..0;
+    if let Some((url, span)) = section.text("url", errors) {
+        // The text itself is not shown: it may hold a password.
+        if let Err(error) = ferric_worker::catalog::Catalog::check_url(&url) {
+            errors.complain(&span, error.to_string());
+        }
+        (catalog.url, place) = (url, span);
+    }
+    catalog.password_file = check::optional_file(&mut section, "password_file", folder, errors);
     let hashed = section.parsed("parties", "\"clear\" or \"hashed\"", errors, |text| match text {
         "clear" => Some(false),
         "hashed" => Some(true),
         _ => None,
     });
     catalog.hashed = hashed.unwrap_or(catalog.hashed);
+    catalog.party_key = check::optional_file(&mut section, "party_key", folder, errors);
+    if catalog.hashed && catalog.party_key.is_none() && ferric_worker::catalog::Catalog::is_shared(&catalog.url) {
+        let text = "nodes that share a catalogue must make the same hashes: name in catalog.party_key a file with a secret \
+                    that all of them have, as `openssl rand -base64 32` makes it";
+        errors.complain(&place, text);
+    }
+    let queue = section.parsed("queue", "a size from \"1 MiB\", as in \"1 GiB\"", errors, |text| {
+        parse_size(text).filter(|bytes| *bytes >= 1 << 20)
+    });
+    catalog.queue_bytes = queue.unwrap_or(catalog.queue_bytes);
     section.finish(errors);
 }
 

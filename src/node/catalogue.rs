@@ -3,14 +3,15 @@
 //! Telling never waits; the catalogue can be slow, locked or lost without a call
 //! noticing. What it misses can be rebuilt from the manifests.
 
-use std::time::SystemTime;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use ferric_media::manifest::{Digest, SignedManifest};
 use ferric_media::metadata::{MetadataState, SessionInfo};
 use ferric_media::timestamp::Timestamp;
 use ferric_worker::Ending;
-use ferric_worker::catalog::{Catalog, Party, Quality, RecordingUpdate, UploadState};
+use ferric_worker::catalog::{Catalog, CatalogError, Party, Quality, RecordingUpdate, UploadState};
 use ferric_worker::catalog_party::{HashKey, PartyPolicy};
 use ferric_worker::catalog_search::{CatalogRecording, Search};
 use ferric_worker::catalog_writer::{CatalogWriter, News};
@@ -19,7 +20,10 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::config::Config;
-use crate::console::{BackendError, RecordingView, RecordingsPage, RecordingsQuery};
+use crate::console::{Alarm, BackendError, RecordingView, RecordingsPage, RecordingsQuery};
+
+/// Longest wait for the writer at the end: longer than a database is waited for, so that what it holds gets to disk.
+const CLOSE: Duration = Duration::from_secs(15);
 
 /// A handle to the books; clones are cheap.
 #[derive(Debug, Clone)]
@@ -31,12 +35,36 @@ pub(super) struct Bookkeeper {
 
 /// Opens the catalogue and starts its writer.
 pub(super) async fn open(config: &Config, party_key: [u8; 32]) -> anyhow::Result<(Bookkeeper, JoinHandle<()>)> {
-    let file = config.catalog.url.strip_prefix("sqlite:").unwrap_or(&config.catalog.url);
-    let url = format!("sqlite:{}", config.node.data_dir.join(file).display());
-    let policy = if config.catalog.hashed { PartyPolicy::Hashed(HashKey(party_key)) } else { PartyPolicy::Clear };
-    let catalog = Catalog::open(&url, policy).await.with_context(|| format!("the catalogue {url} cannot be opened"))?;
-    let (writer, task) = CatalogWriter::start(catalog.clone());
+    let settings = &config.catalog;
+    let data_dir = &config.node.data_dir;
+    let is_shared = Catalog::is_shared(&settings.url);
+    let url = if is_shared {
+        settings.url.clone()
+    } else {
+        let file = settings.url.strip_prefix("sqlite:").unwrap_or(&settings.url);
+        format!("sqlite:{}", data_dir.join(file).display())
+    };
+    let password = settings.password_file.as_deref().map(secret).transpose()?;
+    let party_key = match settings.party_key.as_deref().map(secret).transpose()? {
+        Some(text) => <sha2::Sha256 as sha2::Digest>::digest(text.as_bytes()).into(),
+        None => party_key,
+    };
+    let policy = if settings.hashed { PartyPolicy::Hashed(HashKey(party_key)) } else { PartyPolicy::Clear };
+    let catalog = Catalog::open(&url, password.as_deref(), policy).await.context("the catalogue cannot be opened")?;
+    let (writer, task) = if is_shared {
+        CatalogWriter::start_queued(catalog.clone(), &data_dir.join("catalog.queue"), settings.queue_bytes).await?
+    } else {
+        CatalogWriter::start(catalog.clone())
+    };
     Ok((Bookkeeper { node: config.node.id.clone(), catalog, writer }, task))
+}
+
+/// The text of a file that holds a secret.
+fn secret(file: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    let text = text.trim();
+    anyhow::ensure!(!text.is_empty(), "{} is empty: it should hold a secret", file.display());
+    Ok(text.to_owned())
 }
 
 impl Bookkeeper {
@@ -114,7 +142,7 @@ impl Bookkeeper {
 
     /// Something happened on the way to the store.
     pub(super) fn upload(&self, event: &UploadEvent) {
-        for news in News::from_upload(event) {
+        for news in News::from_upload(event, &self.node) {
             self.writer.tell(news);
         }
     }
@@ -140,7 +168,8 @@ impl Bookkeeper {
     pub(super) async fn stored_at(&self, id: Uuid) -> Result<(String, String), BackendError> {
         let row = self.row(id).await?;
         let missing = || BackendError::NotFound("the recording is neither in the spool nor in the store yet".into());
-        Ok((row.tenant, row.store_key.ok_or_else(missing)?))
+        let key = row.parts.into_iter().find_map(|part| part.store_key);
+        Ok((row.tenant, key.ok_or_else(missing)?))
     }
 
     async fn row(&self, id: Uuid) -> Result<CatalogRecording, BackendError> {
@@ -148,18 +177,47 @@ impl Bookkeeper {
         row.ok_or_else(|| BackendError::NotFound("no recording has this id".into()))
     }
 
+    /// What stands in the way of the catalogue.
+    pub(super) fn find_alarms(&self, alarms: &mut Vec<Alarm>) {
+        if let Some(error) = self.writer.trouble() {
+            alarms.push(Alarm {
+                name: "catalog-away",
+                text: format!("the catalogue cannot be written, {} entries wait: {error}", self.writer.waiting()),
+                advice: "Calls and recordings go on; only search waits. Check the database, its network and its disk: what waits is written when it is back.",
+            });
+        }
+        if self.writer.is_stale() {
+            let (dropped, refused) = (self.writer.dropped(), self.writer.refused());
+            alarms.push(Alarm {
+                name: "catalog-incomplete",
+                text: format!(
+                    "search does not know everything: {dropped} entries had no room while the catalogue was away, {refused} were not accepted by it"
+                ),
+                advice: "No recording is lost: their files are in the store. A larger [catalog] queue bears a longer outage; the log names what was refused.",
+            });
+        }
+    }
+
+    /// For the gauges: entries that wait, and entries lost since the start.
+    pub(super) fn backlog(&self) -> (u64, u64) {
+        (self.writer.waiting(), self.writer.dropped() + self.writer.refused())
+    }
+
     /// Writes what was told and closes the catalogue.
     pub(super) async fn close(self, task: JoinHandle<()>) {
         let Bookkeeper { catalog, writer, .. } = self;
         drop(writer);
-        // Other handles may outlive us for a moment; what is not written by then is in the manifests.
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(5), task).await;
+        // Other handles may outlive us for a moment; what is not written by then is in the queue or the manifests.
+        let _ = tokio::time::timeout(CLOSE, task).await;
         catalog.close().await;
     }
 }
 
-fn unavailable(error: ferric_worker::catalog::CatalogError) -> BackendError {
-    BackendError::Unavailable(format!("the catalogue does not answer: {error}"))
+fn unavailable(error: CatalogError) -> BackendError {
+    match error {
+        CatalogError::Cursor(_) => BackendError::Invalid(error.to_string()),
+        error => BackendError::Unavailable(format!("the catalogue does not answer: {error}")),
+    }
 }
 
 fn search(query: RecordingsQuery) -> Result<Search, BackendError> {
@@ -201,6 +259,7 @@ fn view(row: CatalogRecording) -> RecordingView {
     };
     RecordingView {
         id: row.id,
+        stored: row.is_stored(),
         tenant: row.tenant,
         state: state.to_owned(),
         started_at: row.started_at.to_string(),
@@ -209,6 +268,5 @@ fn view(row: CatalogRecording) -> RecordingView {
         sip_call_id: row.sip_call_id,
         parties: row.participants.into_iter().filter_map(|party| party.aor.or(party.name)).collect(),
         tags: row.tags.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
-        stored: row.upload == UploadState::Stored,
     }
 }

@@ -297,6 +297,7 @@ impl Node {
             state: Arc::new(watch::State::default()),
             steering: Arc::clone(&steering),
             request_log: request_log.clone(),
+            books: books.clone(),
         };
         let backend = NodeBackend {
             worker: Arc::clone(&worker),

@@ -55,6 +55,7 @@ pub(super) struct Watcher {
     pub(super) state: Arc<State>,
     pub(super) steering: Arc<Steering>,
     pub(super) request_log: Option<RequestLog>,
+    pub(super) books: Bookkeeper,
 }
 
 impl Watcher {
@@ -85,6 +86,7 @@ impl Watcher {
         }
         self.export(level.as_ref().map_or(0, |level| level.spool_bytes));
         let mut alarms = self.find_alarms(level.err().map(|error| error.to_string()));
+        self.books.find_alarms(&mut alarms);
         self.find_proxy_alarms(groups, &mut alarms);
         metrics::set("ferric_alarms", f64::from(u32::try_from(alarms.len()).unwrap_or(u32::MAX)));
         let mut not_ready = Vec::new();
@@ -117,6 +119,9 @@ impl Watcher {
         metrics::set("ferric_spool_recordings", self.spool.usage().recordings() as f64);
         metrics::set("ferric_spool_open", f64::from(u8::from(self.gauge.is_open())));
         metrics::set("ferric_upload_lag_seconds", self.uploads.stats().lag(SystemTime::now().into()).as_secs_f64());
+        let (waiting, lost) = self.books.backlog();
+        metrics::set("ferric_catalog_waiting", waiting as f64);
+        metrics::total("ferric_catalog_lost_total", lost);
         metrics::set("ferric_rtp_ports_free", self.worker.free_ports().0 as f64);
         let lag = stats.shards.iter().map(|shard| shard.lag_us.load(Ordering::Relaxed)).max().unwrap_or(0);
         metrics::set("ferric_shard_lag_seconds", lag as f64 / 1e6);

@@ -9,12 +9,15 @@
 //! lower case. A name gives its lower-case text.
 //!
 //! Under [`PartyPolicy::Hashed`] a token is stored as HMAC-SHA-256 (RFC 2104)
-//! under the node's catalogue key, in hexadecimal, and neither addresses nor
+//! under the catalogue's key, in hexadecimal, and neither addresses nor
 //! names are stored: equal numbers can be found, prefixes cannot. Numbers have
 //! little entropy; the hash protects them only as long as the key is kept apart
 //! from the catalogue.
 
 use sha2::{Digest as _, Sha256};
+
+/// Characters of a token in clear: an index takes no row of any length, and nobody's number is longer.
+const LONGEST_TOKEN: usize = 256;
 
 /// `catalog.parties`.
 #[derive(Clone)]
@@ -39,12 +42,24 @@ impl std::fmt::Debug for PartyPolicy {
 pub struct HashKey(pub [u8; 32]);
 
 impl PartyPolicy {
-    /// Turns a token into what is stored.
+    /// Turns a token into what is stored, and into what is looked for.
     pub(crate) fn stored(&self, token: &str) -> String {
         match self {
-            PartyPolicy::Clear => token.to_owned(),
+            PartyPolicy::Clear => token.chars().take(LONGEST_TOKEN).collect(),
             PartyPolicy::Hashed(key) => {
                 hmac_sha256(&key.0, token.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+            }
+        }
+    }
+
+    /// By which nodes that share a catalogue see whether they write alike; it tells nothing of the key.
+    pub(crate) fn mark(&self) -> String {
+        match self {
+            PartyPolicy::Clear => "clear".to_owned(),
+            PartyPolicy::Hashed(key) => {
+                let mac = hmac_sha256(&key.0, b"ferric catalogue: mark of the key");
+                let mark: String = mac.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+                format!("hashed:{mark}")
             }
         }
     }
@@ -129,6 +144,8 @@ fn unescape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing)]
+
     use super::*;
 
     #[test]
@@ -181,5 +198,8 @@ mod tests {
         assert_ne!(a.stored("15550100"), b.stored("15550100"));
         assert!(!a.stored("15550100").contains("5550100"));
         assert_eq!(PartyPolicy::Clear.stored("15550100"), "15550100");
+        let marks = [a.mark(), b.mark(), PartyPolicy::Clear.mark()];
+        assert!(marks[0] != marks[1] && marks[1] != marks[2] && marks[0] == a.clone().mark(), "{marks:?}");
+        assert_eq!(PartyPolicy::Clear.stored(&"é".repeat(9000)), "é".repeat(LONGEST_TOKEN));
     }
 }

@@ -3,19 +3,24 @@
 //! A page is continued from the last row's place (start, id) and not from a
 //! row number, so that new recordings at the top neither shift nor repeat rows,
 //! and the hundredth page costs what the first does. The cursor is that place
-//! in base64url; it is opaque to clients and valid for the same filters.
+//! in base64url; it is opaque to clients, valid for the same filters, and the same
+//! on both databases.
+//!
+//! A recording that several nodes recorded of is one row of a page: it is found by
+//! what any of its parts has, and shown joined by time ([`CatalogRecording::parts`]).
+
+use std::collections::HashMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row as _, Sqlite};
 use uuid::Uuid;
 
 use ferric_media::metadata::{Correlator, MetadataState};
 use ferric_media::timestamp::Timestamp;
 
 use crate::catalog::{Catalog, CatalogError, Party, Quality, UploadState, state_text};
+use crate::catalog_engine::{Row, Session, Statement};
 use crate::catalog_party::{address_tokens, correlator_token, name_token};
 
 /// Rows of a page if nobody asks for a number.
@@ -48,13 +53,9 @@ pub struct Search {
     pub cursor: Option<String>,
 }
 
-/// A recording as the catalogue knows it.
+/// A node's part of a recording.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct CatalogRecording {
-    /// The recording.
-    pub id: Uuid,
-    /// Whose it is.
-    pub tenant: String,
+pub struct CatalogPart {
     /// The node that recorded it.
     pub node: String,
     /// Running, or how it ended.
@@ -67,6 +68,29 @@ pub struct CatalogRecording {
     pub duration_ms: Option<u64>,
     /// Length of the sealed audio, in bytes.
     pub audio_bytes: Option<u64>,
+    /// Where it stands on its way to the store.
+    pub upload: UploadState,
+    /// The last upload error.
+    pub upload_error: Option<String>,
+    /// Key of its folder in the store.
+    pub store_key: Option<String>,
+}
+
+/// A recording as the catalogue knows it, its parts joined.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CatalogRecording {
+    /// The recording.
+    pub id: Uuid,
+    /// Whose it is.
+    pub tenant: String,
+    /// Running, or how it ended.
+    pub state: MetadataState,
+    /// When its first part begins.
+    pub started_at: Timestamp,
+    /// When its last part ends; absent while it runs.
+    pub ended_at: Option<Timestamp>,
+    /// Time of which there is audio, in milliseconds: what two parts have counts once, gaps do not count.
+    pub duration_ms: Option<u64>,
     /// Call-ID of the recording session.
     pub sip_call_id: Option<String>,
     /// Who spoke; empty where parties are hashed.
@@ -77,12 +101,15 @@ pub struct CatalogRecording {
     pub correlators: Vec<Correlator>,
     /// Reception.
     pub quality: Option<Quality>,
-    /// Where it stands on its way to the store.
-    pub upload: UploadState,
-    /// The last upload error.
-    pub upload_error: Option<String>,
-    /// Key of its folder in the store.
-    pub store_key: Option<String>,
+    /// The parts by their start; at least one.
+    pub parts: Vec<CatalogPart>,
+}
+
+impl CatalogRecording {
+    /// Whether all of it is verified in the store.
+    pub fn is_stored(&self) -> bool {
+        !self.parts.is_empty() && self.parts.iter().all(|part| part.upload == UploadState::Stored)
+    }
 }
 
 /// A page of results.
@@ -94,21 +121,18 @@ pub struct Page {
     pub next_cursor: Option<String>,
 }
 
-const COLUMNS: &str =
-    "id, tenant, node, state, started_at, ended_at, duration_ms, audio_bytes, sip_call_id, participants,
-    correlators, quality, upload, upload_error, store_key";
-
 impl Catalog {
     /// One recording.
     ///
     /// # Errors
     /// The database failed.
     pub async fn get(&self, id: Uuid) -> Result<Option<CatalogRecording>, CatalogError> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
-        query.push(COLUMNS).push(" FROM recordings WHERE id = ").push_bind(id.to_string());
-        let Some(row) = query.build().fetch_optional(&self.pool).await? else { return Ok(None) };
-        let mut found = vec![recording(&row)?];
-        self.add_tags(&mut found).await?;
+        let mut session = self.read().await?;
+        let found = Statement::new("SELECT id, tenant, state, started_at FROM recordings WHERE id = $1");
+        let rows = session.fetch(&found.with(id.to_string())).await?;
+        let mut found = rows.iter().map(recording).collect::<Result<Vec<_>, _>>()?;
+        fill(&mut session, &mut found).await?;
+        session.finish();
         Ok(found.pop())
     }
 
@@ -121,48 +145,47 @@ impl Catalog {
         let Some(mut query) = self.query(search)? else {
             return Ok(Page { recordings: Vec::new(), next_cursor: None });
         };
-        query.push(" ORDER BY started_at DESC, id DESC LIMIT ").push_bind(i64::from(limit) + 1);
-        let rows = query.build().fetch_all(&self.pool).await?;
-        let mut recordings = rows.iter().map(recording).collect::<Result<Vec<_>, _>>()?;
-        let more = recordings.len() > limit as usize;
-        recordings.truncate(limit as usize);
-        let next_cursor = recordings.last().filter(|_| more).map(cursor);
-        self.add_tags(&mut recordings).await?;
+        query.push(" ORDER BY started_at DESC, id DESC LIMIT ").bind(i64::from(limit) + 1);
+        let mut session = self.read().await?;
+        let rows = session.fetch(&query).await?;
+        let has_more = rows.len() > limit as usize;
+        let mut recordings =
+            rows.iter().take(limit as usize).map(recording).collect::<Result<Vec<_>, CatalogError>>()?;
+        fill(&mut session, &mut recordings).await?;
+        session.finish();
+        let next_cursor = recordings.last().filter(|_| has_more).map(cursor);
         Ok(Page { recordings, next_cursor })
     }
 
     /// The query without order and limit; `None` if nothing can match.
-    fn query(&self, search: &Search) -> Result<Option<QueryBuilder<Sqlite>>, CatalogError> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
-        query.push(COLUMNS).push(" FROM recordings WHERE 1 = 1");
+    fn query(&self, search: &Search) -> Result<Option<Statement>, CatalogError> {
+        let mut query = Statement::new("SELECT id, tenant, state, started_at FROM recordings WHERE 1 = 1");
         if let Some(from) = search.from {
-            query.push(" AND started_at >= ").push_bind(from.unix_ms());
+            query.push(" AND started_at >= ").bind(from.unix_ms());
         }
         if let Some(to) = search.to {
-            query.push(" AND started_at < ").push_bind(to.unix_ms());
+            query.push(" AND started_at < ").bind(to.unix_ms());
         }
         if !search.tenants.is_empty() {
-            query.push(" AND tenant IN (");
-            let mut list = query.separated(", ");
-            search.tenants.iter().for_each(|tenant| {
-                list.push_bind(tenant.clone());
-            });
-            query.push(")");
+            query.push(" AND tenant IN (").bind_all(search.tenants.iter().map(String::as_str)).push(")");
         }
         if let Some(state) = search.state {
-            query.push(" AND state = ").push_bind(state_text(state));
+            query.push(" AND state = ").bind(state_text(state));
         }
         if let Some(call_id) = &search.sip_call_id {
-            query.push(" AND sip_call_id = ").push_bind(call_id.clone());
+            query
+                .push(" AND id IN (SELECT recording_id FROM parts WHERE sip_call_id = ")
+                .bind(call_id.clone())
+                .push(")");
         }
         if let Some(value) = &search.correlator {
             let token = self.parties.stored(&correlator_token(value));
-            query.push(" AND id IN (SELECT recording_id FROM correlators WHERE token = ").push_bind(token).push(")");
+            query.push(" AND id IN (SELECT recording_id FROM correlators WHERE token = ").bind(token).push(")");
         }
         if let Some((name, value)) = &search.tag {
-            query.push(" AND id IN (SELECT recording_id FROM tags WHERE name = ").push_bind(name.clone());
+            query.push(" AND id IN (SELECT recording_id FROM tags WHERE name = ").bind(name.clone());
             if let Some(value) = value {
-                query.push(" AND value = ").push_bind(value.clone());
+                query.push(" AND value = ").bind(value.clone());
             }
             query.push(")");
         }
@@ -187,44 +210,19 @@ impl Catalog {
                     .push("SELECT recording_id FROM parties WHERE token ");
                 if self.parties.is_clear() {
                     // A prefix as a range: LIKE would not use the index for bound values.
-                    query.push(">= ").push_bind(stored.clone());
-                    query.push(" AND token < ").push_bind(format!("{stored}\u{10ffff}"));
+                    query.push(">= ").bind(stored.clone());
+                    query.push(" AND token < ").bind(format!("{stored}\u{10ffff}"));
                 } else {
-                    query.push("= ").push_bind(stored);
+                    query.push("= ").bind(stored);
                 }
             }
             query.push(")");
         }
         if let Some(text) = &search.cursor {
             let (started_at, id) = read_cursor(text).ok_or_else(|| CatalogError::Cursor(text.clone()))?;
-            query
-                .push(" AND (started_at, id) < (")
-                .push_bind(started_at)
-                .push(", ")
-                .push_bind(id.to_string())
-                .push(")");
+            query.push(" AND (started_at, id) < (").bind(started_at).push(", ").bind(id.to_string()).push(")");
         }
         Ok(Some(query))
-    }
-
-    async fn add_tags(&self, recordings: &mut [CatalogRecording]) -> Result<(), CatalogError> {
-        if recordings.is_empty() {
-            return Ok(());
-        }
-        let mut query =
-            QueryBuilder::<Sqlite>::new("SELECT recording_id, name, value FROM tags WHERE recording_id IN (");
-        let mut list = query.separated(", ");
-        for recording in recordings.iter() {
-            list.push_bind(recording.id.to_string());
-        }
-        query.push(") ORDER BY recording_id, name");
-        for row in query.build().fetch_all(&self.pool).await? {
-            let (id, name, value): (String, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-            if let Some(recording) = recordings.iter_mut().find(|recording| recording.id.to_string() == id) {
-                recording.tags.push((name, value));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -238,37 +236,136 @@ fn read_cursor(text: &str) -> Option<(i64, Uuid)> {
     Some((started_at.parse().ok()?, id.parse().ok()?))
 }
 
-fn recording(row: &SqliteRow) -> Result<CatalogRecording, CatalogError> {
-    let id: String = row.try_get("id")?;
-    let damaged = |column: &'static str| CatalogError::Row { id: id.clone(), column };
-    let word = |column: &'static str| -> Result<serde_json::Value, CatalogError> {
-        Ok(serde_json::Value::String(row.try_get::<String, _>(column)?))
-    };
-    let unsigned = |column: &'static str| -> Result<Option<u64>, CatalogError> {
-        Ok(row.try_get::<Option<i64>, _>(column)?.and_then(|value| u64::try_from(value).ok()))
-    };
-    let text = |column: &'static str| -> Result<Option<String>, CatalogError> { Ok(row.try_get(column)?) };
+/// What the recording's own row tells.
+fn recording(row: &Row) -> Result<CatalogRecording, CatalogError> {
+    let id = row.text("id")?.unwrap_or_default();
+    let damaged = |column| CatalogError::Row { id: id.clone(), column };
     Ok(CatalogRecording {
         id: id.parse().map_err(|_| damaged("id"))?,
-        tenant: row.try_get("tenant")?,
-        node: row.try_get("node")?,
-        state: serde_json::from_value(word("state")?).map_err(|_| damaged("state"))?,
-        started_at: Timestamp::from_unix_ms(row.try_get("started_at")?),
-        ended_at: row.try_get::<Option<i64>, _>("ended_at")?.map(Timestamp::from_unix_ms),
+        tenant: row.text("tenant")?.unwrap_or_default(),
+        state: word(row, "state").map_err(|_| damaged("state"))?,
+        started_at: Timestamp::from_unix_ms(row.integer("started_at")?.unwrap_or_default()),
+        ended_at: None,
+        duration_ms: None,
+        sip_call_id: None,
+        participants: Vec::new(),
+        tags: Vec::new(),
+        correlators: Vec::new(),
+        quality: None,
+        parts: Vec::new(),
+    })
+}
+
+/// Adds what parts and tags tell.
+async fn fill(session: &mut Session, recordings: &mut [CatalogRecording]) -> Result<(), CatalogError> {
+    if recordings.is_empty() {
+        return Ok(());
+    }
+    let places: HashMap<String, usize> =
+        recordings.iter().enumerate().map(|(place, recording)| (recording.id.to_string(), place)).collect();
+    let mut parts = Statement::new(
+        "SELECT recording_id, node, state, started_at, ended_at, duration_ms, audio_bytes, sip_call_id, participants,
+                correlators, quality, upload, upload_error, store_key
+         FROM parts WHERE recording_id IN (",
+    );
+    parts.bind_all(places.keys().map(String::as_str)).push(") ORDER BY recording_id, started_at, node");
+    let place = |row: &Row| -> Result<Option<usize>, CatalogError> {
+        Ok(row.text("recording_id")?.and_then(|id| places.get(&id).copied()))
+    };
+    for row in session.fetch(&parts).await? {
+        if let Some(recording) = place(&row)?.and_then(|place| recordings.get_mut(place)) {
+            join(recording, &row)?;
+        }
+    }
+    let mut tags = Statement::new("SELECT DISTINCT recording_id, name, value FROM tags WHERE recording_id IN (");
+    tags.bind_all(places.keys().map(String::as_str)).push(") ORDER BY recording_id, name, value");
+    for row in session.fetch(&tags).await? {
+        if let Some(recording) = place(&row)?.and_then(|place| recordings.get_mut(place)) {
+            recording.tags.push((row.text("name")?.unwrap_or_default(), row.text("value")?.unwrap_or_default()));
+        }
+    }
+    for recording in recordings {
+        let parts = &recording.parts;
+        if recording.state != MetadataState::Recording {
+            recording.ended_at = parts.iter().filter_map(|part| part.ended_at).max();
+        }
+        recording.duration_ms = audible_ms(parts);
+    }
+    Ok(())
+}
+
+/// Takes a part's row into its recording; rows come by their start.
+fn join(recording: &mut CatalogRecording, row: &Row) -> Result<(), CatalogError> {
+    let id = recording.id;
+    let damaged = |column| CatalogError::Row { id: id.to_string(), column };
+    let unsigned = |column: &'static str| -> Result<Option<u64>, CatalogError> {
+        Ok(row.integer(column)?.and_then(|value| u64::try_from(value).ok()))
+    };
+    let parties: Vec<Party> = list(row.text("participants")?).map_err(|_| damaged("participants"))?;
+    let correlators: Vec<Correlator> = list(row.text("correlators")?).map_err(|_| damaged("correlators"))?;
+    add_new(&mut recording.participants, parties);
+    add_new(&mut recording.correlators, correlators);
+    if recording.sip_call_id.is_none() {
+        recording.sip_call_id = row.text("sip_call_id")?;
+    }
+    if let Some(json) = row.text("quality")? {
+        let more: Quality = serde_json::from_str(&json).map_err(|_| damaged("quality"))?;
+        recording.quality = Some(recording.quality.map_or(more, |before| both(before, more)));
+    }
+    recording.parts.push(CatalogPart {
+        node: row.text("node")?.unwrap_or_default(),
+        state: word(row, "state").map_err(|_| damaged("state"))?,
+        started_at: Timestamp::from_unix_ms(row.integer("started_at")?.unwrap_or_default()),
+        ended_at: row.integer("ended_at")?.map(Timestamp::from_unix_ms),
         duration_ms: unsigned("duration_ms")?,
         audio_bytes: unsigned("audio_bytes")?,
-        sip_call_id: text("sip_call_id")?,
-        participants: list(text("participants")?).map_err(|_| damaged("participants"))?,
-        tags: Vec::new(),
-        correlators: list(text("correlators")?).map_err(|_| damaged("correlators"))?,
-        quality: text("quality")?
-            .map(|json| serde_json::from_str(&json))
-            .transpose()
-            .map_err(|_| damaged("quality"))?,
-        upload: serde_json::from_value(word("upload")?).map_err(|_| damaged("upload"))?,
-        upload_error: text("upload_error")?,
-        store_key: text("store_key")?,
-    })
+        upload: word(row, "upload").map_err(|_| damaged("upload"))?,
+        upload_error: row.text("upload_error")?,
+        store_key: row.text("store_key")?,
+    });
+    Ok(())
+}
+
+fn add_new<T: PartialEq>(known: &mut Vec<T>, more: Vec<T>) {
+    for one in more {
+        if !known.contains(&one) {
+            known.push(one);
+        }
+    }
+}
+
+/// Counts add up, the worst of the rest.
+fn both(a: Quality, b: Quality) -> Quality {
+    let pick = |a: Option<f64>, b: Option<f64>, better: fn(f64, f64) -> f64| match (a, b) {
+        (Some(a), Some(b)) => Some(better(a, b)),
+        (a, b) => a.or(b),
+    };
+    Quality {
+        packets: a.packets.saturating_add(b.packets),
+        lost: a.lost.saturating_add(b.lost),
+        jitter_ms: pick(a.jitter_ms, b.jitter_ms, f64::max),
+        mos: pick(a.mos, b.mos, f64::min),
+    }
+}
+
+/// Length of the time that any part covers; parts come by their start.
+fn audible_ms(parts: &[CatalogPart]) -> Option<u64> {
+    let mut total = None;
+    let mut until = i64::MIN;
+    for part in parts {
+        let Some(length) = part.duration_ms else { continue };
+        let start = part.started_at.unix_ms();
+        let end = start.saturating_add(i64::try_from(length).unwrap_or(i64::MAX));
+        let new = end.saturating_sub(start.max(until)).max(0);
+        total = Some(total.unwrap_or(0_u64).saturating_add(new.unsigned_abs()));
+        until = until.max(end);
+    }
+    total
+}
+
+fn word<T: serde::de::DeserializeOwned>(row: &Row, column: &'static str) -> Result<T, serde_json::Error> {
+    let text = row.text(column).ok().flatten().unwrap_or_default();
+    serde_json::from_value(serde_json::Value::String(text))
 }
 
 fn list<T: serde::de::DeserializeOwned>(json: Option<String>) -> Result<Vec<T>, serde_json::Error> {

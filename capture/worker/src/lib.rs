@@ -15,8 +15,12 @@ pub use scribe::{Ending, ScribeStats};
 pub use shard::ShardStats;
 
 pub mod catalog;
+mod catalog_engine;
+mod catalog_outbox;
 pub mod catalog_party;
+mod catalog_row;
 pub mod catalog_search;
+mod catalog_update;
 pub mod catalog_writer;
 pub mod recover;
 pub mod spool;

@@ -5,24 +5,97 @@
     clippy::wildcard_enum_match_arm
 )]
 
+mod nodes;
+mod postgres;
+
 use super::*;
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use ferric_media::keys::NodeKey;
-use ferric_media::manifest::{AudioEntry, Manifest, RecordingState};
-use ferric_media::metadata::{Participant, SessionInfo, SipIds, StreamReport, Tag};
+use ferric_media::manifest::{AudioEntry, Manifest, RecordingState, SignedManifest};
+use ferric_media::metadata::{Correlator, Participant, RecordingMetadata, SessionInfo, SipIds, StreamReport, Tag};
+use ferric_media::timestamp::Timestamp;
 use object_store::ObjectStoreExt as _;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 use crate::catalog_party::HashKey;
-use crate::catalog_search::Search;
-use crate::catalog_writer::{CatalogWriter, News, rebuild};
+use crate::catalog_search::{CatalogRecording, Search};
+use crate::catalog_writer::{CatalogWriter, rebuild};
 use crate::store::Target;
+use postgres::Server;
 
-async fn open(dir: &Path, parties: PartyPolicy) -> Catalog {
-    Catalog::open(&format!("sqlite:{}", dir.join("catalog.db").display()), parties).await.unwrap()
+/// A database of a test's own.
+enum Db {
+    Sqlite(tempfile::TempDir),
+    Postgres(Server),
 }
+
+impl Db {
+    fn url(&self) -> String {
+        match self {
+            Db::Sqlite(dir) => format!("sqlite:{}", dir.path().join("catalog.db").display()),
+            Db::Postgres(server) => server.url(),
+        }
+    }
+
+    async fn open(&self, parties: PartyPolicy) -> Catalog {
+        Catalog::open(&self.url(), None, parties).await.unwrap()
+    }
+
+    /// Nine recordings of one node.
+    async fn filled(&self, parties: PartyPolicy) -> Catalog {
+        let catalog = self.open(parties).await;
+        let updates: Vec<_> = (1..=9)
+            .map(|number| {
+                RecordingUpdate::from_metadata(&metadata(number, &format!("sip:+1555010{number}@sbc.example")))
+            })
+            .collect();
+        catalog.upsert(&updates).await.unwrap();
+        catalog
+    }
+
+    /// Every file of the database.
+    fn files(&self) -> Vec<PathBuf> {
+        let mut folders = vec![match self {
+            Db::Sqlite(dir) => dir.path().to_owned(),
+            Db::Postgres(server) => server.folder(),
+        }];
+        let mut files = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap().flatten() {
+                if entry.file_type().unwrap().is_dir() { folders.push(entry.path()) } else { files.push(entry.path()) }
+            }
+        }
+        files
+    }
+}
+
+/// Each test once for each database.
+macro_rules! on_both {
+    ($($test:ident),+ $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test] async fn $test() { super::$test(super::Db::Sqlite(tempfile::tempdir().unwrap())).await })+
+        }
+        mod on_postgres {
+            $(#[tokio::test] async fn $test() { super::$test(super::Db::Postgres(super::Server::start())).await })+
+        }
+    };
+}
+
+on_both!(
+    a_recording_is_told_of_in_any_order_and_comes_back,
+    pages_cover_everything_once_newest_first,
+    filters_narrow_and_combine,
+    text_is_compared_by_its_bytes,
+    whatever_text_comes_can_be_written,
+    hashed_parties_are_found_exactly_and_stand_nowhere_in_the_files,
+    the_last_manifest_of_a_node_is_known,
+    the_writer_never_blocks_and_goes_on_when_the_lock_is_gone,
+    a_lost_catalogue_is_rebuilt_from_the_manifests_in_the_store,
+    parts_of_several_nodes_stand_side_by_side,
+    tables_of_a_newer_program_are_refused,
+);
 
 fn metadata(number: u128, aor: &str) -> RecordingMetadata {
     let participant =
@@ -71,40 +144,29 @@ fn ids(page: &crate::catalog_search::Page) -> Vec<u128> {
     page.recordings.iter().map(|recording| recording.id.as_u128()).collect()
 }
 
-async fn filled(dir: &Path, parties: PartyPolicy) -> Catalog {
-    let catalog = open(dir, parties).await;
-    let updates: Vec<_> = (1..=9)
-        .map(|number| RecordingUpdate::from_metadata(&metadata(number, &format!("sip:+1555010{number}@sbc.example"))))
-        .collect();
-    catalog.upsert(&updates).await.unwrap();
-    catalog
-}
-
-#[tokio::test]
-async fn a_recording_is_told_of_in_any_order_and_comes_back() {
-    let dir = tempfile::tempdir().unwrap();
-    let catalog = open(dir.path(), PartyPolicy::Clear).await;
+async fn a_recording_is_told_of_in_any_order_and_comes_back(db: Db) {
+    let catalog = db.open(PartyPolicy::Clear).await;
     let signed = manifest(1, None);
     let waiting = RecordingUpdate::from_manifest(&signed, UploadState::Waiting);
     // The end before the beginning.
     catalog.upsert(&[waiting.clone(), RecordingUpdate::from_metadata(&metadata(1, "sip:+15550101@h"))]).await.unwrap();
-    catalog.set_upload(Uuid::from_u128(1), UploadState::Stored, Some("acme/2026/x"), None).await.unwrap();
+    catalog.set_upload(Uuid::from_u128(1), "edge-a1", UploadState::Stored, Some("acme/2026/x"), None).await.unwrap();
     catalog.upsert(&[waiting]).await.unwrap();
     let found = catalog.get(Uuid::from_u128(1)).await.unwrap().unwrap();
-    assert_eq!((found.state, found.upload), (MetadataState::Complete, UploadState::Stored));
-    assert_eq!((found.duration_ms, found.audio_bytes), (Some(60_000), Some(5000)));
+    let part = &found.parts[0];
+    assert_eq!((found.state, part.upload, found.is_stored()), (MetadataState::Complete, UploadState::Stored, true));
+    assert_eq!((found.duration_ms, part.audio_bytes), (Some(60_000), Some(5000)));
+    assert_eq!(found.ended_at, Some(signed.manifest.ended_at));
     assert_eq!(found.participants[0].aor.as_deref(), Some("sip:+15550101@h"));
     assert_eq!(found.tags, [("case".to_owned(), "1".to_owned())]);
     assert_eq!(found.correlators[0].name, "Cisco-Guid");
     assert_eq!(found.quality, Some(Quality { packets: 200, lost: 3, jitter_ms: Some(2.0), mos: Some(3.5) }));
-    assert_eq!(found.store_key.as_deref(), Some("acme/2026/x"));
+    assert_eq!(part.store_key.as_deref(), Some("acme/2026/x"));
     assert_eq!(catalog.get(Uuid::from_u128(2)).await.unwrap(), None);
 }
 
-#[tokio::test]
-async fn pages_cover_everything_once_newest_first() {
-    let dir = tempfile::tempdir().unwrap();
-    let catalog = filled(dir.path(), PartyPolicy::Clear).await;
+async fn pages_cover_everything_once_newest_first(db: Db) {
+    let catalog = db.filled(PartyPolicy::Clear).await;
     let mut search = Search { limit: Some(2), ..Search::default() };
     let mut seen = Vec::new();
     loop {
@@ -121,10 +183,8 @@ async fn pages_cover_everything_once_newest_first() {
     assert!(matches!(catalog.search(&search).await, Err(CatalogError::Cursor(_))));
 }
 
-#[tokio::test]
-async fn filters_narrow_and_combine() {
-    let dir = tempfile::tempdir().unwrap();
-    let catalog = filled(dir.path(), PartyPolicy::Clear).await;
+async fn filters_narrow_and_combine(db: Db) {
+    let catalog = db.filled(PartyPolicy::Clear).await;
     let found = async |search: Search| ids(&catalog.search(&search).await.unwrap());
     let all = Search::default;
     let at = |ms| Some(Timestamp::from_unix_ms(ms));
@@ -144,10 +204,8 @@ async fn filters_narrow_and_combine() {
     assert_eq!(found(Search { state: Some(MetadataState::Complete), ..all() }).await, [4]);
 }
 
-#[tokio::test]
-async fn hashed_parties_are_found_exactly_and_stand_nowhere_in_the_file() {
-    let dir = tempfile::tempdir().unwrap();
-    let catalog = filled(dir.path(), PartyPolicy::Hashed(HashKey([7; 32]))).await;
+async fn hashed_parties_are_found_exactly_and_stand_nowhere_in_the_files(db: Db) {
+    let catalog = db.filled(PartyPolicy::Hashed(HashKey([7; 32]))).await;
     let found = async |party: &str| {
         ids(&catalog.search(&Search { party: Some(party.into()), ..Search::default() }).await.unwrap())
     };
@@ -156,10 +214,10 @@ async fn hashed_parties_are_found_exactly_and_stand_nowhere_in_the_file() {
     assert!(found("ann lee").await.is_empty());
     assert!(catalog.get(Uuid::from_u128(4)).await.unwrap().unwrap().participants.is_empty());
     catalog.close().await;
-    for entry in std::fs::read_dir(dir.path()).unwrap().flatten() {
-        let bytes = std::fs::read(entry.path()).unwrap();
+    for file in db.files() {
+        let bytes = std::fs::read(&file).unwrap();
         for secret in [&b"5550104"[..], b"Ann Lee", b"ann lee", b"sbc.example"] {
-            assert!(!bytes.windows(secret.len()).any(|window| window == secret), "{:?}", entry.path());
+            assert!(!bytes.windows(secret.len()).any(|window| window == secret), "{file:?}");
         }
     }
 }
@@ -167,19 +225,17 @@ async fn hashed_parties_are_found_exactly_and_stand_nowhere_in_the_file() {
 #[tokio::test]
 async fn nobody_else_can_read_the_file() {
     use std::os::unix::fs::PermissionsExt as _;
-    let dir = tempfile::tempdir().unwrap();
-    let catalog = filled(dir.path(), PartyPolicy::Clear).await;
-    for entry in std::fs::read_dir(dir.path()).unwrap().flatten() {
-        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
+    let db = Db::Sqlite(tempfile::tempdir().unwrap());
+    let catalog = db.filled(PartyPolicy::Clear).await;
+    for file in db.files() {
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
     }
     drop(catalog);
-    assert!(matches!(Catalog::open("mysql://h/x", PartyPolicy::Clear).await, Err(CatalogError::Url(_))));
+    assert!(matches!(Catalog::open("mysql://h/x", None, PartyPolicy::Clear).await, Err(CatalogError::Url(_))));
 }
 
-#[tokio::test]
-async fn the_last_manifest_of_a_node_is_known() {
-    let dir = tempfile::tempdir().unwrap();
-    let catalog = open(dir.path(), PartyPolicy::Clear).await;
+async fn the_last_manifest_of_a_node_is_known(db: Db) {
+    let catalog = db.open(PartyPolicy::Clear).await;
     assert_eq!(catalog.last_manifest("edge-a1").await.unwrap(), None);
     let first = manifest(8, None);
     let second = manifest(2, Some(first.digest()));
@@ -189,17 +245,18 @@ async fn the_last_manifest_of_a_node_is_known() {
     assert_eq!(catalog.last_manifest("edge-a1").await.unwrap(), Some(second.digest()));
 }
 
-#[tokio::test]
-async fn the_writer_never_blocks_and_goes_on_when_the_lock_is_gone() {
-    let dir = tempfile::tempdir().unwrap();
-    let catalog = open(dir.path(), PartyPolicy::Clear).await;
-    let lock = catalog.pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
+async fn the_writer_never_blocks_and_goes_on_when_the_lock_is_gone(db: Db) {
+    let catalog = db.open(PartyPolicy::Clear).await;
+    let mut lock = catalog.engine.begin().await.unwrap();
+    if matches!(db, Db::Postgres(_)) {
+        lock.execute(&Statement::new("LOCK TABLE recordings")).await.unwrap();
+    }
     let (writer, task) = CatalogWriter::with_queue(catalog.clone(), 4);
     let news = |number| News::Recording(Box::new(RecordingUpdate::from_metadata(&metadata(number, "sip:1@h"))));
     let told: Vec<bool> = (1..=12).map(|number| writer.tell(news(number))).collect();
     assert_eq!(told.iter().filter(|told| **told).count(), 4);
     assert!(writer.is_stale() && writer.dropped() == 8);
-    lock.rollback().await.unwrap();
+    lock.commit().await.unwrap();
     let counters = writer.clone();
     drop(writer);
     while counters.written() < 4 {
@@ -210,8 +267,7 @@ async fn the_writer_never_blocks_and_goes_on_when_the_lock_is_gone() {
     assert_eq!(catalog.search(&Search::default()).await.unwrap().recordings.len(), 4);
 }
 
-#[tokio::test]
-async fn a_lost_catalogue_is_rebuilt_from_the_manifests_in_the_store() {
+async fn a_lost_catalogue_is_rebuilt_from_the_manifests_in_the_store(db: Db) {
     let store = Arc::new(object_store::memory::InMemory::new());
     let target = Target::new(store.clone(), "acme").unwrap();
     let mut previous = None;
@@ -223,14 +279,156 @@ async fn a_lost_catalogue_is_rebuilt_from_the_manifests_in_the_store() {
         store.put(&key("audio.eopus"), b"sealed".to_vec().into()).await.unwrap();
     }
     store.put(&target.prefix.clone().join("x").join("manifest.json"), b"{}".to_vec().into()).await.unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let catalog = open(dir.path(), PartyPolicy::Clear).await;
+    let catalog = db.open(PartyPolicy::Clear).await;
     catalog.upsert(&[RecordingUpdate::from_metadata(&metadata(2, "sip:+15550102@h"))]).await.unwrap();
     assert_eq!(rebuild(&catalog, &target).await.unwrap(), (3, 1));
     let page = catalog.search(&Search::default()).await.unwrap();
     assert_eq!(ids(&page), [3, 2, 1]);
-    assert!(page.recordings.iter().all(|recording| recording.upload == UploadState::Stored));
+    assert!(page.recordings.iter().all(CatalogRecording::is_stored));
     assert_eq!(page.recordings[1].participants.len(), 1, "what was known of the parties stays");
-    assert!(page.recordings[0].store_key.as_deref().unwrap().starts_with("acme/1970/01/01/"));
+    assert!(page.recordings[0].parts[0].store_key.as_deref().unwrap().starts_with("acme/1970/01/01/"));
     assert_eq!(catalog.last_manifest("edge-a1").await.unwrap(), previous);
+}
+
+async fn text_is_compared_by_its_bytes(db: Db) {
+    let catalog = db.open(PartyPolicy::Clear).await;
+    // Where a language sorts, these lie between one another.
+    let names = ["ab", "a b", "aB", "äb", "a-b", "a_b", "a%b", "\u{10ffff}a"];
+    for (number, name) in names.iter().enumerate() {
+        let mut update = RecordingUpdate::from_metadata(&metadata(number as u128, "sip:x@h"));
+        update.parties = Some(vec![Party { aor: Some(format!("sip:{name}@h")), ..Party::default() }]);
+        catalog.upsert(&[update]).await.unwrap();
+    }
+    let found = async |party: &str| {
+        ids(&catalog.search(&Search { party: Some(party.into()), ..Search::default() }).await.unwrap())
+    };
+    assert_eq!(found("ab").await, [2, 0], "addresses are searched in lower case");
+    assert_eq!(found("a-").await, [4]);
+    assert_eq!(found("a_").await, [5], "no wildcard");
+    assert_eq!(found("ä").await, [3]);
+    assert_eq!(found("a").await, [6, 5, 4, 2, 1, 0]);
+}
+
+async fn whatever_text_comes_can_be_written(db: Db) {
+    let catalog = db.open(PartyPolicy::Clear).await;
+    let mut seed = 1_u64;
+    // Nothing that a database could make small.
+    let long: String = std::iter::repeat_with(|| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'a' + (seed >> 40) as u8 % 26)
+    })
+    .take(30_000)
+    .collect();
+    let mut update = RecordingUpdate::from_metadata(&metadata(1, &format!("sip:{long}@h\0")));
+    update.sip_call_id = Some(format!("{long}\0"));
+    update.correlators = Some(vec![Correlator { name: "x\0".into(), value: long.clone() }]);
+    update.tags = Some(vec![("a\0b".into(), "\0".into()), ("a\0b".into(), "last".into())]);
+    catalog.upsert(&[update]).await.unwrap();
+    let found = async |search: Search| ids(&catalog.search(&search).await.unwrap());
+    assert_eq!(found(Search { party: Some(long.clone()), ..Search::default() }).await, [1]);
+    assert_eq!(found(Search { correlator: Some(long.clone()), ..Search::default() }).await, [1]);
+    assert_eq!(found(Search { sip_call_id: Some(format!("{long}\0")), ..Search::default() }).await, [1]);
+    assert_eq!(found(Search { tag: Some(("a\0b".into(), Some("last".into()))), ..Search::default() }).await, [1]);
+}
+
+async fn tables_of_a_newer_program_are_refused(db: Db) {
+    let catalog = db.filled(PartyPolicy::Clear).await;
+    let mut session = catalog.engine.begin().await.unwrap();
+    let newer = "INSERT INTO _sqlx_migrations SELECT 9000, description, installed_on, success, checksum, execution_time
+                 FROM _sqlx_migrations WHERE version = 1";
+    session.execute(&Statement::new(newer)).await.unwrap();
+    session.commit().await.unwrap();
+    let error = Catalog::open(&db.url(), None, PartyPolicy::Clear).await.unwrap_err();
+    assert!(matches!(error, CatalogError::TooNew { found: 9000, .. }), "{error}");
+    assert!(error.is_wrong_setup() && error.to_string().contains("newer program"), "{error}");
+    // Who was there before goes on.
+    assert_eq!(catalog.search(&Search::default()).await.unwrap().recordings.len(), 9);
+}
+
+async fn parts_of_several_nodes_stand_side_by_side(db: Db) {
+    let catalog = db.open(PartyPolicy::Clear).await;
+    let part = |node: &str, start_s: i64, state, party: &str| {
+        let mut update = RecordingUpdate::from_metadata(&metadata(1, party));
+        update.node = node.to_owned();
+        update.state = state;
+        update.started_at = Timestamp::from_unix_ms(start_s * 1000);
+        update.tags = Some(vec![("node".into(), node.into()), ("case".into(), "7".into())]);
+        update
+    };
+    let ended = |mut update: RecordingUpdate, seconds: u64| {
+        update.duration_ms = Some(seconds * 1000);
+        update.ended_at = Some(update.started_at.plus(Duration::from_secs(seconds)));
+        update.audio_bytes = Some(seconds);
+        update
+    };
+    let id = Uuid::from_u128(1);
+    let get = async || catalog.get(id).await.unwrap().unwrap();
+    let searched = async |state| {
+        let search = Search { state: Some(state), ..Search::default() };
+        catalog.search(&search).await.unwrap().recordings.len()
+    };
+    // The second node is heard of first.
+    catalog.upsert(&[part("b", 30, MetadataState::Recording, "sip:200@h")]).await.unwrap();
+    catalog.upsert(&[part("a", 10, MetadataState::Recording, "sip:100@h")]).await.unwrap();
+    let found = get().await;
+    assert_eq!((found.state, found.started_at.unix_ms(), found.ended_at), (MetadataState::Recording, 10_000, None));
+    assert_eq!(found.parts.iter().map(|part| part.node.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    // The first node is gone; the call ends on the second.
+    catalog.upsert(&[ended(part("b", 30, MetadataState::Complete, "sip:200@h"), 20)]).await.unwrap();
+    assert_eq!(get().await.state, MetadataState::Partial, "what the first node has is missing");
+    assert_eq!((searched(MetadataState::Partial).await, searched(MetadataState::Recording).await), (1, 0));
+    // It comes back with what it had: 10 to 35, five seconds of which the second has too.
+    catalog.upsert(&[ended(part("a", 10, MetadataState::Recovered, "sip:100@h"), 25)]).await.unwrap();
+    catalog.set_upload(id, "a", UploadState::Stored, Some("acme/a"), None).await.unwrap();
+    let found = get().await;
+    assert_eq!((found.state, found.is_stored()), (MetadataState::Recovered, false));
+    assert_eq!((found.duration_ms, found.ended_at.map(|time| time.unix_ms())), (Some(40_000), Some(50_000)));
+    assert_eq!(found.parts.iter().map(|part| part.audio_bytes).collect::<Vec<_>>(), [Some(25), Some(20)]);
+    assert_eq!(found.parts.iter().map(|part| part.store_key.as_deref()).collect::<Vec<_>>(), [Some("acme/a"), None]);
+    assert_eq!(found.quality.unwrap().packets, 400);
+    let tags = [("case", "7"), ("node", "a"), ("node", "b")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(found.tags, tags);
+    assert_eq!(found.participants.len(), 2);
+    catalog.set_upload(id, "b", UploadState::Stored, Some("acme/b"), None).await.unwrap();
+    assert!(get().await.is_stored());
+    for party in ["100", "200", "ann"] {
+        let page = catalog.search(&Search { party: Some(party.into()), ..Search::default() }).await.unwrap();
+        assert_eq!(page.recordings.len(), 1, "{party}");
+        assert_eq!(page.recordings[0], get().await);
+    }
+    // The same again changes nothing.
+    let before = get().await;
+    catalog.upsert(&[ended(part("a", 10, MetadataState::Recovered, "sip:100@h"), 25)]).await.unwrap();
+    assert_eq!(get().await, before);
+}
+
+#[tokio::test]
+async fn a_file_of_the_version_before_keeps_what_it_has() {
+    let db = Db::Sqlite(tempfile::tempdir().unwrap());
+    let path = db.url().trim_start_matches("sqlite:").to_owned();
+    let engine = Engine::sqlite(sqlite_file(&path).unwrap()).await.unwrap();
+    let Engine::Sqlite(pool) = &engine else { unreachable!() };
+    sqlx::migrate!("./migrations/sqlite").run_to(2, pool).await.unwrap();
+    sqlx::raw_sql(
+        "INSERT INTO recordings (id, tenant, node, state, started_at, ended_at, duration_ms, audio_bytes, sip_call_id, upload)
+            VALUES ('00000000-0000-0000-0000-000000000007', 'acme', 'edge-a1', 'complete', 5, 9, 4, 3, 'call-7', 'stored');
+         INSERT INTO parties VALUES ('100', '00000000-0000-0000-0000-000000000007');
+         INSERT INTO correlators VALUES ('1-2', '00000000-0000-0000-0000-000000000007');
+         INSERT INTO tags VALUES ('00000000-0000-0000-0000-000000000007', 'case', '7');",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    engine.close().await;
+    let catalog = db.open(PartyPolicy::Clear).await;
+    let all = Search {
+        party: Some("100".into()),
+        correlator: Some("1-2".into()),
+        tag: Some(("case".into(), Some("7".into()))),
+        sip_call_id: Some("call-7".into()),
+        ..Search::default()
+    };
+    let page = catalog.search(&all).await.unwrap();
+    assert_eq!((ids(&page), page.recordings[0].duration_ms), (vec![7], Some(4)));
+    assert!(page.recordings[0].is_stored());
 }
