@@ -324,3 +324,20 @@ fn distance(a: &str, b: &str) -> usize {
     }
     row.last().copied().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_with_a_password_is_not_repeated() {
+        assert!(holds_password("url = \"postgres://ferric:se/c@ret@db.example/ferric\""));
+        for open in [
+            "url = \"postgres://ferric@db.example:5432/ferric\"",
+            "store = \"https://s3.example:9000/a\"",
+            "x = \"a:b@c\"",
+        ] {
+            assert!(!holds_password(open), "{open}");
+        }
+    }
+}

@@ -65,7 +65,7 @@ async fn main() {
         ("of a tenant", Search { tenants: vec!["tenant-3".into()], ..all() }),
         ("a number of few calls", Search { party: Some("+10000007919".into()), ..all() }),
         ("a number of many calls", Search { party: Some("+10000000123".into()), ..all() }),
-        ("a prefix that fits a tenth", Search { party: Some("+100012".into()), ..all() }),
+        ("a prefix that fits a hundredth", Search { party: Some("+100012".into()), ..all() }),
         ("a tag's value", Search { tag: Some(("case".into(), Some("777".into()))), ..all() }),
         ("a correlator", Search { correlator: Some("GUID-4711".into()), ..all() }),
     ];
