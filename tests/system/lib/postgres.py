@@ -30,7 +30,7 @@ class Postgres:
             self.owner = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
         self.port = free_port()
         self.log = self.home / "log"
-        self.process = None
+        self.process, self.still = None, []
         secret = self.home / "secret"
         secret.write_text("pass word/1\n")
         secret.chmod(0o644)
@@ -91,12 +91,15 @@ class Postgres:
                 os.kill(pid, signal.SIGCONT)
             except ProcessLookupError:
                 pass
+        self.still = []
 
     def kill(self):
         """kill -9, by pid; its children end by themselves."""
         if self.process and self.process.poll() is None:
             self.process.kill()
             self.process.wait(10)
+        # Whoever stands still does not notice.
+        self.go_on()
 
     def __enter__(self):
         return self.start()
