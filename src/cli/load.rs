@@ -49,6 +49,9 @@ pub(crate) struct LoadArguments {
     /// Share of RTP packets that are lost, from 0 to 1.
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     loss: f64,
+    /// Repeats the random choices of an earlier run: identifiers, SSRCs, which packets are lost.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// PEM file of the authority that the server's certificate must come from (tls); without it any server is trusted.
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
@@ -94,10 +97,14 @@ pub(crate) fn run(arguments: &LoadArguments) -> anyhow::Result<ExitCode> {
     config.hold = hold;
     config.codec = arguments.codec;
     config.trouble = Trouble { loss: arguments.loss, ..Trouble::default() };
+    // Calls with the identifiers of an earlier run would be taken for its copies (482).
+    config.seed = arguments.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    let seed = config.seed;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let started = SystemTime::now();
     let report = runtime.block_on(send(config))?;
     say!("{report}");
+    say!("seed           {seed}, which --seed repeats");
     let mut clean = report.is_clean();
     if let (Some(api), Some(key)) = (&arguments.api, &arguments.key) {
         clean &= check(api, key, &report, started)?;

@@ -2,11 +2,15 @@
 
     tests/bench/edge.py [--rounds N] [--seconds S] [--rate CPS] [--only udp,tcp,register,overload,memory]
                         [--servers ferric,kamailio]
+    tests/bench/edge.py --only instructions
 
 Prints CPU milliseconds (user and system, all processes and threads of the server) for 1,000 calls: the median of the
 rounds, their range and the ratio; then what an overload does, and memory and idle CPU with many open transactions and
 registrations. Both servers run with their log off, over loopback, on free ports. A load counts only when neither the
 caller nor an element saw a failure; else its row says so.
+
+`instructions` is for comparing one version of Ferric with another: what its SIP thread executes for a call or a
+registration, counted by valgrind's callgrind, which neighbours on the machine do not disturb. It is not part of the rest.
 """
 
 import argparse
@@ -29,6 +33,9 @@ ROOT = HERE.parents[1]
 FERRIC = ROOT / "target" / "release" / "ferric"
 WORK = ROOT / "target" / "bench"
 PARTS = ("udp", "tcp", "register", "overload", "memory")
+# Under callgrind: few a second, as it is fifty times slower; what starting and idling cost goes out by the difference.
+COUNTED_RATE = 60
+COUNTED = (300, 900)
 AUTHENTICATED_USERS = 1000
 # What a server still does for calls that are over (timers, freeing) counts too, this long.
 TAIL = 5
@@ -49,8 +56,8 @@ class Failure(Exception):
     """A measurement that cannot be made."""
 
 
-def require_tools():
-    packages = {"sipp": "sip-tester", "kamailio": "kamailio"}
+def require_tools(counting):
+    packages = {"sipp": "sip-tester", **({"valgrind": "valgrind"} if counting else {"kamailio": "kamailio"})}
     there = lambda program: shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin")
     missing = [package for program, package in packages.items() if not there(program)]
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
@@ -68,14 +75,14 @@ def require_tools():
 class Server:
     """One of the two, started for one measurement."""
 
-    def __init__(self, home, elements, transport, *, record_route=False, auth=False, core=None):
+    def __init__(self, home, elements, transport, *, record_route=False, auth=False, core=None, under=()):
         self.home, self.port = home, free_port()
         suffix = ";transport=tcp" if transport == "tcp" else ""
         self.elements = [f"127.0.0.1:{port}{suffix}" for port in elements]
         self.child = Child(
-            self.command(record_route, auth), log=home / "server.log", core=core, env={**os.environ, "RUST_LOG": "error"}
+            [*under, *self.command(record_route, auth)], log=home / "server.log", core=core, env={**os.environ, "RUST_LOG": "error"}
         )
-        if not wait_for_port(self.port, self.child, 15):
+        if not wait_for_port(self.port, self.child, 120 if under else 15):
             self.child.stop()
             raise Failure(f"{self.name} did not start: {(home / 'server.log').read_text(errors='replace')[-800:]}")
         # It shall have seen that its elements answer.
@@ -195,29 +202,31 @@ def faults_of(counts, calls, who):
     return []
 
 
+def registering(home, auth):
+    """The scenario of a phone that registers, and the file of users where they show a password."""
+    if not auth:
+        return scenario("register", home, user="u[call_number]"), None
+    users = home / "users.csv"
+    names = (f"u{number}" for number in range(AUTHENTICATED_USERS))
+    lines = (f"{name};[authentication username={name} password=secret]\n" for name in names)
+    users.write_text("SEQUENTIAL\n" + "".join(lines))
+    return scenario("register", home, keep=("auth",), user="[field0]"), users
+
+
 def measure(kind, server_class, home, *, rate, seconds, transport, keep, record_route=False, register=False, auth=False):
     """CPU milliseconds for 1,000 calls, what went wrong, and retransmissions."""
     elements = [] if register else start_elements(home, transport, keep)
     server = None
     try:
         server = server_class(home, [one.port for one in elements], transport, record_route=record_route, auth=auth)
-        users = None
-        if register:
-            if auth:
-                users = home / "users.csv"
-                names = (f"u{number}" for number in range(AUTHENTICATED_USERS))
-                lines = (f"{name};[authentication username={name} password=secret]\n" for name in names)
-                users.write_text("SEQUENTIAL\n" + "".join(lines))
-            path = scenario("register", home, keep=("auth",) if auth else (), user="[field0]" if auth else "u[call_number]")
-        else:
-            path = scenario("call", home, keep=keep)
+        path, users = registering(home, auth) if register else (scenario("call", home, keep=keep), None)
         warm = load(home, "warm", path, transport, server, rate, 2 * rate, users=users)
         faults = faults_of(warm, 2 * rate, "warm-up")
         calls = rate * seconds
-        before = server.child.cpu_ms()
+        before = server.child.exact_cpu_ms()
         counts = load(home, "load", path, transport, server, rate, calls, users=users)
         time.sleep(TAIL)
-        spent = server.child.cpu_ms() - before
+        spent = server.child.exact_cpu_ms() - before
         faults += faults_of(counts, calls, "caller")
         if not server.child.is_running():
             faults.append("the server died")
@@ -251,6 +260,53 @@ def compare(jobs, servers, rounds):
                 say(f"  {title}, round {number + 1}, {server.name}: {result['ms']:.1f} ms, {note}, "
                     f"{result['retransmissions']} retransmissions")
     return results
+
+
+def executed(calls, keep, record_route, register, auth):
+    """Instructions of Ferric's busiest thread, which is that of SIP, in a run with so many calls."""
+    home = folder("instructions")
+    counter = ["valgrind", "--tool=callgrind", "--separate-threads=yes", f"--callgrind-out-file={home}/counted"]
+    elements = [] if register else start_elements(home, "udp", keep)
+    server = None
+    try:
+        ports = [one.port for one in elements]
+        server = Ferric(home, ports, "udp", record_route=record_route, auth=auth, under=counter)
+        # Under valgrind an element is seen to be alive a little later.
+        time.sleep(5)
+        path, users = registering(home, auth) if register else (scenario("call", home, keep=keep), None)
+        faults = faults_of(load(home, "load", path, "udp", server, COUNTED_RATE, calls, users=users), calls, "caller")
+        server.child.stop(grace=60)
+    finally:
+        for element in elements:
+            element.child.stop(grace=1)
+        if server:
+            server.child.stop()
+    counts = []
+    for file in home.glob("counted-*"):
+        text = file.read_text(errors="replace")
+        # Each thread has a file; that of the first one, which reads the configuration, is no matter.
+        if "ferric::cli::main" not in text:
+            counts += [int(line.split()[1]) for line in text.splitlines() if line.startswith(("summary:", "totals:"))][:1]
+    if faults or not counts:
+        raise Failure("; ".join(faults) or f"callgrind left nothing, see {home}")
+    return max(counts)
+
+
+def instructions():
+    """Prints a row a kind of call; true when each could be counted."""
+    rows, fine = [], True
+    kinds = [(title, keep, record_route, False, False) for title, _, keep, record_route in CALLS["udp"]]
+    kinds += [("REGISTER", (), False, True, False), ("REGISTER, digest", (), False, True, True)]
+    for title, *kind in kinds:
+        try:
+            few, many = (executed(calls, *kind) for calls in COUNTED)
+            rows.append([title, f"{(many - few) / (COUNTED[1] - COUNTED[0]):,.0f}"])
+        except Failure as failure:
+            rows.append([title, str(failure)])
+            fine = False
+        say(f"  {title}: {rows[-1][1]}")
+    table(["Ferric", "instructions of the SIP thread"], rows)
+    return fine
 
 
 def table(head, rows):
@@ -462,17 +518,23 @@ def main():
     arguments = parser.parse_args()
     only = arguments.only.split(",")
     names = arguments.servers.split(",")
-    if unknown := [part for part in only if part not in PARTS] + [name for name in names if name not in ("ferric", "kamailio")]:
+    counting = only == ["instructions"]
+    if unknown := [part for part in only if part not in PARTS and not counting] + [name for name in names if name not in ("ferric", "kamailio")]:
         parser.error(f"not known: {', '.join(unknown)}")
     if min(arguments.rounds, arguments.seconds, arguments.rate) < 1:
         parser.error("rounds, seconds and rate are at least 1")
 
-    Kamailio.program = require_tools()
+    Kamailio.program = require_tools(counting)
     WORK.mkdir(parents=True, exist_ok=True)
     atexit.register(stop_all)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
 
+    if counting:
+        if why := ferric_has_a_proxy():
+            say(why)
+            return 1
+        return 0 if instructions() else 1
     servers = [one for one in (Ferric, Kamailio) if one.name in names]
     if Ferric in servers and (why := ferric_has_a_proxy()):
         say(f"{why}; Kamailio alone is measured")
