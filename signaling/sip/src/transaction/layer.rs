@@ -5,16 +5,13 @@
 //! - The tables have the room for all transactions from the start: a table that
 //!   grows under load stands still while it moves. Requests beyond the limit get 503.
 //!   Requests of our own always find room: the core that sends them has its own limits.
-//! - Which requests of ours wait on which flow is indexed, so that a broken connection
-//!   costs what hung on it, not a walk over everything. An error is told once, and only
+//! - An error of a flow is told once to each request that waits on it ([`Waiting`]), and only
 //!   while no final response is there. It ends no INVITE that was heard of: that one's
 //!   answer comes over another connection (RFC 3261 17.1.4, 18.2.2; RFC 5923).
 //! - Answers that we owe are nothing to this index: whoever carries them finds the way
 //!   back when a connection is gone ([`way_back`](super::way_back)).
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -22,31 +19,21 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use super::arrival::Arrival;
+use super::carrier::Waiting;
 use super::client_invite::ClientInvite;
 use super::client_non_invite::ClientNonInvite;
+use super::event::{ClientTransactionId, ServerTransactionId, TransactionEvent, TransactionOutput};
 use super::key::{Key, KeyMaker};
+use super::outgoing::{cancel_of, failure_ack, push_via, suit_stream};
 use super::server_invite::ServerInvite;
 use super::server_non_invite::ServerNonInvite;
 use super::{Action, Actions, Class, Timer, Timers};
 use crate::deadline::DeadlineQueue;
-use crate::flow::{Destination, Flow, Transport};
+use crate::flow::{Destination, Flow};
 use crate::header::HeaderError;
 use crate::ids::IdMap;
 use crate::message::Message;
 use crate::method::Method;
-
-/// A transaction that we began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ClientTransactionId(u64);
-
-impl ClientTransactionId {
-    /// Smaller than every other one; where a range begins.
-    pub const MIN: ClientTransactionId = ClientTransactionId(0);
-}
-
-/// A transaction that a peer began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ServerTransactionId(u64);
 
 /// Bounds of the layer.
 #[derive(Debug, Clone, Copy)]
@@ -59,88 +46,6 @@ impl Default for TransactionLimits {
     fn default() -> TransactionLimits {
         TransactionLimits { transactions: 200_000 }
     }
-}
-
-/// What the layer wants done.
-#[derive(Debug)]
-pub enum TransactionOutput {
-    /// Send bytes.
-    Transmit {
-        /// Where.
-        to: Destination,
-        /// What.
-        bytes: Bytes,
-    },
-    /// Tell the core.
-    Event(TransactionEvent),
-}
-
-/// What the core must know.
-#[derive(Debug)]
-pub enum TransactionEvent {
-    /// A new request.
-    Request {
-        /// To respond with.
-        id: ServerTransactionId,
-        /// With `received` and `rport` in its top Via.
-        request: Message,
-        /// Where it came from.
-        flow: Flow,
-    },
-    /// Nobody wants the answer of an INVITE any more that has no final response yet: a CANCEL came, which is answered
-    /// already, or the ACK to a refusal of another copy of it, which was turned away without a transaction.
-    Cancel {
-        /// The INVITE's transaction.
-        id: ServerTransactionId,
-        /// The CANCEL, or the ACK.
-        request: Message,
-    },
-    /// The ACK to a 2xx.
-    Ack {
-        /// The ACK.
-        request: Message,
-        /// Where it came from.
-        flow: Flow,
-    },
-    /// A response to a request of ours.
-    Response {
-        /// Which request.
-        id: ClientTransactionId,
-        /// The response.
-        response: Message,
-        /// Where it came from.
-        flow: Flow,
-    },
-    /// A response that belongs to nothing.
-    StrayResponse {
-        /// The response.
-        response: Message,
-        /// Where it came from.
-        flow: Flow,
-    },
-    /// No final response came in time (408).
-    TimedOut {
-        /// Which request.
-        id: ClientTransactionId,
-    },
-    /// The request could not be sent (503).
-    TransportError {
-        /// Which request.
-        id: ClientTransactionId,
-    },
-    /// The connection of an INVITE that was heard of is gone. Its answer may come over another one: the transaction lives,
-    /// and is told of this once.
-    ConnectionLost {
-        /// Which INVITE.
-        id: ClientTransactionId,
-    },
-    /// No ACK to a failure came.
-    AckTimedOut {
-        /// Which INVITE.
-        id: ServerTransactionId,
-    },
-    /// A request was refused here because the table is full.
-    Overloaded,
 }
 
 /// One of the four machines, by their names in the RFC.
@@ -173,26 +78,6 @@ const MOST_ROOM: usize = 1 << 18;
 /// Timers run by one call, so that the outputs stay few; the rest is due at once.
 const TIMERS_PER_CALL: usize = 1_024;
 
-/// What breaks as a whole: a connection, or the way to a peer where there is none yet.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Carrier {
-    Connection(u64),
-    Peer(Transport, SocketAddr, Option<Arc<str>>),
-}
-
-impl Carrier {
-    fn of(to: &Destination) -> Carrier {
-        match to.flow.connection {
-            0 => Carrier::peer(to),
-            connection => Carrier::Connection(connection),
-        }
-    }
-
-    fn peer(to: &Destination) -> Carrier {
-        Carrier::Peer(to.flow.transport, to.flow.remote, to.server_name.clone())
-    }
-}
-
 /// All transactions of one node.
 #[derive(Debug)]
 pub struct TransactionLayer {
@@ -206,7 +91,7 @@ pub struct TransactionLayer {
     merged: IdMap<Key, u64>,
     transactions: IdMap<u64, Box<Transaction>>,
     /// Client transactions without a final response, by what carries them.
-    waiting: HashMap<Carrier, BTreeSet<u64>>,
+    waiting: Waiting,
     deadlines: DeadlineQueue<(u64, Timer)>,
     outputs: VecDeque<TransactionOutput>,
 }
@@ -230,7 +115,7 @@ impl TransactionLayer {
             by_key: IdMap::with_capacity_and_hasher(room, Default::default()),
             merged: IdMap::with_capacity_and_hasher(room, Default::default()),
             transactions: IdMap::with_capacity_and_hasher(room, Default::default()),
-            waiting: HashMap::new(),
+            waiting: Waiting::default(),
             deadlines: DeadlineQueue::with_capacity(room),
             outputs: VecDeque::new(),
         }
@@ -421,11 +306,7 @@ impl TransactionLayer {
     /// a stream that broke: its answer comes over another one, and a CANCEL of it opens one.
     pub fn handle_transport_error(&mut self, _now: Instant, to: impl Into<Destination>) {
         let to = to.into();
-        // Opened for the first request to a peer, a connection is known to that request as the peer only.
-        let carriers = [Carrier::of(&to), Carrier::peer(&to)];
-        let failed: BTreeSet<u64> =
-            carriers.iter().filter_map(|carrier| self.waiting.get(carrier)).flatten().copied().collect();
-        for id in failed {
+        for id in self.waiting.on(&to) {
             self.settle(id);
             let Some(transaction) = self.transactions.get_mut(&id) else { continue };
             let is_heard = matches!(&transaction.machine, Machine::ClientInvite(machine) if machine.is_proceeding());
@@ -542,15 +423,8 @@ impl TransactionLayer {
         let transaction = self.transactions.get(&id.0)?;
         let invite = transaction.request.as_deref()?;
         let to = transaction.to.clone();
-        let mut cancel = Message::request(&Method::Cancel, &invite.request_uri()?);
-        let via = invite.top_via().ok()?;
-        cancel.add_header("Via", &via.to_string());
-        for name in ["Max-Forwards", "From", "To", "Call-ID", "Route"] {
-            cancel.copy_lines(invite, name);
-        }
-        cancel.add_header("CSeq", &format!("{} CANCEL", invite.cseq().ok()?.number));
-        cancel.add_header("Content-Length", "0");
-        let key = self.keys.client(via.branch()?, &Method::Cancel);
+        let cancel = cancel_of(invite)?;
+        let key = self.keys.client(&cancel.top_branch()?, &Method::Cancel);
         Some(self.begin_client(now, cancel, to, key))
     }
 
@@ -631,7 +505,7 @@ impl TransactionLayer {
             self.merged.insert(merged, id);
         }
         if transaction.waiting {
-            self.waiting.entry(Carrier::of(&transaction.to)).or_default().insert(id);
+            self.waiting.insert(&transaction.to, id);
         }
         self.transactions.insert(id, Box::new(transaction));
         id
@@ -643,13 +517,7 @@ impl TransactionLayer {
             return;
         };
         transaction.waiting = false;
-        let carrier = Carrier::of(&transaction.to);
-        if let Some(waiting) = self.waiting.get_mut(&carrier) {
-            waiting.remove(&id);
-            if waiting.is_empty() {
-                self.waiting.remove(&carrier);
-            }
-        }
+        self.waiting.remove(&transaction.to, id);
     }
 
     /// Drops what a client transaction needs no more after its final response. The
@@ -782,36 +650,6 @@ impl TransactionLayer {
     fn transmit(&mut self, to: impl Into<Destination>, bytes: Bytes) {
         self.outputs.push_back(TransactionOutput::Transmit { to: to.into(), bytes });
     }
-}
-
-/// Our Via on top; `sent_by` is its host and port, or the flow's local address.
-fn push_via(request: &mut Message, flow: &Flow, sent_by: Option<&str>, branch: &str) {
-    let local = if sent_by.is_none() { flow.local.to_string() } else { String::new() };
-    let sent_by = sent_by.unwrap_or(&local);
-    request.push_header_front("Via", &format!("SIP/2.0/{} {sent_by};branch={branch};rport", flow.transport));
-}
-
-/// On a stream the length of the body must be told; a datagram may have left it out (RFC 3261 20.14).
-fn suit_stream(message: &mut Message, flow: &Flow) {
-    if flow.transport.is_reliable() && message.header("Content-Length").is_none() {
-        let length = message.body().len().to_string();
-        message.add_header("Content-Length", &length);
-    }
-}
-
-fn failure_ack(invite: &Message, response: &Message) -> Option<Message> {
-    let mut ack = Message::request(&Method::Ack, &invite.request_uri()?);
-    ack.add_header("Via", &invite.top_via().ok()?.to_string());
-    for name in ["Max-Forwards", "From"] {
-        ack.copy_lines(invite, name);
-    }
-    ack.copy_lines(response, "To");
-    for name in ["Call-ID", "Route"] {
-        ack.copy_lines(invite, name);
-    }
-    ack.add_header("CSeq", &format!("{} ACK", invite.cseq().ok()?.number));
-    ack.add_header("Content-Length", "0");
-    Some(ack)
 }
 
 #[cfg(test)]

@@ -13,19 +13,21 @@
 
 mod actions;
 mod arrival;
+mod carrier;
 mod client_invite;
 mod client_non_invite;
+mod event;
 mod key;
 mod layer;
+mod outgoing;
 mod route;
 mod server_invite;
 mod server_non_invite;
 mod timer;
 
 pub use arrival::Arrival;
-pub use layer::{
-    ClientTransactionId, ServerTransactionId, TransactionEvent, TransactionLayer, TransactionLimits, TransactionOutput,
-};
+pub use event::{ClientTransactionId, ServerTransactionId, TransactionEvent, TransactionOutput};
+pub use layer::{TransactionLayer, TransactionLimits};
 pub use route::way_back;
 pub use timer::{Timer, Timers};
 

@@ -1,5 +1,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+use std::net::SocketAddr;
+
 use super::*;
+use crate::flow::Transport;
 use std::time::Duration;
 
 const UDP: Flow = Flow {
