@@ -36,6 +36,19 @@ async fn everywhere(nodes: &[ClusterState], kind: Kind, key: &str, expected: Opt
     }
 }
 
+/// Why the servers refuse a node, as soon as they do; the connection may be in another state the moment after.
+async fn refusal(node: &ClusterState) -> String {
+    let mut found = None;
+    until("refused", || {
+        if let Connection::Refused(why) = node.health().connection {
+            found = Some(why);
+        }
+        found.is_some()
+    })
+    .await;
+    found.unwrap()
+}
+
 /// Tries until the store answers.
 async fn set(node: &ClusterState, name: &str, expected: u64, text: &'static str) -> u64 {
     let started = std::time::Instant::now();
@@ -331,8 +344,7 @@ async fn tls_is_checked_both_ways() {
     let node = start(0, &ca);
     until("up", || node.health().connection == Connection::Up).await;
     let stranger = start(1, &foreign);
-    until("refused", || matches!(stranger.health().connection, Connection::Refused(_))).await;
-    let Connection::Refused(why) = stranger.health().connection else { unreachable!() };
+    let why = refusal(&stranger).await;
     assert!(why.contains("TLS") && why.contains("127.0.0.1"), "{why}");
 }
 
@@ -341,8 +353,7 @@ async fn wrong_credentials_are_named_and_the_node_works_on_its_own() {
     let servers = Servers::start(1);
     let nats = NatsConfig { servers: servers.urls(0, "ferric:wrong"), tls: None, replicas: 1 };
     let node = ClusterState::start(config(servers.folder.path(), 0, 1, Some(nats))).unwrap();
-    until("refused", || matches!(node.health().connection, Connection::Refused(_))).await;
-    let Connection::Refused(why) = node.health().connection else { unreachable!() };
+    let why = refusal(&node).await;
     assert!(why.contains("password") && !why.contains("wrong"), "{why}");
     node.put(Kind::Registration, b"alice", b"phone", HOUR).unwrap();
     assert_eq!(value(&node, Kind::Registration, "alice"), Some("phone".into()));

@@ -330,7 +330,8 @@ mod tests {
         let kind = 2 + 8 + 8 + 4 + 4;
         assert_eq!(bytes[kind], Kind::Session.number());
         bytes[kind] = 77;
-        let Body::Changes(left) = Message::decode(&bytes).unwrap().body else { unreachable!() };
+        let read = Message::decode(&bytes).unwrap().body;
+        let Body::Changes(left) = &read else { panic!("read as {read:?}") };
         assert_eq!(left.len(), 1, "the entry of an unknown kind is passed over, the next one is read");
     }
 

@@ -1,4 +1,4 @@
-//! Prints what the fabric costs on loopback: `cargo run --release -p ferric-fabric --example figures [ROUNDS]`.
+//! Prints what the fabric costs on loopback: `cargo bench -p ferric-fabric --profile release --bench figures [-- ROUNDS]`.
 //!
 //! Each node has a runtime of its own, so that one can end without a word, as a killed process does.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::disallowed_methods)]
@@ -61,7 +61,7 @@ fn show(what: &str, mut samples: Vec<Duration>) {
 }
 
 fn main() {
-    let rounds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(20);
+    let rounds = std::env::args().skip(1).find_map(|text| text.parse().ok()).unwrap_or(20); // cargo adds `--bench`
     let ca = ClusterCa::create().unwrap();
     for (site, what) in [("east", "killed node noticed, inside a site"), ("west", "killed node noticed, between sites")]
     {

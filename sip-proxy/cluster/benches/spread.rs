@@ -1,6 +1,6 @@
 //! How fast soft state spreads: three NATS servers and three nodes in this process, then a fourth, then failures.
 //!
-//! `cargo run --release -p ferric-cluster --example spread`, after `.ci/setup test`.
+//! `cargo bench -p ferric-cluster --profile release --bench spread`, after `.ci/setup test`.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
