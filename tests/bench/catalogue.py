@@ -16,7 +16,7 @@ from lib.postgres import Postgres  # noqa: E402 - the tests have the same server
 
 def measure(name, url, rows):
     print(name, flush=True)
-    command = ["cargo", "run", "--quiet", "--release", "-p", "ferric-worker", "--example", "catalogue_speed", "--", url, rows]
+    command = ["cargo", "bench", "--quiet", "--profile", "release", "-p", "ferric-worker", "--bench", "catalogue", "--", rows, url]
     subprocess.run(command, cwd=ROOT, check=True)
 
 

@@ -216,7 +216,10 @@ impl Parameters {
                         "virtual" => true,
                         "path" => false,
                         _ => {
-                            return Err(StoreError::Value { name: "style", reason: "write path or virtual".to_owned() });
+                            return Err(StoreError::Value {
+                                name: "style",
+                                reason: "write path or virtual".to_owned(),
+                            });
                         }
                     }
                 }

@@ -407,7 +407,7 @@ async fn a_file_of_the_version_before_keeps_what_it_has() {
     let db = Db::Sqlite(tempfile::tempdir().unwrap());
     let path = db.url().trim_start_matches("sqlite:").to_owned();
     let engine = Engine::sqlite(sqlite_file(&path).unwrap()).await.unwrap();
-    let Engine::Sqlite(pool) = &engine else { unreachable!() };
+    let Engine::Sqlite(pool) = &engine else { panic!("a file was opened as {engine:?}") };
     sqlx::migrate!("./migrations/sqlite").run_to(2, pool).await.unwrap();
     sqlx::raw_sql(
         "INSERT INTO recordings (id, tenant, node, state, started_at, ended_at, duration_ms, audio_bytes, sip_call_id, upload)

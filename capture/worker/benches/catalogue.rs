@@ -1,8 +1,12 @@
-//! How fast the catalogue is: `catalogue_speed URL [ROWS]`, into an empty database.
+//! How fast the catalogue is, on an empty database: an SQLite file of its own unless a URL is given.
+//!
+//! ```text
+//! cargo bench --profile release -p ferric-worker --bench catalogue -- [ROWS [URL]]
+//! ```
 //!
 //! Fills it with recordings (two parties, a tag, a correlator each), one in a transaction and 256 in a transaction, and
-//! searches it then. One line a measurement.
-#![allow(missing_docs, clippy::unwrap_used)]
+//! searches it then. One line a measurement. `tests/bench/catalogue.py` runs it on both databases.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, missing_docs)]
 
 use std::time::{Duration, Instant};
 
@@ -41,8 +45,11 @@ fn update(number: u64) -> RecordingUpdate {
 
 #[tokio::main]
 async fn main() {
-    let url = std::env::args().nth(1).expect("catalogue_speed URL [ROWS]");
-    let rows: u64 = std::env::args().nth(2).map_or(100_000, |rows| rows.parse().unwrap());
+    // cargo says `--bench` of itself.
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let rows: u64 = arguments.next().map_or(100_000, |rows| rows.parse().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let url = arguments.next().unwrap_or_else(|| format!("sqlite:{}", folder.path().join("catalog.db").display()));
     let catalog = Catalog::open(&url, None, PartyPolicy::Clear).await.unwrap();
     let single = 2000.min(rows);
     let start = Instant::now();
