@@ -7,6 +7,7 @@
 //! - [`import`]: configurations of other products.
 //! - [`load`]: a SIPREC load source.
 //! - [`replay`]: recorded requests, decided once more by another configuration.
+//! - [`sizing`]: how large an installation must be.
 //! - [`metrics`]: every metric's name, in one place.
 
 pub mod cli;
@@ -17,4 +18,5 @@ pub mod load;
 pub mod metrics;
 pub mod node;
 pub mod replay;
+pub mod sizing;
 pub mod speech;

@@ -15,6 +15,7 @@ mod logging;
 mod output;
 mod replay;
 mod run;
+mod size;
 mod spool;
 mod verify;
 
@@ -77,6 +78,8 @@ enum Command {
     },
     /// Run a candidate configuration against recorded requests, and tell what would change.
     Replay(replay::ReplayArguments),
+    /// Reckon how many nodes, how much bandwidth and how much disk an installation takes.
+    Size(size::SizeArguments),
     /// Send many SIPREC calls with real RTP to a recorder.
     Load(load::LoadArguments),
 }
@@ -118,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Assurance(arguments) => assurance::run(&arguments),
         Command::Import { command } => import::run(&command),
         Command::Replay(arguments) => replay::run(&arguments),
+        Command::Size(arguments) => size::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),
     };
     match result {
