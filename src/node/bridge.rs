@@ -131,7 +131,7 @@ pub(super) fn session(info: &Signalled, specs: &[StreamSpec], started_unix_ms: u
         .collect();
     let document = |document: &ferric_srs::port::MetadataDocument| {
         let received = Timestamp::from(SystemTime::UNIX_EPOCH + Duration::from_millis(document.received_unix_ms));
-        SrcMetadata::new(received, document.media_type, &document.body)
+        SrcMetadata::new(received, &document.media_type, &document.body)
     };
     let (headers, documents): (Vec<_>, Vec<_>) =
         info.documents.iter().partition(|document| document.media_type == "message/sip");
@@ -150,8 +150,8 @@ pub(super) fn session(info: &Signalled, specs: &[StreamSpec], started_unix_ms: u
         src_metadata: documents.into_iter().map(document).collect(),
         sip_headers: headers.into_iter().map(document).collect(),
         source: info.user_agent.clone(),
-        maker: info.maker.map(str::to_owned),
-        source_kind: Some(info.source_kind.to_owned()),
+        maker: info.maker.as_deref().map(str::to_owned),
+        source_kind: Some(info.source_kind.clone().into_owned()),
         related: info.related.iter().map(|related| related.0).collect(),
         signalling_warnings: info.warnings.clone(),
     }

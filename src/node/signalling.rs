@@ -23,7 +23,7 @@ use ferric_sip::flow::{Destination, Flow};
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
 use ferric_sip_io::{Inbound, InboundKind, SipSockets};
-use ferric_srs::port::{CaptureEvent, Command, RecordingId, RefuseReason, ReleaseCause, SessionInfo, StreamSpec};
+use ferric_srs::port::{CaptureEvent, Command, Part, RecordingId, RefuseReason, ReleaseCause, SessionInfo, StreamSpec};
 use ferric_srs::{Srs, SrsEvent, SrsOutput};
 use ferric_worker::call::Assignment;
 use ferric_worker::worker::Worker;
@@ -386,7 +386,12 @@ impl Signalling {
     fn command(&mut self, command: Command) {
         let now = Instant::now();
         match command {
-            Command::Assign { recording, streams, takes, beside, info } => {
+            // The one worker of a single node is never lost while the node lives, so nothing is to be taken over.
+            Command::Assign { recording, part, .. } if part.number > 1 => {
+                let (part, reason) = (part.number, RefuseReason::NoWorker);
+                self.srs.handle_capture(now, CaptureEvent::Refused { recording, part, reason });
+            }
+            Command::Assign { recording, part: Part { number: part, .. }, streams, takes, beside, info } => {
                 let started = SystemTime::now();
                 let unix = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
                 let started_unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
@@ -405,17 +410,18 @@ impl Signalling {
                         self.books.running(recording.0, &info.tenant, started, &document);
                         self.known.insert(recording, Known { streams, info, started, started_unix_ms });
                         let streams = bridge::addresses(&addresses);
-                        self.srs.handle_capture(now, CaptureEvent::Ready { recording, streams });
+                        self.srs.handle_capture(now, CaptureEvent::Ready { recording, part, streams });
                     }
                     Err(refusal) => {
                         metrics::call("refused");
                         tracing::warn!(%refusal, "a call is refused");
                         let reason = bridge::refusal(refusal);
-                        self.srs.handle_capture(now, CaptureEvent::Refused { recording, reason });
+                        self.srs.handle_capture(now, CaptureEvent::Refused { recording, part, reason });
                     }
                 }
             }
             Command::Change { recording, streams, takes } => {
+                let part = 1;
                 match self.worker.update(recording.0, bridge::streams(&streams), &bridge::taken(&takes)) {
                     Ok(addresses) => {
                         if let Some(known) = self.known.get_mut(&recording) {
@@ -425,11 +431,11 @@ impl Signalling {
                         }
                         self.tell_capture(recording);
                         let streams = bridge::addresses(&addresses);
-                        self.srs.handle_capture(now, CaptureEvent::Ready { recording, streams });
+                        self.srs.handle_capture(now, CaptureEvent::Ready { recording, part, streams });
                     }
                     Err(refusal) => {
-                        self.srs
-                            .handle_capture(now, CaptureEvent::Refused { recording, reason: bridge::refusal(refusal) });
+                        let reason = bridge::refusal(refusal);
+                        self.srs.handle_capture(now, CaptureEvent::Refused { recording, part, reason });
                     }
                 }
             }
@@ -469,7 +475,7 @@ fn group_event(event: GroupEvent) -> Event {
 fn log(event: SrsEvent) {
     match event {
         SrsEvent::Offered { invite, source_kind, .. } => {
-            tracing::debug!(invite = %invite.0, source_kind, "a recording is asked for")
+            tracing::debug!(invite = %invite.0, %source_kind, "a recording is asked for")
         }
         SrsEvent::Feeds { invite, recording } => tracing::debug!(invite = %invite.0, %recording, "recorded as"),
         SrsEvent::Refused { invite, status, cause } => {

@@ -14,6 +14,7 @@ pub use write::{AcceptedMedia, MediaAnswer, Origin, write_answer, write_offer};
 
 use std::net::{IpAddr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Most m-lines read.
@@ -74,7 +75,7 @@ impl Direction {
 }
 
 /// A payload type with what it means.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Format {
     /// RTP payload type.
     pub payload_type: u8,

@@ -1,5 +1,6 @@
 //! What logs and counters hear of the SRS.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use crate::port::{RecordingId, ReleaseCause};
@@ -20,7 +21,7 @@ pub enum SrsEvent {
         /// Its Call-ID.
         call_id: String,
         /// How it came: `siprec`, `plain`, ...
-        source_kind: &'static str,
+        source_kind: Cow<'static, str>,
     },
     /// What the INVITE brought goes into this recording; told once for each.
     Feeds {

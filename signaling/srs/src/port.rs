@@ -1,16 +1,29 @@
 //! The small port between signalling and capture: ask for a capture, change it,
 //! release it, hear what became of it. Connected in process or over the network.
+//!
+//! A recording is what users see; capture writes it in *parts*, one pair of files
+//! each. A worker that is lost ends its part, and the recording goes on as the next
+//! part with another worker:
+//!
+//! ```text
+//! Assign 1 -> Ready 1 ... Lost 1 -> Assign 2 -> Ready 2 (the media move) ... Release
+//! ```
+//!
+//! All of it has a serialised form (serde) that neighbouring versions understand:
+//! unknown fields are ignored, and fields that came later have a default.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 use ferric_sip::sdp::{CryptoAttribute, Format};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// A recording (UUIDv7): one for each communication session. Most often that is one for each dialog; a
 /// dialog with several communication sessions has several, a pair of dialogs with one end each has one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RecordingId(pub Uuid);
 
 impl fmt::Display for RecordingId {
@@ -20,7 +33,7 @@ impl fmt::Display for RecordingId {
 }
 
 /// Keys of a stream under SRTP (RFC 4568).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamKeys {
     /// What the peer encrypts with: the line of its offer that we took.
     pub theirs: CryptoAttribute,
@@ -29,7 +42,7 @@ pub struct StreamKeys {
 }
 
 /// One stream to be captured.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamSpec {
     /// Which stream of the recording; the index of the m-line where the recording has one dialog.
     pub index: usize,
@@ -51,8 +64,30 @@ pub struct StreamSpec {
     pub keys: Option<StreamKeys>,
 }
 
+/// Which pair of files of a recording this is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Counted from 1. A later part has a higher number; a number is left out where nothing came of it.
+    pub number: u32,
+    /// The name of its files (UUIDv7); that of the first part is the recording's.
+    pub file: Uuid,
+    /// The end of what the part before had, milliseconds since 1970, as far as the SRS knows: when its worker was lost.
+    #[serde(default)]
+    pub lost_unix_ms: Option<u64>,
+    /// Addresses that the peer still sends to: only the worker that had them can take them (same ports). Empty: anywhere.
+    #[serde(default)]
+    pub restore: Vec<AssignedStream>,
+}
+
+impl Part {
+    /// The part that a recording begins with.
+    pub fn first(recording: RecordingId) -> Part {
+        Part { number: 1, file: recording.0, lost_unix_ms: None, restore: Vec::new() }
+    }
+}
+
 /// A stream that passes from one recording to another with its socket, so that the peer need not hear of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TakenStream {
     /// The recording that had it.
     pub from: RecordingId,
@@ -63,7 +98,7 @@ pub struct TakenStream {
 }
 
 /// A party as signalling knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParticipantInfo {
     /// The SRC's id.
     pub id: String,
@@ -90,18 +125,19 @@ pub struct ParticipantInfo {
 }
 
 /// A document about the call as it came: recording metadata, or the header of an INVITE.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MetadataDocument {
     /// Milliseconds since 1970 at which it came.
     pub received_unix_ms: u64,
     /// Its media type.
-    pub media_type: &'static str,
+    pub media_type: Cow<'static, str>,
     /// Verbatim.
+    #[serde(with = "base64_text")]
     pub body: Bytes,
 }
 
 /// What signalling knows of a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionInfo {
     /// Whose call it is.
     pub tenant: String,
@@ -116,9 +152,9 @@ pub struct SessionInfo {
     /// Where the INVITE came from.
     pub source: SocketAddr,
     /// Whose dialect the SRC speaks, where it was recognised.
-    pub maker: Option<&'static str>,
+    pub maker: Option<Cow<'static, str>>,
     /// How the call came: `siprec`, `cube-network-based`, `cucm-near-end`, `plain`, ...
-    pub source_kind: &'static str,
+    pub source_kind: Cow<'static, str>,
     /// Other recordings of the same call.
     pub related: Vec<RecordingId>,
     /// What ties the call to other systems: header fields as they came, ids that makers
@@ -133,7 +169,8 @@ pub struct SessionInfo {
 }
 
 /// Why a recording was ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ReleaseCause {
     /// The SRC said BYE.
     Bye,
@@ -155,6 +192,10 @@ pub enum ReleaseCause {
     CaptureFailed,
     /// The communication session is over; its dialog goes on with another.
     SessionOver,
+    /// Only this part is over: the SRC does not send to the addresses of its worker. The recording may go on.
+    NotMoved,
+    /// Its worker was lost, and no other could take it over in time.
+    Orphaned,
 }
 
 impl ReleaseCause {
@@ -171,17 +212,27 @@ impl ReleaseCause {
             ReleaseCause::Superseded => "superseded",
             ReleaseCause::CaptureFailed => "capture-failed",
             ReleaseCause::SessionOver => "session-over",
+            ReleaseCause::NotMoved => "not-moved",
+            ReleaseCause::Orphaned => "orphaned",
         }
+    }
+
+    /// True when a part ends and its recording may go on as another.
+    pub fn is_of_part(self) -> bool {
+        self == ReleaseCause::NotMoved
     }
 }
 
 /// What signalling asks of capture.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
 pub enum Command {
-    /// Begin a recording.
+    /// Begin a part of a recording: the first, or the next when the worker that had the one before is lost.
     Assign {
-        /// Its name.
+        /// The recording's name.
         recording: RecordingId,
+        /// Which part of it.
+        part: Part,
         /// Its streams.
         streams: Vec<StreamSpec>,
         /// Those of its streams that another recording had until now.
@@ -222,7 +273,7 @@ pub enum Command {
 }
 
 /// The capture's socket for one stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AssignedStream {
     /// Index of the stream.
     pub index: usize,
@@ -231,7 +282,8 @@ pub struct AssignedStream {
 }
 
 /// Why capture takes no call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum RefuseReason {
     /// `capture.max_calls` is reached.
     Capacity,
@@ -243,6 +295,8 @@ pub enum RefuseReason {
     Draining,
     /// The spool or another part fails.
     Broken,
+    /// No worker is there that could take it.
+    NoWorker,
 }
 
 impl RefuseReason {
@@ -254,28 +308,58 @@ impl RefuseReason {
             RefuseReason::NoPorts => "no-ports",
             RefuseReason::Draining => "draining",
             RefuseReason::Broken => "broken",
+            RefuseReason::NoWorker => "no-worker",
         }
     }
 }
 
 /// What capture tells signalling. Each [`Command::Assign`] and [`Command::Change`]
 /// is answered by one `Ready` or `Refused`, in order; silence of some seconds counts
-/// as a refusal.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// as a refusal. What is said of a part that the SRS has left behind is ignored, so
+/// whatever was not answered when a part is lost or released need not be answered.
+/// From `Lost` to the next `Assign` other commands for the recording mean nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
 pub enum CaptureEvent {
-    /// The recording runs, or its streams are as asked for.
+    /// The part runs, or its streams are as asked for.
     Ready {
-        /// Which.
+        /// Which recording.
         recording: RecordingId,
+        /// Which part.
+        part: u32,
         /// Its sockets.
         streams: Vec<AssignedStream>,
     },
     /// It cannot be taken, or not be changed so.
     Refused {
-        /// Which.
+        /// Which recording.
         recording: RecordingId,
+        /// Which part.
+        part: u32,
         /// Why.
         reason: RefuseReason,
+    },
+    /// The worker that has the part is gone; nothing of it can be reached. The SRS assigns the next part and moves the media.
+    Lost {
+        /// Which recording.
+        recording: RecordingId,
+        /// Which part.
+        part: u32,
+    },
+    /// A worker that had the recording and was lost is back, empty-handed: a part with `restore` can go there.
+    Returned {
+        /// Which recording.
+        recording: RecordingId,
+    },
+    /// The worker is gone, and the copy that another made goes on as this part: the media move to its sockets.
+    /// What was asked and is not answered yet, the other answers.
+    Promoted {
+        /// Which recording.
+        recording: RecordingId,
+        /// Which part.
+        part: u32,
+        /// Its sockets from now on.
+        streams: Vec<AssignedStream>,
     },
     /// The first RTP packet of a recording came.
     MediaHeard {
@@ -293,4 +377,22 @@ pub enum CaptureEvent {
         /// Which.
         recording: RecordingId,
     },
+}
+
+/// Bytes as base64 text: a list of numbers would be four times as long.
+mod base64_text {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use bytes::Bytes;
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Bytes, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
+        STANDARD.decode(text.as_bytes()).map(Bytes::from).map_err(D::Error::custom)
+    }
 }

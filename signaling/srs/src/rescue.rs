@@ -29,7 +29,7 @@ pub fn refused(reason: RefuseReason) -> Reject {
         RefuseReason::SpoolFull => "Recording spool full",
         RefuseReason::NoPorts => "No RTP port free",
         RefuseReason::Draining => "Draining",
-        RefuseReason::Broken => "Recording unavailable",
+        RefuseReason::Broken | RefuseReason::NoWorker => "Recording unavailable",
     };
     Reject::because(503, phrase).with("Retry-After", RETRY_AFTER.to_string())
 }
@@ -43,7 +43,7 @@ pub fn change_refused(reason: RefuseReason) -> Reject {
 /// The call is over before its first INVITE, or a later one, was answered.
 pub fn ended(cause: ReleaseCause, recorded: bool) -> Reject {
     match cause {
-        ReleaseCause::CaptureFailed if !recorded => refused(RefuseReason::Broken),
+        ReleaseCause::CaptureFailed | ReleaseCause::Orphaned if !recorded => refused(RefuseReason::Broken),
         ReleaseCause::Stopped if !recorded => Reject::new(480),
         ReleaseCause::Bye
         | ReleaseCause::Cancelled
@@ -54,6 +54,8 @@ pub fn ended(cause: ReleaseCause, recorded: bool) -> Reject {
         | ReleaseCause::TooLong
         | ReleaseCause::Superseded
         | ReleaseCause::SessionOver
+        | ReleaseCause::NotMoved
+        | ReleaseCause::Orphaned
         | ReleaseCause::CaptureFailed => Reject::new(487),
     }
 }

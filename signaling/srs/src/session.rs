@@ -129,7 +129,7 @@ impl Session {
             }
             // A copy: a slice would keep the whole message alive.
             let body = Bytes::copy_from_slice(body);
-            self.info.documents.push(MetadataDocument { received_unix_ms, media_type: METADATA_TYPE, body });
+            self.info.documents.push(MetadataDocument { received_unix_ms, media_type: METADATA_TYPE.into(), body });
         }
         for problem in &problems {
             self.warn(problem);
@@ -253,14 +253,14 @@ pub(crate) fn info_of(
         to: text("To").unwrap_or_default(),
         user_agent: text("User-Agent").or_else(|| text("Server")),
         source,
-        maker: found.maker,
-        source_kind: if is_siprec(request, metadata) { "siprec" } else { found.kind.unwrap_or("plain") },
+        maker: found.maker.map(Into::into),
+        source_kind: if is_siprec(request, metadata) { "siprec" } else { found.kind.unwrap_or("plain") }.into(),
         related: Vec::new(),
         correlators,
         participants: parties::from_header(&found.parties, unix_ms),
         documents: vec![MetadataDocument {
             received_unix_ms: unix_ms,
-            media_type: "message/sip",
+            media_type: "message/sip".into(),
             body: head_of(request),
         }],
         warnings: Vec::new(),

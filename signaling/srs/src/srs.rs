@@ -9,6 +9,7 @@ mod send;
 mod snapshot;
 mod timers;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -275,18 +276,26 @@ impl Srs {
         }
         self.malformed.push_back(call_id.to_owned());
         let invite = InviteId(self.new_uuid(now));
-        self.event(SrsEvent::Offered { invite, tenant, call_id: call_id.to_owned(), source_kind: "unknown" });
+        self.event(SrsEvent::Offered {
+            invite,
+            tenant,
+            call_id: call_id.to_owned(),
+            source_kind: Cow::Borrowed("unknown"),
+        });
         self.event(SrsEvent::Refused { invite, status, cause: "malformed" });
     }
 
     /// Hears from capture.
     pub fn handle_capture(&mut self, now: Instant, event: CaptureEvent) {
         match event {
-            CaptureEvent::Ready { recording, streams } => self.handle_ready(now, recording, streams),
-            CaptureEvent::Refused { recording, reason } => self.handle_refused(now, recording, reason),
+            CaptureEvent::Ready { recording, streams, .. } => self.handle_ready(now, recording, streams),
+            CaptureEvent::Refused { recording, reason, .. } => self.handle_refused(now, recording, reason),
             CaptureEvent::MediaHeard { recording } => self.handle_media(recording),
             CaptureEvent::MediaSilent { recording } => self.handle_silence(now, recording),
-            CaptureEvent::Died { recording } => self.handle_death(now, recording),
+            CaptureEvent::Died { recording } | CaptureEvent::Lost { recording, .. } => {
+                self.handle_death(now, recording);
+            }
+            CaptureEvent::Returned { .. } | CaptureEvent::Promoted { .. } => {}
         }
         self.drain_layer(now);
     }
@@ -380,7 +389,7 @@ impl Srs {
     }
 
     /// Notes that an INVITE asks for a recording.
-    fn note_offer(&mut self, now: Instant, request: &Message, flow: &Flow, source_kind: &'static str) -> InviteId {
+    fn note_offer(&mut self, now: Instant, request: &Message, flow: &Flow, source_kind: Cow<'static, str>) -> InviteId {
         let invite = InviteId(self.new_uuid(now));
         let tenant = self.config.trust.tenant_of(flow.remote.ip()).unwrap_or("").to_owned();
         let call_id = request.call_id().unwrap_or_default().into_owned();

@@ -145,7 +145,7 @@ fn a_change_that_capture_refuses_leaves_the_recording_as_it_was() {
     let mut rig = Rig::new();
     let session = rig.recorded(&[], SDP);
     rig.request("INVITE", &[], &SDP.replace("sendonly", "inactive"));
-    rig.capture(CaptureEvent::Refused { recording: session, reason: RefuseReason::NoPorts });
+    rig.capture(CaptureEvent::Refused { recording: session, part: 1, reason: RefuseReason::NoPorts });
     let answer = rig.answer();
     assert_eq!((answer.status(), answer.header("Retry-After").as_deref()), (Some(500), Some("5")));
     rig.ack("");
@@ -346,7 +346,7 @@ fn what_capture_refuses_is_503_with_retry_after() {
         let mut rig = Rig::new();
         rig.request("INVITE", &[], SDP);
         let session = rig.session();
-        rig.capture(CaptureEvent::Refused { recording: session, reason });
+        rig.capture(CaptureEvent::Refused { recording: session, part: 1, reason });
         let answer = rig.answer();
         assert_eq!(answer.status(), Some(503), "{reason:?}");
         assert!(answer.header("Retry-After").is_some());
@@ -509,7 +509,7 @@ fn an_assignment_without_a_socket_is_a_refusal() {
     let mut rig = Rig::new();
     rig.request("INVITE", &[], SDP);
     let session = rig.session();
-    rig.capture(CaptureEvent::Ready { recording: session, streams: Vec::new() });
+    rig.capture(CaptureEvent::Ready { recording: session, part: 1, streams: Vec::new() });
     assert_eq!(rig.answer().status(), Some(503));
     assert_eq!(rig.released(), [ReleaseCause::CaptureFailed]);
 }

@@ -330,14 +330,14 @@ impl World {
     fn capture_answers(&mut self) {
         let Some((recording, streams, refuse, _)) = self.questions.pop_front() else { return };
         let event = if refuse {
-            CaptureEvent::Refused { recording, reason: RefuseReason::Capacity }
+            CaptureEvent::Refused { recording, part: 1, reason: RefuseReason::Capacity }
         } else if let Some(ports) = self.ports.get(&recording) {
             let of =
                 |stream: &StreamSpec| ports.iter().find(|(index, _)| *index == stream.index).map(|(_, port)| *port);
             let assigned = streams.iter().filter_map(|stream| {
                 Some(AssignedStream { index: stream.index, address: ([192, 0, 2, 10], of(stream)?).into() })
             });
-            CaptureEvent::Ready { recording, streams: assigned.collect() }
+            CaptureEvent::Ready { recording, part: 1, streams: assigned.collect() }
         } else {
             return;
         };

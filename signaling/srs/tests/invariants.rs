@@ -79,14 +79,14 @@ impl Capture {
             if first && self.running.remove(&session).is_some() {
                 self.ended += 1;
             }
-            rig.capture(CaptureEvent::Refused { recording: session, reason: RefuseReason::NoPorts });
+            rig.capture(CaptureEvent::Refused { recording: session, part: 1, reason: RefuseReason::NoPorts });
         } else {
             let address = |stream: &StreamSpec| {
                 let port = u16::try_from(40_000 + 2 * stream.index).unwrap();
                 AssignedStream { index: stream.index, address: ([192, 0, 2, 10], port).into() }
             };
             let streams = streams.iter().map(address).collect();
-            rig.capture(CaptureEvent::Ready { recording: session, streams });
+            rig.capture(CaptureEvent::Ready { recording: session, part: 1, streams });
         }
     }
 }

@@ -134,7 +134,7 @@ fn take_all(rig: &mut Rig, answered: &mut usize) {
         let address =
             |index| ferric_srs::port::AssignedStream { index, address: ([192, 0, 2, 10], port(index)).into() };
         let streams = streams.iter().map(|stream| address(stream.index)).collect();
-        rig.capture(CaptureEvent::Ready { recording, streams });
+        rig.capture(CaptureEvent::Ready { recording, part: 1, streams });
     }
 }
 
@@ -180,11 +180,11 @@ fn without_room_for_a_second_recording_the_first_has_all() {
         index,
         address: ([192, 0, 2, 10], 40_000 + 2 * index as u16).into(),
     };
-    rig.capture(CaptureEvent::Ready { recording: asked[0], streams: vec![address(0), address(1)] });
-    rig.capture(CaptureEvent::Refused { recording: asked[1], reason: RefuseReason::Capacity });
+    rig.capture(CaptureEvent::Ready { recording: asked[0], part: 1, streams: vec![address(0), address(1)] });
+    rig.capture(CaptureEvent::Refused { recording: asked[1], part: 1, reason: RefuseReason::Capacity });
     assert!(rig.sent.is_empty(), "not yet");
     assert_eq!(rig.streams().len(), 4);
-    rig.capture(CaptureEvent::Ready { recording: asked[0], streams: (0..4).map(address).collect() });
+    rig.capture(CaptureEvent::Ready { recording: asked[0], part: 1, streams: (0..4).map(address).collect() });
     let ok = rig.answer();
     assert_eq!(String::from_utf8_lossy(ok.body()).matches("a=recvonly").count(), 4);
     assert!(rig.srs.recordings() == 1 && rig.released().is_empty());

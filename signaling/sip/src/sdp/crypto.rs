@@ -14,8 +14,10 @@ use std::fmt;
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// Keys in one line.
 const MAX_KEYS: usize = 8;
@@ -144,6 +146,20 @@ impl fmt::Display for CryptoAttribute {
             }
         }
         Ok(())
+    }
+}
+
+/// As the text of the attribute.
+impl Serialize for CryptoAttribute {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for CryptoAttribute {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<CryptoAttribute, D::Error> {
+        let text = Zeroizing::new(String::deserialize(from)?);
+        CryptoAttribute::parse(&text).map_err(D::Error::custom)
     }
 }
 

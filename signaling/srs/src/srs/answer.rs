@@ -11,7 +11,7 @@ use ferric_sip::sdp::{AcceptedMedia, Direction, Sdp, write_answer, write_offer};
 use super::{Deadline, Due, Srs, SrsOutput};
 use crate::event::SrsEvent;
 use crate::offer;
-use crate::port::{AssignedStream, Command, RecordingId, RefuseReason, ReleaseCause, StreamSpec, TakenStream};
+use crate::port::{AssignedStream, Command, Part, RecordingId, RefuseReason, ReleaseCause, StreamSpec, TakenStream};
 use crate::rescue;
 use crate::session::{Pending, Session, SessionKey, State};
 
@@ -42,7 +42,12 @@ impl Srs {
         let Some(info) = recording.info(id, &self.sessions) else { return };
         let beside = recording.sessions().first().and_then(|key| self.sessions.get(key)?.recordings.first().copied());
         let beside = beside.filter(|other| *other != id);
-        self.ask_capture(now, id, who, Command::Assign { recording: id, streams, takes, beside, info });
+        self.ask_capture(
+            now,
+            id,
+            who,
+            Command::Assign { recording: id, part: Part::first(id), streams, takes, beside, info },
+        );
     }
 
     /// Tells capture which streams a recording has now.

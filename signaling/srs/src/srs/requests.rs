@@ -33,7 +33,7 @@ impl Srs {
             && DialogId::of_request(&request).is_some_and(|dialog| self.by_dialog.contains_key(&dialog));
         if let Err(reject) = checked.or_else(|reject| if ends { Ok(()) } else { Err(reject) }) {
             if request.method() == Method::Invite && DialogId::of_request(&request).is_none() {
-                let invite = self.note_offer(now, &request, &flow, "unknown");
+                let invite = self.note_offer(now, &request, &flow, "unknown".into());
                 self.event(SrsEvent::Refused { invite, status: reject.status, cause: "malformed" });
             }
             self.reject(now, id, &request, &reject, "malformed");
@@ -91,7 +91,7 @@ impl Srs {
         let tenant = self.config.trust.tenant_of(flow.remote.ip()).unwrap_or("").to_owned();
         let (info, half) =
             info_of(&request, metadata.map(|document| document.as_ref()), &tenant, flow.remote, self.unix_ms(now));
-        let invite = self.note_offer(now, &request, &flow, info.source_kind);
+        let invite = self.note_offer(now, &request, &flow, info.source_kind.clone());
         let offered = self
             .settle_with_earlier(now, &request)
             .and_then(|()| body.map_err(|error| (rescue::body(&error), "body")))

@@ -227,7 +227,7 @@ impl Rig {
             .collect();
         let session = self.session();
         self.line("capture: ready");
-        self.capture(CaptureEvent::Ready { recording: session, streams });
+        self.capture(CaptureEvent::Ready { recording: session, part: 1, streams });
     }
 
     /// A call that is recorded.

@@ -78,7 +78,8 @@ impl Server {
             AssignedStream { index: stream.index, address: SocketAddr::new(SERVER.ip(), port) }
         };
         let streams = streams.iter().map(assign).collect();
-        self.answers.push_back((now + self.capture_takes, CaptureEvent::Ready { recording: session, streams }));
+        self.answers
+            .push_back((now + self.capture_takes, CaptureEvent::Ready { recording: session, part: 1, streams }));
     }
 
     fn pump(&mut self, now: Instant) {
