@@ -43,7 +43,7 @@ async fn serve(config: Config, source: Source) -> anyhow::Result<ExitCode> {
             _ = hang_up.recv() => node.reload().await,
         }
     }
-    node.drain();
+    node.drain().await;
     let calls = node.calls();
     if calls > 0 {
         say!(

@@ -67,6 +67,7 @@ pub fn waiting(started: &Config, new: &Config) -> Vec<String> {
         ("upload", differ(&started.upload, &new.upload)),
         ("console", differ(&started.console, &new.console)),
         ("catalog", differ(&started.catalog, &new.catalog)),
+        ("cluster", differ(&started.cluster, &new.cluster)),
         ("homer", started.homer != new.homer),
     ];
     checks.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned()).collect()

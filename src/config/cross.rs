@@ -38,11 +38,24 @@ pub(super) fn check(config: &Config, places: &[Range<usize>], warnings: &mut Vec
         warnings
             .push(format!("capture.rtp_ports has room for {room} calls of two streams, capture.max_calls is {wanted}"));
     }
+    cluster(config, warnings);
     for (number, tenant) in config.tenants.iter().enumerate() {
         let same = |other: &&super::Tenant| (&other.store, &other.prefix) == (&tenant.store, &tenant.prefix);
         if let Some(other) = config.tenants.iter().take(number).find(same) {
             warnings.push(format!("tenants {} and {} put their recordings into one folder", other.name, tenant.name));
         }
+    }
+}
+
+fn cluster(config: &Config, warnings: &mut Vec<String>) {
+    let mirrors = config.recording.mirror || config.tenants.iter().any(|tenant| tenant.mirror == Some(true));
+    if config.cluster.is_none() && mirrors {
+        warnings.push("mirror has no effect: it needs a second worker, and there is no [cluster]".to_owned());
+    }
+    if config.cluster.is_some() && config.records() && config.catalog.url.starts_with("sqlite:") {
+        let text =
+            "catalog.url is SQLite: each node of the cluster sees its own recordings only; postgres:// is for all";
+        warnings.push(text.to_owned());
     }
 }
 

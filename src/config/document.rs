@@ -146,6 +146,11 @@ impl<'a, 'i> Section<'a, 'i> {
         Section { name, table, span: found.map_or(0..0, Spanned::span), asked: Vec::new() }
     }
 
+    /// Where a key of a sub-table stands, if it is there.
+    pub(super) fn place_of(&self, section: &str, key: &str) -> Option<Range<usize>> {
+        Some(self.table?.get(section)?.get_ref().as_table()?.get(key)?.span())
+    }
+
     /// The tables of `[[key]]`.
     pub(super) fn sections(&mut self, key: &'static str, errors: &mut Collector<'_>) -> Vec<Section<'a, 'i>> {
         let name = self.path(key);

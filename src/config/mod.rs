@@ -10,11 +10,11 @@
 
 pub mod changes;
 mod check;
+mod cluster;
 mod cross;
 mod diff;
 mod document;
 pub mod edit;
-mod later;
 pub(crate) mod proxy;
 mod sections;
 mod source;
@@ -22,6 +22,7 @@ mod units;
 pub mod users;
 pub mod versions;
 
+pub use cluster::Cluster;
 pub use diff::unified;
 pub use document::{Complaint, Complaints};
 pub use proxy::{Proxy, Registrar};
@@ -97,9 +98,22 @@ pub struct Sip {
     pub sdes_without_tls: bool,
 }
 
+/// How a worker is chosen for a recording.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// One after the other.
+    RoundRobin,
+    /// The one with the smallest share of its limit in use.
+    LeastLoaded,
+}
+
 /// `[recording]`
 #[derive(Debug, Clone)]
 pub struct Recording {
+    /// How a worker is chosen.
+    pub placement: Placement,
+    /// A second worker records the same RTP, unless a tenant says otherwise.
+    pub mirror: bool,
     /// Calls end after this.
     pub max_call: Duration,
     /// Without RTP for this long, the peer is asked whether it is still there.
@@ -134,6 +148,8 @@ pub struct Tenant {
     pub mask_dtmf: bool,
     /// True: media in clear is refused.
     pub srtp_required: bool,
+    /// Whether a second worker records the same RTP; `None`: as `[recording]` says.
+    pub mirror: Option<bool>,
 }
 
 /// `[upload]`
@@ -205,6 +221,8 @@ pub struct Config {
     pub catalog: Catalog,
     /// `[proxy]`, if it is there and the node has the role.
     pub proxy: Option<Proxy>,
+    /// `[cluster]`; `None`: a single node.
+    pub cluster: Option<Cluster>,
     /// `[homer] hep`: where copies of all signalling go, `host:port`.
     pub homer: Option<Homer>,
     /// True without a file: keys are made on first start.
@@ -251,7 +269,12 @@ impl Config {
                 rates: Vec::new(),
                 sdes_without_tls: false,
             },
-            recording: Recording { max_call: Duration::from_secs(12 * 3600), rtp_timeout: Duration::from_secs(60) },
+            recording: Recording {
+                placement: Placement::LeastLoaded,
+                mirror: false,
+                max_call: Duration::from_secs(12 * 3600),
+                rtp_timeout: Duration::from_secs(60),
+            },
             capture: Capture { rtp_ports: (39_500, 43_500), rtp_address: loopback, advertise: None, max_calls: 800 },
             opus: OpusSettings::default(),
             tenants: vec![Tenant {
@@ -261,6 +284,7 @@ impl Config {
                 prefix: "default".to_owned(),
                 mask_dtmf: false,
                 srtp_required: false,
+                mirror: None,
             }],
             upload: Upload {
                 concurrency: 8,
@@ -278,6 +302,7 @@ impl Config {
                 queue_bytes: 1 << 30,
             },
             proxy: None,
+            cluster: None,
             homer: None,
             is_embedded: true,
             warnings: Vec::new(),

@@ -10,11 +10,10 @@ use ferric_sip::flow::Transport;
 use toml::de::DeTable;
 
 use super::document::{Collector, Complaints, Section};
-use super::later::host_port;
-use super::units::{parse_duration, parse_percent, parse_ports, parse_size};
+use super::units::{host_port, parse_duration, parse_percent, parse_ports, parse_size};
 use super::{
-    Capture, Catalog, Config, Console, Homer, Node, Sip, SipListener, SipTls, Tenant, Upload, absolute, check, cross,
-    later, proxy,
+    Capture, Catalog, Config, Console, Homer, Node, Placement, Sip, SipListener, SipTls, Tenant, Upload, absolute,
+    check, cluster, cross, proxy,
 };
 
 pub(super) const ROLES: [&str; 4] = ["proxy", "srs", "capture", "console"];
@@ -39,7 +38,7 @@ pub(super) fn read(file: &Path, folder: &Path, text: &str) -> Result<Config, Com
     config.node = node;
     config.tenants = tenants(&mut root, folder, config.records(), &mut warnings, errors_ref);
     let listener_places = sip(root.section("sip", errors_ref), folder, &mut config, errors_ref);
-    recording(root.section("recording", errors_ref), &mut config, &mut warnings, errors_ref);
+    recording(root.section("recording", errors_ref), &mut config, errors_ref);
     capture(root.section("capture", errors_ref), &mut config.capture, errors_ref);
     opus(root.section("opus", errors_ref), &mut config.opus, errors_ref);
     upload(root.section("upload", errors_ref), &mut config.upload, errors_ref);
@@ -55,7 +54,7 @@ pub(super) fn read(file: &Path, folder: &Path, text: &str) -> Result<Config, Com
         config.proxy = has_role.then_some(read);
     }
     config.homer = homer(root.section("homer", errors_ref), errors_ref);
-    later::read(&mut root, folder, &mut warnings, errors_ref);
+    config.cluster = cluster::read(&mut root, &config.node, folder, &mut warnings, errors_ref);
     cross::check(&config, &listener_places, &mut warnings, errors_ref);
     root.finish(errors_ref);
     errors.finish()?;
@@ -217,21 +216,14 @@ pub(super) fn address(
     })
 }
 
-fn recording(
-    mut section: Section<'_, '_>,
-    config: &mut Config,
-    warnings: &mut Vec<String>,
-    errors: &mut Collector<'_>,
-) {
-    let placement = section.parsed("placement", "\"round-robin\" or \"least-loaded\"", errors, |text| {
-        ["round-robin", "least-loaded"].contains(&text).then_some(())
+fn recording(mut section: Section<'_, '_>, config: &mut Config, errors: &mut Collector<'_>) {
+    let placement = section.parsed("placement", "\"round-robin\" or \"least-loaded\"", errors, |text| match text {
+        "round-robin" => Some(Placement::RoundRobin),
+        "least-loaded" => Some(Placement::LeastLoaded),
+        _ => None,
     });
-    if placement.is_some() {
-        warnings.push("recording.placement is accepted; this version has one worker to place calls on".to_owned());
-    }
-    if section.flag("mirror", errors) == Some(true) {
-        warnings.push("recording.mirror is accepted and not used by this version".to_owned());
-    }
+    config.recording.placement = placement.unwrap_or(config.recording.placement);
+    config.recording.mirror = section.flag("mirror", errors).unwrap_or(config.recording.mirror);
     if let Some(max_call) = section.parsed("max_call", DURATION, errors, parse_duration) {
         config.recording.max_call = max_call;
     }
@@ -360,6 +352,7 @@ fn tenants(
             "require" => Some(true),
             _ => None,
         });
+        let mirror = section.flag("mirror", errors);
         section.finish(errors);
         if let (Some(name), Some(store)) = (name, store) {
             let prefix = prefix.unwrap_or_else(|| name.clone());
@@ -370,6 +363,7 @@ fn tenants(
                 prefix,
                 mask_dtmf: dtmf.unwrap_or(false),
                 srtp_required: srtp.unwrap_or(false),
+                mirror,
             });
         }
     }

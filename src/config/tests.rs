@@ -12,6 +12,16 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
+/// The CA of a cluster and the certificate of one node.
+fn certificates(folder: &tempfile::TempDir, node: &str, site: &str) {
+    use ferric_fabric::{Identity, NodeId, Site, ca::ClusterCa};
+    let ca = ClusterCa::create().unwrap();
+    let pair = ca.issue(&Identity { node: NodeId::new(node).unwrap(), site: Site::new(site).unwrap() }, 30).unwrap();
+    std::fs::write(folder.path().join("cluster-ca.crt"), ca.pair().certificate.as_bytes()).unwrap();
+    std::fs::write(folder.path().join(format!("{node}.crt")), pair.certificate.as_bytes()).unwrap();
+    std::fs::write(folder.path().join(format!("{node}.key")), pair.private_key.as_bytes()).unwrap();
+}
+
 const TENANT: &str = "[[tenant]]\nname = \"acme\"\npublic_keys = [\"acme.public.pem\"]\nstore = \"file://store\"\n";
 
 fn parse(folder: &tempfile::TempDir, text: &str) -> Result<Config, Complaints> {
@@ -38,9 +48,7 @@ fn a_small_file_and_the_embedded_defaults_agree() {
 #[test]
 fn the_whole_contract_is_accepted_and_what_is_not_used_is_said() {
     let folder = folder();
-    for file in ["users.toml", "cluster-ca.crt", "edge-a1.crt", "edge-a1.key"] {
-        std::fs::write(folder.path().join(file), "").unwrap();
-    }
+    certificates(&folder, "edge-a1", "east");
     let users = folder.path().join("users.toml");
     std::fs::write(&users, "[[user]]\nname = \"alice\"\npassword = \"secret\"\n").unwrap();
     std::fs::set_permissions(&users, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
@@ -162,6 +170,42 @@ quic = "10.0.0.5"
 hep = 9060
 "#
     )));
+}
+
+const CLUSTER: &str = "ca = \"cluster-ca.crt\"\ncertificate = \"edge-a1.crt\"\nprivate_key = \"edge-a1.key\"\n";
+
+#[test]
+fn a_cluster_has_defaults_and_its_own_address_among_the_seeds_is_fine() {
+    let folder = folder();
+    certificates(&folder, "edge-a1", "east");
+    let text = format!(
+        "{TENANT}mirror = false\n[node]\nid = \"edge-a1\"\nsite = \"east\"\n[cluster]\nquic = \"10.0.0.5:59106\"\n\
+         seeds = [\"10.0.0.5:59106\", \"[2001:db8::6]:59106\"]\nbetween = {{ every = \"1s\" }}\n{CLUSTER}"
+    );
+    let config = parse(&folder, &text).unwrap();
+    let cluster = config.cluster.unwrap();
+    assert_eq!((cluster.name.as_str(), cluster.seeds.len(), cluster.replicas), ("ferric", 2, 3));
+    assert_eq!(cluster.inside, ferric_fabric::Beat::INSIDE);
+    assert_eq!((cluster.between.interval, cluster.between.misses), (Duration::from_secs(1), 5));
+    assert_eq!(config.tenants[0].mirror, Some(false));
+    insta::assert_snapshot!(config.warnings.join("\n"));
+}
+
+#[test]
+fn a_cluster_that_cannot_work_is_told_with_its_place() {
+    let folder = folder();
+    certificates(&folder, "edge-a1", "east");
+    std::fs::write(folder.path().join("other.key"), folder.path().to_str().unwrap()).unwrap();
+    let told = |text: &str| {
+        let text = parse(&folder, &format!("{TENANT}{text}")).unwrap_err().to_string();
+        text.replace(&format!("{}/", folder.path().display()), "")
+    };
+    let names = "[node]\nid = \"edge.a1\"\nsite = \"east\"\n[cluster]\nname = \"two words\"\nquic = \"0.0.0.0:59106\"\n\
+                 seeds = [\"edge-a2\", \"0.0.0.0:59106\"]\ninside = { every = \"1ms\", misses = 1 }\npartner = \"edge.a1\"\n\
+                 contact = \"a host\"\nreplicas = 6\nnats = [\"http://u:secret@h\"]\nqick = 1\n";
+    let site = format!("[node]\nid = \"edge-a1\"\nsite = \"west\"\n[cluster]\nquic = \"10.0.0.5:59106\"\n{CLUSTER}");
+    let key = site.replace("west", "east").replace("edge-a1.key", "other.key");
+    insta::assert_snapshot!([told(names), told(&site), told(&key)].join("\n"));
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Values with units: `2h`, `500ms`, `64 KiB`, `90%`.
 
+use std::net::IpAddr;
 use std::time::Duration;
+
+use super::proxy::host;
 
 fn split(text: &str) -> Option<(f64, &str)> {
     let text = text.trim();
@@ -55,6 +58,16 @@ fn whole(value: f64) -> Option<u64> {
     (value.is_finite() && (0.0..9e15).contains(&value)).then_some(value as u64)
 }
 
+/// `10.0.0.5:5060`, `[2001:db8::5]:5060`, `sip1.example.com:5060`.
+pub(super) fn host_port(text: &str) -> bool {
+    let Some((name, port)) = text.rsplit_once(':') else { return false };
+    let is_v6 = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'))
+        .is_some_and(|name| name.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6()));
+    (is_v6 || host(name).is_some()) && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +83,24 @@ mod tests {
         assert_eq!(parse_percent("90%"), Some(90));
         assert_eq!(parse_percent("190%"), None);
         assert_eq!(parse_ports("39500-43500"), Some((39_500, 43_500)));
+    }
+
+    #[test]
+    fn addresses_are_told_from_other_texts() {
+        for right in ["10.0.0.5:5060", "[2001:db8::5]:5060", "sip1.example.com:5060", "localhost:1"] {
+            assert!(host_port(right), "{right}");
+        }
+        for wrong in [
+            "10.0.0.5",
+            "a b:5060",
+            "2001:db8::5:5060",
+            "host:0",
+            "host:70000",
+            ":5060",
+            "a..b:1",
+            "host:5060\r\nVia: x",
+        ] {
+            assert!(!host_port(wrong), "{wrong}");
+        }
     }
 }

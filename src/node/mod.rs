@@ -1,9 +1,11 @@
 //! A running node: every part started, wired and stopped in the right order.
 //!
 //! ```text
-//! start: keys -> spool (locked) -> catalogue -> recovery -> stores, uploader -> finisher, sync -> worker -> SIP -> console
-//! SIP has a thread of its own: sockets, proxy and SRS share it, so that a message wakes nobody else.
-//! stop:  no new calls -> running calls -> SIP -> worker (files finished) -> finisher -> uploader -> console
+//! start: keys -> cluster (listens) -> spool (locked) -> catalogue -> recovery -> stores, uploader -> finisher, sync -> worker
+//!        -> SIP -> console -> cluster (tells who is there)
+//! SIP has a thread of its own: sockets, proxy and SRS share it, so that a message wakes nobody else. So has the fabric.
+//! stop:  no new calls -> running calls -> SIP -> worker (files finished) -> finisher -> uploader -> goodbye to the cluster
+//!        -> console
 //! ```
 
 mod asks;
@@ -11,6 +13,7 @@ mod assurance;
 mod backend;
 mod bridge;
 mod catalogue;
+mod cluster;
 mod directory;
 mod edge;
 mod keys;
@@ -21,6 +24,7 @@ mod route_test;
 mod sight;
 mod signalling;
 mod steering;
+mod thread;
 mod watch;
 
 use std::collections::HashMap;
@@ -63,8 +67,10 @@ use asks::{Asks, Order};
 pub(crate) use assurance::FOLDER as ASSURANCE;
 use backend::NodeBackend;
 use catalogue::Bookkeeper;
+use cluster::Cluster;
 use signalling::{Signalling, SignallingStats};
 use steering::Steering;
+use thread::OwnThread;
 
 /// Dirty files are synced at least this often.
 const SYNC_INTERVAL: Duration = Duration::from_millis(700);
@@ -109,40 +115,10 @@ pub struct Node {
     tasks: Vec<JoinHandle<()>>,
     book_task: JoinHandle<()>,
     uploader: JoinHandle<()>,
-    sip_thread: SipThread,
+    sip_thread: OwnThread,
     steering: Arc<Steering>,
     request_log: Option<request_log::RequestLog>,
-}
-
-/// The thread of SIP: sockets, timers, proxy and SRS in one place.
-struct SipThread {
-    handle: tokio::runtime::Handle,
-    stop: CancellationToken,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl SipThread {
-    fn start() -> anyhow::Result<SipThread> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("cannot start the SIP thread")?;
-        let (handle, stop) = (runtime.handle().clone(), CancellationToken::new());
-        let stopped = stop.clone();
-        let run = move || runtime.block_on(async move { stopped.cancelled().await });
-        let thread =
-            std::thread::Builder::new().name("sip".to_owned()).spawn(run).context("cannot start the SIP thread")?;
-        Ok(SipThread { handle, stop, thread: Some(thread) })
-    }
-}
-
-impl Drop for SipThread {
-    fn drop(&mut self) {
-        self.stop.cancel();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
+    cluster: Cluster,
 }
 
 impl Node {
@@ -161,6 +137,7 @@ impl Node {
     pub async fn start_from(config: Config, source: Option<Source>) -> anyhow::Result<Node> {
         raise_file_limit(config.capture.max_calls);
         let identity = keys::prepare(&config)?;
+        let cluster = Cluster::start(&config)?;
         let spool_root = config.node.data_dir.join("spool");
         let spool =
             Spool::open(&spool_root).with_context(|| format!("the spool {} cannot be opened", spool_root.display()))?;
@@ -226,7 +203,7 @@ impl Node {
         let (worker, worker_events) = Worker::start(worker_config(&config)?, spool.clone(), finish)?;
         let max_call = config.recording.max_call;
 
-        let sip_thread = SipThread::start()?;
+        let sip_thread = OwnThread::start("sip")?;
         let bound = {
             let config = config.clone();
             sip_thread.handle.spawn(async move { bind_sip(&config).await }).await.context("the SIP thread is gone")?
@@ -329,6 +306,7 @@ impl Node {
             recovered: recovery.finished.len(),
             records: config.records(),
         };
+        cluster.open();
         Ok(Node {
             addresses,
             worker,
@@ -346,6 +324,7 @@ impl Node {
             sip_thread,
             steering,
             request_log,
+            cluster,
         })
     }
 
@@ -382,9 +361,10 @@ impl Node {
     }
 
     /// Takes no new calls from now on.
-    pub fn drain(&self) {
+    pub async fn drain(&self) {
         let _ = self.orders.send(Order::Drain);
         self.worker.drain();
+        self.cluster.set_draining(true).await;
     }
 
     /// Ends what still runs, finishes every file and stops.
@@ -420,6 +400,7 @@ impl Node {
         while self.uploads.stats().waiting > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        self.cluster.close().await;
         self.stop.cancel();
         let _ = self.uploader.await;
         self.books.close(self.book_task).await;

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use ferric_membership::{Beat, ClusterName, NodeId, ProtocolRange, Refusal, Site};
+use ferric_membership::{Beat, ClusterName, Incarnation, NodeId, ProtocolRange, Refusal, Site};
 
-use crate::tls::Credentials;
+use crate::tls::{self, Credentials};
 
 /// Everything a node needs to take part.
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub struct FabricConfig {
     pub node: NodeId,
     /// Its site, as in its certificate.
     pub site: Site,
+    /// This run of it, unlike any before. `None`: the microseconds since 1970.
+    pub incarnation: Option<Incarnation>,
     /// Where it listens, and from where it dials (UDP).
     pub listen: SocketAddr,
     /// Where others can dial it. Empty: the address it listens on, or, if that is a wildcard, the one they see.
@@ -36,6 +38,8 @@ pub struct FabricConfig {
     pub between: Beat,
     /// Protocol versions it speaks.
     pub protocol: ProtocolRange,
+    /// Topics that are read apart from the others, each from a queue of its own ([`crate::Inbox::topics`]).
+    pub topics: Vec<u8>,
     /// Bounds.
     pub limits: Limits,
     /// The wall clock, which is compared with those of others and dates certificates.
@@ -49,6 +53,7 @@ impl FabricConfig {
             cluster,
             node,
             site,
+            incarnation: None,
             listen,
             advertise: Vec::new(),
             seeds: Vec::new(),
@@ -58,9 +63,15 @@ impl FabricConfig {
             inside: Beat::INSIDE,
             between: Beat::BETWEEN,
             protocol: ProtocolRange::OURS,
+            topics: Vec::new(),
             limits: Limits::default(),
             wall_clock: WallClock::default(),
         }
+    }
+
+    /// Looks at the certificate, its key and the CA the way other nodes will.
+    pub fn check(&self) -> Result<(), StartError> {
+        tls::configs(self).map(drop)
     }
 }
 
@@ -79,7 +90,7 @@ pub struct Limits {
     pub requests_in_flight: usize,
     /// Events that wait to be read; past it they are dropped and counted.
     pub events: usize,
-    /// Messages and requests that wait to be read; past it their senders wait.
+    /// Messages and requests that wait in one queue to be read; past it their senders wait.
     pub messages: usize,
     /// Datagrams that wait to be read; past it they are dropped and counted.
     pub datagrams: usize,

@@ -1,5 +1,6 @@
 //! The handle to the fabric.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -35,6 +36,7 @@ struct Inner {
     commands: mpsc::Sender<Command>,
     address: SocketAddr,
     datagrams_dropped: Arc<AtomicU64>,
+    unread: Arc<AtomicU64>,
 }
 
 impl Fabric {
@@ -52,14 +54,22 @@ impl Fabric {
         let (commands, from_handle) = mpsc::channel(COMMANDS);
         let (to_events, events) = mpsc::channel(limits.events.max(1));
         let (to_messages, messages) = mpsc::channel(limits.messages.max(1));
+        let (mut to_topics, mut topics) = (BTreeMap::new(), BTreeMap::new());
+        for topic in &config.topics {
+            let (to_topic, waiting) = mpsc::channel(limits.messages.max(1));
+            to_topics.insert(*topic, to_topic);
+            topics.insert(*topic, waiting);
+        }
         let (to_datagrams, datagrams) = mpsc::channel(limits.datagrams.max(1));
-        let datagrams_dropped = Arc::new(AtomicU64::new(0));
+        let (datagrams_dropped, unread) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let runtime = Handle::current();
         let sinks = Sinks {
             messages: to_messages,
+            topics: Arc::new(to_topics),
             datagrams: to_datagrams,
             inputs,
             datagrams_dropped: datagrams_dropped.clone(),
+            unread: unread.clone(),
             limits,
             runtime: runtime.clone(),
         };
@@ -69,8 +79,8 @@ impl Fabric {
             links: RwLock::default(),
         });
         runtime.spawn(Driver::new(shared.clone(), endpoint, sinks, from_tasks, from_handle, to_events).run());
-        let inner = Inner { shared, commands, address, datagrams_dropped };
-        Ok((Self(Arc::new(inner)), Inbox { events, messages, datagrams }))
+        let inner = Inner { shared, commands, address, datagrams_dropped, unread };
+        Ok((Self(Arc::new(inner)), Inbox { events, messages, topics, datagrams }))
     }
 
     /// The address on which it listens.
@@ -114,6 +124,11 @@ impl Fabric {
         self.0.datagrams_dropped.load(Ordering::Relaxed)
     }
 
+    /// Messages and requests that came for a queue whose reader is gone; who asked was told so.
+    pub fn unread(&self) -> u64 {
+        self.0.unread.load(Ordering::Relaxed)
+    }
+
     /// Tells all others that this node takes nothing new, or does so again.
     pub async fn set_draining(&self, draining: bool) {
         let _ = self.0.commands.send(Command::SetDraining(draining)).await;
@@ -134,7 +149,8 @@ impl Fabric {
 }
 
 fn settings(config: FabricConfig, address: SocketAddr) -> Settings {
-    let started = config.wall_clock.since_1970();
+    let started = || Incarnation(u64::try_from(config.wall_clock.since_1970().as_micros()).unwrap_or(u64::MAX));
+    let incarnation = config.incarnation.unwrap_or_else(started);
     let mut addresses = config.advertise;
     if addresses.is_empty() && !address.ip().is_unspecified() {
         addresses.push(address);
@@ -143,7 +159,7 @@ fn settings(config: FabricConfig, address: SocketAddr) -> Settings {
         own: Own {
             cluster: config.cluster,
             identity: Identity { node: config.node, site: config.site },
-            incarnation: Incarnation(u64::try_from(started.as_micros()).unwrap_or(u64::MAX)),
+            incarnation,
             protocol: config.protocol,
         },
         profile: Profile { roles: config.roles, version: config.version, addresses, draining: false },

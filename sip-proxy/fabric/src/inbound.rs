@@ -1,5 +1,6 @@
 //! What is received: readers of one link, which end with its connection.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,8 +25,11 @@ const UNANSWERED: u32 = 1;
 pub struct Inbox {
     /// Who came, who went, who was refused.
     pub events: mpsc::Receiver<ferric_membership::Event>,
-    /// Messages and requests.
+    /// Messages and requests of all topics that are not in [`Inbox::topics`].
     pub messages: mpsc::Receiver<Inbound>,
+    /// Messages and requests of the topics that [`crate::FabricConfig::topics`] names: a reader of one that is slow holds up
+    /// no other topic. One that is dropped takes nothing any more: what comes is counted ([`crate::Fabric::unread`]).
+    pub topics: BTreeMap<u8, mpsc::Receiver<Inbound>>,
     /// Payloads of datagrams.
     pub datagrams: mpsc::Receiver<Datagram>,
 }
@@ -108,11 +112,24 @@ impl Drop for Responder {
 #[derive(Debug, Clone)]
 pub(crate) struct Sinks {
     pub(crate) messages: mpsc::Sender<Inbound>,
+    pub(crate) topics: Arc<BTreeMap<u8, mpsc::Sender<Inbound>>>,
     pub(crate) datagrams: mpsc::Sender<Datagram>,
     pub(crate) inputs: mpsc::Sender<Input>,
     pub(crate) datagrams_dropped: Arc<AtomicU64>,
+    pub(crate) unread: Arc<AtomicU64>,
     pub(crate) limits: Limits,
     pub(crate) runtime: Handle,
+}
+
+impl Sinks {
+    /// Hands a message to the reader of its topic, and waits for room. Without a reader it is counted, and a request ends
+    /// with its responder; the link goes on.
+    async fn deliver(&self, kind: Kind, message: Inbound) {
+        let queue = self.topics.get(&kind.topic()).unwrap_or(&self.messages);
+        if queue.send(message).await.is_err() {
+            self.unread.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Reads all that comes on a link.
@@ -162,10 +179,7 @@ async fn read_topic(connection: Connection, mut stream: RecvStream, from: NodeId
             // Ends with the link, unless the peer breaks the rules; then the link ends with it.
             Err(problem) => return greet::break_off(&connection, &problem.to_string()),
         };
-        let message = Inbound::Message { from: from.clone(), kind, protocol, body };
-        if sinks.messages.send(message).await.is_err() {
-            return; // nobody listens any more: the node ends
-        }
+        sinks.deliver(kind, Inbound::Message { from: from.clone(), kind, protocol, body }).await;
     }
 }
 
@@ -178,6 +192,6 @@ async fn accept_requests(connection: Connection, from: NodeId, sinks: Sinks) {
 async fn read_request(send: SendStream, mut receive: RecvStream, from: NodeId, sinks: Sinks) {
     let responder = Responder { stream: Some(send), max_body: sinks.limits.max_body, runtime: sinks.runtime.clone() };
     if let Ok(Frame { kind, protocol, body }) = frame::read(&mut receive, sinks.limits.max_body).await {
-        let _ = sinks.messages.send(Inbound::Request { from, kind, protocol, body, responder }).await;
+        sinks.deliver(kind, Inbound::Request { from, kind, protocol, body, responder }).await;
     }
 }

@@ -47,8 +47,8 @@ pub use config::{FabricConfig, Limits, StartError, WallClock};
 pub use fabric::Fabric;
 pub use ferric_membership as membership;
 pub use ferric_membership::{
-    Beat, Change, ClusterName, DownCause, Event as FabricEvent, Identity, LinkQuality, Member, MemberState, NodeId,
-    Protocol, ProtocolRange, Quorum, Refusal, RefusalKind, RefusedBy, Site,
+    Beat, Change, ClusterName, DownCause, Event as FabricEvent, Identity, Incarnation, LinkQuality, Member,
+    MemberState, NodeId, Protocol, ProtocolRange, Quorum, Refusal, RefusalKind, RefusedBy, Site,
 };
 pub use frame::Kind;
 pub use inbound::{Datagram, Inbound, Inbox, Responder};

@@ -157,3 +157,41 @@ fn datagrams_that_nobody_reads_are_counted_and_harm_nothing() {
     assert!(a.fabric.members()[0].is_up() && b.fabric.members()[0].is_up());
     b.datagram();
 }
+
+#[test]
+fn a_topic_that_is_not_read_holds_up_no_other_and_one_without_reader_answers_nobody() {
+    let limits = Limits { messages: 4, ..Limits::default() };
+    let ca = ClusterCa::create().unwrap();
+    let apart = |name, seeds: &[_]| FabricConfig { topics: vec![1, 2, 3], limits, ..config(&ca, name, seeds) };
+    let mut a = Node::start(apart("a1", &[]));
+    let mut b = Node::start(apart("a2", &[a.address()]));
+    a.wait_up("a2");
+    b.wait_up("a1");
+    let mut topics = b.take_topics();
+    drop(topics.remove(&3));
+    for _ in 0..100 {
+        a.fabric.send(&id("a2"), KIND, "nobody reads this yet").unwrap();
+    }
+    let asked = a.block_on(a.fabric.request(&id("a2"), Kind::new(3, 1), "?", PATIENCE));
+    assert_eq!(asked, Err(RequestError::Unanswered));
+    assert_eq!(b.fabric.unread(), 1);
+    for n in 0..100u8 {
+        a.fabric.send(&id("a2"), Kind::new(2, 1), vec![n]).unwrap();
+    }
+    let mut read = |topic: u8, b: &Node| {
+        let next = b.block_on(async { tokio::time::timeout(PATIENCE, topics.get_mut(&topic).unwrap().recv()).await });
+        let Ok(Some(Inbound::Message { kind, body, .. })) = next else { panic!("{next:?}") };
+        assert_eq!(kind.topic(), topic);
+        body
+    };
+    for n in 0..100u8 {
+        assert_eq!(read(2, &b)[..], [n]);
+    }
+    for _ in 0..100 {
+        assert_eq!(&read(1, &b)[..], b"nobody reads this yet");
+    }
+    // The link of the topic that nobody reads goes on.
+    a.fabric.send(&id("a2"), Kind::new(3, 1), "x").unwrap();
+    a.fabric.send(&id("a2"), Kind::new(2, 1), "still here").unwrap();
+    assert_eq!(&read(2, &b)[..], b"still here");
+}

@@ -1,6 +1,7 @@
 //! Nodes on loopback, each with a runtime of its own, so that one can be killed without a word; and a relay that loses
 //! and delays datagrams.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,6 +13,7 @@ use ferric_fabric::{
     NodeId, RefusalKind, RefusedBy, Site, WallClock,
 };
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 
 /// Nothing here takes so long; a test that waits for it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -116,6 +118,10 @@ impl Node {
         let runtime = self.runtime.as_ref().unwrap();
         let next = runtime.block_on(async { tokio::time::timeout(PATIENCE, self.inbox.messages.recv()).await });
         next.expect("no message came").expect("the fabric ended")
+    }
+
+    pub(crate) fn take_topics(&mut self) -> BTreeMap<u8, mpsc::Receiver<Inbound>> {
+        std::mem::take(&mut self.inbox.topics)
     }
 
     pub(crate) fn datagram(&mut self) -> Datagram {

@@ -1,0 +1,244 @@
+//! The node among others: the fabric that carries bytes between them, and what all of them share.
+//!
+//! ```text
+//!                     Cluster
+//!   topic(Topic) <---- fabric (a thread of its own, so that heartbeats never wait for calls)
+//!   follow()     <---- members: who comes and goes --told to--> state (load of the dead is hidden)
+//!   state()      ----> ferric-cluster: soft state, documents, leases, events (NATS, or embedded)
+//! ```
+//!
+//! Without `[cluster]` there is no fabric and no thread: the state is embedded, nobody ever comes, and everything else
+//! works on the same calls.
+//!
+//! # Start and stop
+//!
+//! [`Cluster::start`] listens and dials, and messages wait in their queues. The parts of the node take their topics
+//! ([`Cluster::topic`]) and follow the members; then [`Cluster::open`] begins to tell who is there. So nobody misses the
+//! first `Up`. A topic that no part took is closed: requests to it end unanswered at once, messages are counted.
+//! [`Cluster::close`] says goodbye, so nobody suspects a node that was stopped; it comes after the last message that
+//! others wait for and before the process ends.
+
+mod incarnation;
+mod members;
+#[cfg(test)]
+mod tests;
+mod topic;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use ferric_cluster::{ClusterConfig, ClusterState, NatsConfig, SoftConfig};
+use ferric_fabric::{Datagram, Fabric, FabricConfig, FabricEvent, Inbound, Incarnation, Member, NodeId, Site};
+use tokio::sync::{broadcast, mpsc};
+use tokio::task::JoinHandle;
+
+use super::thread::OwnThread;
+use crate::config::{self, Config};
+
+#[allow(unused_imports)]
+pub(super) use members::{MemberEvent, Members, Seen};
+#[allow(unused_imports)]
+pub(super) use topic::{MIRRORED_RTP, Topic};
+
+/// How long a stopping node waits until what it wrote of soft state is kept.
+const KEEP_WITHIN: Duration = Duration::from_secs(2);
+
+/// This node's part of the cluster; clones are the same part.
+#[derive(Clone)]
+pub(super) struct Cluster(Arc<Inner>);
+
+struct Inner {
+    node: NodeId,
+    site: Site,
+    settings: Option<config::Cluster>,
+    fabric: Option<Fabric>,
+    state: ClusterState,
+    members: broadcast::Sender<MemberEvent>,
+    queues: Mutex<Queues>,
+    task: Mutex<Option<JoinHandle<()>>>,
+    /// Dropped last: the fabric runs on it.
+    thread: Mutex<Option<OwnThread>>,
+}
+
+/// What comes from others and was not taken by its reader yet.
+#[derive(Default)]
+struct Queues {
+    topics: BTreeMap<u8, mpsc::Receiver<Inbound>>,
+    datagrams: Option<mpsc::Receiver<Datagram>>,
+    events: Option<mpsc::Receiver<FabricEvent>>,
+}
+
+#[allow(dead_code)]
+impl Cluster {
+    /// Listens for others and dials them, if the configuration names a cluster. Within a tokio runtime.
+    ///
+    /// # Errors
+    /// A certificate, the UDP port, or a file in the data folder cannot be used.
+    pub(super) fn start(config: &Config) -> anyhow::Result<Cluster> {
+        let incarnation = match config.cluster {
+            Some(_) => incarnation::next(&config.node.data_dir)?,
+            None => 1,
+        };
+        let state = ClusterState::start(state_config(config, incarnation)?).context("the shared state cannot start")?;
+        let (members, _) = broadcast::channel(members::BACKLOG);
+        let mut inner = Inner {
+            node: NodeId::new(&config.node.id).or_else(|_| NodeId::new(&token(&config.node.id)))?,
+            site: Site::new(&config.node.site)?,
+            settings: config.cluster.clone(),
+            fabric: None,
+            state,
+            members,
+            queues: Mutex::default(),
+            task: Mutex::default(),
+            thread: Mutex::default(),
+        };
+        if let Some(settings) = &config.cluster {
+            let fabric = fabric_config(config, settings, incarnation)?;
+            let thread = OwnThread::start("fabric")?;
+            let started = {
+                let _within = thread.handle.enter();
+                Fabric::start(fabric)
+            };
+            let (fabric, inbox) = started.context("[cluster]")?;
+            tracing::info!(address = %fabric.local_address(), node = %inner.node, site = %inner.site, "the fabric listens");
+            inner.fabric = Some(fabric);
+            // What comes for a topic that nobody knows yet has no reader: it is counted.
+            let queues = Queues { topics: inbox.topics, datagrams: Some(inbox.datagrams), events: Some(inbox.events) };
+            inner.queues = Mutex::new(queues);
+            inner.thread = Mutex::new(Some(thread));
+        }
+        Ok(Cluster(Arc::new(inner)))
+    }
+
+    /// What comes for a topic. Each has one reader, which takes it before [`Cluster::open`]; `None`: it is taken, or there
+    /// are no others.
+    pub(super) fn topic(&self, topic: Topic) -> Option<mpsc::Receiver<Inbound>> {
+        self.queues().topics.remove(&topic.number())
+    }
+
+    /// Datagrams of all channels; one reader, as for a topic.
+    pub(super) fn datagrams(&self) -> Option<mpsc::Receiver<Datagram>> {
+        self.queues().datagrams.take()
+    }
+
+    /// Hears who comes and goes from now on; before [`Cluster::open`] that is everything.
+    pub(super) fn follow(&self) -> Members {
+        Members::new(self.0.members.subscribe())
+    }
+
+    /// Everybody has taken what is theirs: what comes is told now, and what nobody took is closed.
+    pub(super) fn open(&self) {
+        let Queues { events, .. } = std::mem::take(&mut *self.queues());
+        if let (Some(events), Some(fabric)) = (events, self.0.fabric.clone()) {
+            let told = members::run(events, fabric, self.0.state.clone(), self.0.members.clone());
+            *lock(&self.0.task) = Some(tokio::spawn(told));
+        }
+    }
+
+    /// This node.
+    pub(super) fn node(&self) -> &NodeId {
+        &self.0.node
+    }
+
+    /// Where it stands.
+    pub(super) fn site(&self) -> &Site {
+        &self.0.site
+    }
+
+    /// What `[cluster]` says; `None`: a single node.
+    pub(super) fn settings(&self) -> Option<&config::Cluster> {
+        self.0.settings.as_ref()
+    }
+
+    /// The way to other nodes; `None`: there are none.
+    pub(super) fn fabric(&self) -> Option<&Fabric> {
+        self.0.fabric.as_ref()
+    }
+
+    /// What all nodes share.
+    pub(super) fn state(&self) -> &ClusterState {
+        &self.0.state
+    }
+
+    /// All other nodes that are known, by id.
+    pub(super) fn members(&self) -> Vec<Member> {
+        self.0.fabric.as_ref().map(Fabric::members).unwrap_or_default()
+    }
+
+    /// Tells the others that this node takes nothing new, or does so again.
+    pub(super) async fn set_draining(&self, draining: bool) {
+        if let Some(fabric) = &self.0.fabric {
+            fabric.set_draining(draining).await;
+        }
+    }
+
+    /// Says goodbye to the others and ends.
+    pub(super) async fn close(&self) {
+        if let Some(fabric) = &self.0.fabric {
+            fabric.shutdown().await;
+        }
+        let task = lock(&self.0.task).take();
+        if let Some(task) = task {
+            task.abort();
+            let _ = task.await;
+        }
+        self.0.state.shutdown(KEEP_WITHIN).await;
+        let thread = lock(&self.0.thread).take();
+        // Its end is waited for, which is not for a thread that others share.
+        let _ = tokio::task::spawn_blocking(move || drop(thread)).await;
+    }
+
+    fn queues(&self) -> std::sync::MutexGuard<'_, Queues> {
+        lock(&self.0.queues)
+    }
+}
+
+/// The name under which the shared state knows a node; `None`: none of its members.
+pub(super) fn state_id(node: &NodeId) -> Option<ferric_cluster::NodeId> {
+    ferric_cluster::NodeId::new(node.as_str())
+}
+
+fn fabric_config(config: &Config, settings: &config::Cluster, incarnation: u64) -> anyhow::Result<FabricConfig> {
+    Ok(FabricConfig {
+        incarnation: Some(Incarnation(incarnation)),
+        roles: config.node.roles.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        topics: Topic::ALL.map(Topic::number).to_vec(),
+        ..settings.fabric(&config.node.id, &config.node.site).context("[cluster]")?
+    })
+}
+
+fn state_config(config: &Config, incarnation: u64) -> anyhow::Result<ClusterConfig> {
+    let id = token(&config.node.id);
+    let node = ferric_cluster::NodeId::new(&id).context("node.id cannot be used")?;
+    let settings = config.cluster.as_ref();
+    let nats = match settings.filter(|settings| !settings.nats.is_empty()) {
+        None => None,
+        Some(settings) => {
+            let ca = settings.nats_ca.as_ref().unwrap_or(&settings.ca);
+            let identity = Some((settings.certificate.as_path(), settings.private_key.as_path()));
+            let tls = ferric_sip_io::client_config(ca, identity).context("[cluster] nats_ca")?;
+            Some(NatsConfig { servers: settings.nats.clone(), tls: Some(tls), replicas: settings.replicas })
+        }
+    };
+    Ok(ClusterConfig {
+        cluster: settings.map_or_else(|| "ferric".to_owned(), |settings| settings.name.clone()),
+        identity: ferric_cluster::Identity { node, incarnation },
+        data_dir: config.node.data_dir.clone(),
+        soft: SoftConfig::default(),
+        nats,
+    })
+}
+
+/// The id of a single node may be any host name; the names of the shared state are narrower.
+fn token(id: &str) -> String {
+    let narrow = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    let name: String = id.chars().take(64).map(narrow).collect();
+    if name.is_empty() { "node".to_owned() } else { name }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,106 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+//! Nodes on loopback, as [`Cluster`] starts them.
+
+use super::*;
+use ferric_fabric::Identity;
+use ferric_fabric::ca::ClusterCa;
+
+/// Nothing here takes so long; a test that waits for it has failed.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A folder with the certificates of one cluster.
+pub(super) struct Lab {
+    pub(super) folder: tempfile::TempDir,
+    ca: ClusterCa,
+}
+
+impl Lab {
+    pub(super) fn new() -> Lab {
+        let (folder, ca) = (tempfile::tempdir().unwrap(), ClusterCa::create().unwrap());
+        std::fs::write(folder.path().join("ca.crt"), ca.pair().certificate.as_bytes()).unwrap();
+        Lab { folder, ca }
+    }
+
+    /// The configuration of a node on a free port, which knows another one.
+    pub(super) fn config(&self, id: &str, seed: Option<&Cluster>) -> Config {
+        let at = |file: &str| self.folder.path().join(file);
+        let pair =
+            self.ca.issue(&Identity { node: NodeId::new(id).unwrap(), site: Site::new("east").unwrap() }, 30).unwrap();
+        std::fs::write(at(&format!("{id}.crt")), pair.certificate.as_bytes()).unwrap();
+        std::fs::write(at(&format!("{id}.key")), pair.private_key.as_bytes()).unwrap();
+        let seeds = seed.map(|seed| format!("{:?}", seed.fabric().unwrap().local_address().to_string()));
+        let text = format!(
+            "[node]\nid = \"{id}\"\nsite = \"east\"\ndata_dir = \"{id}\"\nroles = [\"proxy\"]\n[cluster]\n\
+             quic = \"127.0.0.1:0\"\nseeds = [{}]\nca = \"ca.crt\"\ncertificate = \"{id}.crt\"\nprivate_key = \"{id}.key\"\n\
+             inside = {{ every = \"100ms\", misses = 30 }}\n",
+            seeds.unwrap_or_default()
+        );
+        Config::parse(&at("ferric.toml"), &text).unwrap()
+    }
+}
+
+pub(super) async fn next(members: &mut Members) -> MemberEvent {
+    tokio::time::timeout(PATIENCE, members.next()).await.unwrap().unwrap()
+}
+
+/// The next node that comes up.
+async fn up(members: &mut Members) -> Seen {
+    loop {
+        if let MemberEvent::Up(seen) = next(members).await {
+            return *seen;
+        }
+    }
+}
+
+#[tokio::test]
+async fn nodes_find_each_other_speak_and_part() {
+    let lab = Lab::new();
+    let a = Cluster::start(&lab.config("a", None)).unwrap();
+    let b = Cluster::start(&lab.config("b", Some(&a))).unwrap();
+    let (mut at_a, mut at_b) = (a.follow(), b.follow());
+    let mut capture = b.topic(Topic::Capture).unwrap();
+    assert!(b.topic(Topic::Capture).is_none(), "a topic has one reader");
+    a.open();
+    b.open();
+    let seen = up(&mut at_a).await;
+    assert_eq!((seen.node.as_str(), seen.roles.as_slice(), seen.draining), ("b", &["proxy".to_owned()][..], false));
+    assert_eq!(up(&mut at_b).await.node, *a.node());
+    let fabric = a.fabric().unwrap();
+    fabric.send(b.node(), Topic::Capture.kind(1), "{}").unwrap();
+    let Inbound::Message { from, body, .. } = tokio::time::timeout(PATIENCE, capture.recv()).await.unwrap().unwrap()
+    else {
+        panic!("no request was sent")
+    };
+    assert_eq!((&from, &body[..]), (a.node(), &b"{}"[..]));
+    // Nobody took that topic.
+    assert!(fabric.request(b.node(), Topic::Mirror.kind(1), "{}", PATIENCE).await.is_err());
+    b.set_draining(true).await;
+    let MemberEvent::Changed(seen) = next(&mut at_a).await else { panic!("draining is a change") };
+    assert!(seen.draining);
+    b.close().await;
+    let MemberEvent::Down { node, cause } = next(&mut at_a).await else { panic!("b is gone") };
+    assert_eq!((node.as_str(), cause), ("b", ferric_fabric::DownCause::Left));
+    // Again, as another run.
+    let again = Cluster::start(&lab.config("b", Some(&a))).unwrap();
+    again.open();
+    assert!(up(&mut at_a).await.restarted);
+    again.close().await;
+    a.close().await;
+    assert_eq!(tokio::time::timeout(PATIENCE, capture.recv()).await.unwrap().map(|_| ()), None);
+}
+
+#[tokio::test]
+async fn a_single_node_has_the_same_calls_and_no_fabric() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = Config::embedded(&folder.path().join("data"));
+    config.node.id = "edge.example.com".to_owned();
+    let alone = Cluster::start(&config).unwrap();
+    alone.open();
+    assert!(alone.fabric().is_none() && alone.members().is_empty() && alone.topic(Topic::Admin).is_none());
+    alone.state().put(ferric_cluster::Kind::Load, b"w", b"1", Duration::from_secs(5)).unwrap();
+    assert_eq!(alone.state().list(ferric_cluster::Kind::Load).len(), 1);
+    alone.set_draining(true).await;
+    alone.close().await;
+    // Nothing of a cluster lies in its folder.
+    assert!(!folder.path().join("data").exists());
+}
