@@ -16,6 +16,7 @@ pub mod event;
 mod maker;
 pub mod offer;
 mod parties;
+pub mod placement;
 pub mod port;
 mod recording;
 pub mod rescue;
