@@ -14,6 +14,7 @@ pub mod eopus;
 pub mod keys;
 pub mod manifest;
 pub mod metadata;
+pub mod mirror;
 pub mod open;
 pub mod seal;
 pub mod timestamp;
