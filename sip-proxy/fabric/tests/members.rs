@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use ferric_fabric::ca::ClusterCa;
 use ferric_fabric::{
-    Beat, ClusterName, DownCause, Fabric, FabricConfig, FabricEvent, Identity, MemberState, Protocol, ProtocolRange,
-    RefusalKind, RefusedBy, Site, StartError,
+    Beat, ClusterName, Credentials, DownCause, Fabric, FabricConfig, FabricEvent, Identity, MemberState, Protocol,
+    ProtocolRange, RefusalKind, RefusedBy, Site, StartError,
 };
 use lab::{Node, Relay, clock_off, config, id};
 
@@ -105,6 +105,24 @@ fn a_foreign_ca_is_refused_and_both_sides_say_so() {
     assert!(text.contains("not from this cluster's CA"), "{text}");
     a.wait_refused(RefusedBy::Peer, RefusalKind::ForeignCa);
     assert!(a.fabric.members().is_empty() && b.fabric.members().is_empty());
+}
+
+/// How a CA is replaced while the cluster runs: first every node trusts both.
+#[test]
+fn while_nodes_trust_two_authorities_certificates_of_either_are_good() {
+    let [old, new] = [ClusterCa::create().unwrap(), ClusterCa::create().unwrap()];
+    let both = old.pair().certificate + &new.pair().certificate;
+    let trusting_both = |ca: &ClusterCa, name: &str, seeds: &[std::net::SocketAddr]| {
+        let config = config(ca, name, seeds);
+        let identity = Identity { node: config.node.clone(), site: config.site.clone() };
+        let pair = ca.issue(&identity, 30).unwrap();
+        let (certificate, key) = (pair.certificate.as_bytes(), pair.private_key.as_bytes());
+        FabricConfig { credentials: Credentials::from_pem(both.as_bytes(), certificate, key).unwrap(), ..config }
+    };
+    let mut a = Node::start(trusting_both(&old, "a1", &[]));
+    let mut b = Node::start(trusting_both(&new, "a2", &[a.address()]));
+    a.wait_up("a2");
+    b.wait_up("a1");
 }
 
 #[test]
