@@ -2,6 +2,7 @@
 //! numbers; the node hands them over here.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use ferric_sip::flow::Transport;
 use metrics::{Counter, Unit, counter, describe_counter, describe_gauge, gauge};
@@ -17,7 +18,7 @@ enum Kind {
 /// Name, kind, unit, meaning.
 type Row = (&'static str, Kind, Unit, &'static str);
 
-const TABLE: [Row; 34] = [
+const TABLE: [Row; 43] = [
     ("ferric_calls_active", Kind::Gauge, Unit::Count, "Recording sessions at the moment"),
     ("ferric_calls_total", Kind::Counter, Unit::Count, "Recording sessions by result: recorded, refused, cancelled"),
     (
@@ -101,7 +102,41 @@ const TABLE: [Row; 34] = [
         Unit::Count,
         "INVITEs for recording by outcome: complete, recovered, partial, refused",
     ),
+    ("ferric_cluster_node_up", Kind::Gauge, Unit::Count, "1 while this node has a link to the node, or is it"),
+    ("ferric_cluster_link_rtt_seconds", Kind::Gauge, Unit::Seconds, "Smoothed round trip of heartbeats to a node"),
+    ("ferric_cluster_link_jitter_seconds", Kind::Gauge, Unit::Seconds, "Smoothed jitter of heartbeats from a node"),
+    (
+        "ferric_cluster_link_loss_ratio",
+        Kind::Gauge,
+        Unit::Count,
+        "Share of the last heartbeats of a node that did not come",
+    ),
+    ("ferric_cluster_clock_ahead_seconds", Kind::Gauge, Unit::Seconds, "By how much the clock of a node is ahead"),
+    ("ferric_cluster_nats_up", Kind::Gauge, Unit::Count, "1 while NATS is connected"),
+    ("ferric_cluster_fabric_unread_total", Kind::Counter, Unit::Count, "Messages of other nodes that found no reader"),
+    (
+        "ferric_cluster_fabric_datagrams_lost_total",
+        Kind::Counter,
+        Unit::Count,
+        "Datagrams of other nodes not read in time",
+    ),
+    (
+        "ferric_cluster_state_dropped_total",
+        Kind::Counter,
+        Unit::Count,
+        "Messages of soft state not sent or kept at once",
+    ),
     ("ferric_alarms", Kind::Gauge, Unit::Count, "Alarms that stand"),
+];
+
+/// Gauges with labels: they begin when there is something to tell.
+const LABELLED: [&str; 6] = [
+    "ferric_group_element_up",
+    "ferric_cluster_node_up",
+    "ferric_cluster_link_rtt_seconds",
+    "ferric_cluster_link_jitter_seconds",
+    "ferric_cluster_link_loss_ratio",
+    "ferric_cluster_clock_ahead_seconds",
 ];
 
 /// Installs the recorder of this process; a second call finds the first.
@@ -117,8 +152,7 @@ pub fn install() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildE
         }
     }
     for (name, kind, ..) in TABLE {
-        // Those with labels begin when there is something to tell.
-        if kind == Kind::Gauge && name != "ferric_group_element_up" {
+        if kind == Kind::Gauge && !LABELLED.contains(&name) {
             gauge!(name).set(0.0);
         }
     }
@@ -232,6 +266,23 @@ pub fn registrar(results: [(&'static str, u64); 8]) {
     for (result, count) in results {
         counter!("ferric_registrar_total", "result" => result).absolute(count);
     }
+}
+
+/// Whether a node of the cluster is there.
+pub fn node_up(node: &str, up: bool) {
+    gauge!("ferric_cluster_node_up", "node" => node.to_owned()).set(f64::from(u8::from(up)));
+}
+
+/// The link to a node.
+#[allow(clippy::cast_precision_loss)]
+pub fn link(node: &str, rtt: Option<Duration>, jitter: Duration, loss: f64, clock_ahead_ms: i64) {
+    let of = |name: &'static str| gauge!(name, "node" => node.to_owned());
+    if let Some(rtt) = rtt {
+        of("ferric_cluster_link_rtt_seconds").set(rtt.as_secs_f64());
+    }
+    of("ferric_cluster_link_jitter_seconds").set(jitter.as_secs_f64());
+    of("ferric_cluster_link_loss_ratio").set(loss);
+    of("ferric_cluster_clock_ahead_seconds").set(clock_ahead_ms as f64 / 1_000.0);
 }
 
 /// Work that moved to another place.

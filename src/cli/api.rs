@@ -2,9 +2,11 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use clap::Args;
 use ferric_media::timestamp::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
@@ -19,6 +21,32 @@ const MAX_PAGES: usize = 1_000;
 struct Page {
     recordings: Vec<Value>,
     next_cursor: Option<String>,
+}
+
+/// What an error says (RFC 9457).
+#[derive(Deserialize)]
+struct Problem {
+    detail: String,
+}
+
+/// Which node to ask, and with what right.
+#[derive(Debug, Args)]
+pub(super) struct ApiArguments {
+    /// The node's API.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    api: String,
+    /// The file that holds the admin token.
+    #[arg(long, value_name = "FILE", default_value = "ferric-data/admin.token")]
+    token_file: PathBuf,
+}
+
+impl ApiArguments {
+    pub(super) fn open(&self) -> anyhow::Result<Api> {
+        let token = std::fs::read_to_string(&self.token_file).with_context(|| {
+            format!("{} cannot be read: name the node's admin token with --token-file", self.token_file.display())
+        })?;
+        Api::new(&self.api, token.trim())
+    }
 }
 
 /// A node's API. Plain HTTP: the console listens on loopback or behind a proxy.
@@ -63,13 +91,23 @@ impl Api {
         self.get(&format!("/api/v1/recordings/{id}/{what}"))
     }
 
-    fn get(&self, path: &str) -> anyhow::Result<Vec<u8>> {
+    /// What lies at a path.
+    pub(crate) fn get(&self, path: &str) -> anyhow::Result<Vec<u8>> {
+        self.ask("GET", path)
+    }
+
+    /// Has something done.
+    pub(crate) fn post(&self, path: &str) -> anyhow::Result<Vec<u8>> {
+        self.ask("POST", path)
+    }
+
+    fn ask(&self, method: &str, path: &str) -> anyhow::Result<Vec<u8>> {
         let address = self.host.to_socket_addrs()?.next().context("the host has no address")?;
         let mut stream =
             TcpStream::connect_timeout(&address, PATIENCE).with_context(|| format!("{} does not answer", self.host))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
             self.host, self.token
         );
         stream.write_all(request.as_bytes())?;
@@ -80,7 +118,9 @@ impl Api {
         let status = head.split_ascii_whitespace().nth(1).unwrap_or("");
         let body = answer.split_off(end + 4);
         if status != "200" {
-            bail!("{path}: HTTP {status}: {}", String::from_utf8_lossy(&body));
+            let problem: Option<Problem> = serde_json::from_slice(&body).ok();
+            let said = problem.map_or_else(|| String::from_utf8_lossy(&body).into_owned(), |problem| problem.detail);
+            bail!("{path}: HTTP {status}: {said}");
         }
         if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
             bail!("{path}: an answer in chunks was not expected");

@@ -5,6 +5,7 @@ mod assurance;
 mod check;
 mod decrypt;
 mod demo;
+mod drain;
 mod import;
 mod interop;
 mod interop_report;
@@ -12,6 +13,7 @@ mod keys;
 mod keys_cluster;
 mod load;
 mod logging;
+mod nodes;
 mod output;
 mod replay;
 mod run;
@@ -69,6 +71,10 @@ enum Command {
         #[command(subcommand)]
         command: spool::SpoolCommand,
     },
+    /// Show the nodes of the cluster: who is there, and how they are.
+    Nodes(nodes::NodesArguments),
+    /// Let a node take no new calls, so that it can be stopped without losing one.
+    Drain(drain::DrainArguments),
     /// Tell what became of every call of a day, and prove that it adds up.
     Assurance(assurance::AssuranceArguments),
     /// Turn the configuration of another product into one of Ferric.
@@ -118,6 +124,8 @@ pub fn main() -> ExitCode {
         Command::Decrypt(arguments) => decrypt::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Spool { command } => spool::run(&command),
+        Command::Nodes(arguments) => nodes::run(&arguments),
+        Command::Drain(arguments) => drain::run(&arguments),
         Command::Assurance(arguments) => assurance::run(&arguments),
         Command::Import { command } => import::run(&command),
         Command::Replay(arguments) => replay::run(&arguments),

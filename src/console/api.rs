@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::range::{Wanted, wanted};
 use super::{
     Alarm, AssuranceQuery, AssuranceView, CallView, Console, ControlView, ObjectKind, Problem, RecordingView,
-    RecordingsPage, RecordingsQuery, UploadsView, auth, config_api, events, openapi, proxy_api,
+    RecordingsPage, RecordingsQuery, UploadsView, auth, cluster_api, config_api, events, openapi, proxy_api,
 };
 
 /// Largest request body.
@@ -48,6 +48,7 @@ pub(super) fn router(console: Console) -> Router {
         .route("/alarms", get(alarms))
         .merge(proxy_api::router())
         .merge(config_api::router())
+        .merge(cluster_api::router())
         .layer(middleware::from_fn_with_state(console.clone(), auth::require_token));
     Router::new()
         .nest("/api/v1", api)

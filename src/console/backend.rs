@@ -8,6 +8,7 @@ use thiserror::Error;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::cluster_backend::ClusterBackend;
 use super::proxy_backend::ProxyBackend;
 use super::proxy_views::TextError;
 
@@ -318,7 +319,7 @@ pub struct Readiness {
 }
 
 /// A node as the console sees it.
-pub trait Backend: ProxyBackend {
+pub trait Backend: ProxyBackend + ClusterBackend {
     /// Live calls.
     fn calls(&self) -> Answer<'_, Vec<CallView>>;
     /// Pause.

@@ -17,7 +17,8 @@ pub const BACKLOG: usize = 1_024;
 /// Something that happened. Ids only: who spoke is asked for by id, with the right to know it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Event {
-    /// `call.started`, `call.ended`, `recording.finished`, `recording.stored`, `assurance.outcome`, `config.applied`, `element.up`, `element.down`.
+    /// `call.started`, `call.paused`, `call.resumed`, `call.ended`, `recording.finished`, `recording.stored`, `assurance.outcome`, `config.applied`, `element.up`, `element.down`,
+    /// `node.up`, `node.down`, `node.changed`.
     #[serde(skip)]
     pub name: &'static str,
     /// Call or INVITE.
@@ -38,6 +39,9 @@ pub struct Event {
     /// Its element.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub element: Option<String>,
+    /// The node of the cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// The configuration's version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
@@ -54,12 +58,13 @@ impl Event {
             cause: None,
             group: None,
             element: None,
+            node: None,
             version: None,
         }
     }
 }
 
-#[utoipa::path(get, path = "/api/v1/events", responses((status = 200, description = "Server-sent events, from now on: call.started, call.ended, recording.finished, recording.stored, assurance.outcome, config.applied, element.up, element.down; `missed` tells how many a slow reader lost", content_type = "text/event-stream")))]
+#[utoipa::path(get, path = "/api/v1/events", responses((status = 200, description = "Server-sent events, from now on: call.started, call.paused, call.resumed, call.ended, recording.finished, recording.stored, assurance.outcome, config.applied, element.up, element.down, node.up, node.down, node.changed; `missed` tells how many a slow reader lost", content_type = "text/event-stream")))]
 pub(super) async fn events(State(console): State<Console>) -> Sse<impl Stream<Item = Result<SseEvent, axum::Error>>> {
     let receiver = console.backend.events();
     let stream = unfold(receiver, |mut receiver: broadcast::Receiver<Event>| async move {

@@ -6,6 +6,9 @@
 mod api;
 mod auth;
 mod backend;
+mod cluster_api;
+mod cluster_backend;
+mod cluster_views;
 mod config_api;
 mod events;
 mod openapi;
@@ -20,6 +23,8 @@ pub use backend::{
     CallView, ControlView, ObjectKind, ParticipantView, Readiness, RecordingView, RecordingsPage, RecordingsQuery,
     StreamView, UploadsView,
 };
+pub use cluster_backend::ClusterBackend;
+pub use cluster_views::{LinkView, LoadView, NatsView, NodeStatus, NodeView, NodesView};
 pub use events::{BACKLOG, Event};
 pub use problem::Problem;
 pub use proxy_backend::{Object, ProxyBackend};

@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{api, config_api, proxy_api};
+use super::{api, cluster_api, config_api, proxy_api};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -45,7 +45,11 @@ use super::{api, config_api, proxy_api};
         config_api::versions,
         config_api::version,
         config_api::diff,
-        config_api::rollback
+        config_api::rollback,
+        cluster_api::nodes,
+        cluster_api::node,
+        cluster_api::drain,
+        cluster_api::enable
     )
 )]
 struct Api;

@@ -23,6 +23,21 @@ fn control(state: &'static str) -> ControlView {
     ControlView { id: ID, state, changed: true, at_ms: 1_000 }
 }
 
+impl ClusterBackend for Fake {
+    fn nodes(&self) -> Answer<'_, NodesView> {
+        let node = NodeView { id: "edge-a1".into(), state: "up".into(), this: true, ..NodeView::default() };
+        found(ID, NodesView { cluster: None, seen_from: "edge-a1".into(), nodes: vec![node] })
+    }
+    fn set_node_draining(&self, id: String, draining: bool) -> Answer<'_, NodeView> {
+        Box::pin(async move {
+            match id.as_str() {
+                "edge-a1" => Ok(NodeView { id, draining, ..NodeView::default() }),
+                _ => Err(BackendError::NotFound("there is no such node".into())),
+            }
+        })
+    }
+}
+
 impl Backend for Fake {
     fn calls(&self) -> Answer<'_, Vec<CallView>> {
         found(
@@ -282,6 +297,22 @@ const TOKEN: (&str, &str) = ("authorization", "Bearer secret");
 async fn json(method: &str, path: &str, body: &str) -> (u16, Value) {
     let (status, _, body) = ask(method, path, &[TOKEN, ("content-type", "application/json")], body).await;
     (status.as_u16(), serde_json::from_slice(&body).unwrap())
+}
+
+#[tokio::test]
+async fn nodes_are_shown_drained_and_enabled() {
+    let (status, body) = json("GET", "/api/v1/nodes", "").await;
+    assert_eq!((status, &body["seen_from"], &body["nodes"][0]["state"]), (200, &"edge-a1".into(), &"up".into()));
+    for (what, draining) in [("drain", true), ("enable", false)] {
+        let path = format!("/api/v1/nodes/edge-a1/{what}");
+        let (status, body) = json("POST", &path, "").await;
+        assert_eq!((status, &body["draining"]), (200, &draining.into()));
+        assert_eq!(ask("POST", &path, &[], "").await.0, StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(json("POST", "/api/v1/nodes/edge-b1/drain", "").await.0, 404);
+    let (status, body) = json("GET", "/api/v1/nodes/edge-b1", "").await;
+    assert_eq!(status, 404);
+    assert!(body["detail"].as_str().unwrap().contains("edge-a1"), "{body}");
 }
 
 #[tokio::test]

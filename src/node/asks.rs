@@ -32,8 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) enum Order {
     /// Capture has something to say.
     Capture(CaptureEvent),
-    /// Take no calls from now on.
-    Drain,
+    /// Take no calls from now on, or take them again.
+    Drain(bool),
     /// Refuse new calls with 503, or take them again.
     Refuse(bool),
     /// End all calls.

@@ -18,12 +18,14 @@ use uuid::Uuid;
 
 use super::asks::Ask;
 use super::catalogue::Bookkeeper;
+use super::cluster::Admin;
 use super::sight::Ladders;
 use super::steering::Steering;
 use super::watch::Watcher;
 use crate::console::{
-    Alarm, Answer, AssuranceQuery, AssuranceView, Backend, BackendError, CallView, ControlView, Event, ObjectKind,
-    ParticipantView, Readiness, RecordingView, RecordingsPage, RecordingsQuery, StreamView, UploadsView,
+    Alarm, Answer, AssuranceQuery, AssuranceView, Backend, BackendError, CallView, ClusterBackend, ControlView, Event,
+    NodeView, NodesView, ObjectKind, ParticipantView, Readiness, RecordingView, RecordingsPage, RecordingsQuery,
+    StreamView, UploadsView,
 };
 
 pub(super) struct NodeBackend {
@@ -38,6 +40,7 @@ pub(super) struct NodeBackend {
     pub(super) prometheus: Option<PrometheusHandle>,
     pub(super) steering: Arc<Steering>,
     pub(super) ladders: Ladders,
+    pub(super) admin: Admin,
 }
 
 impl NodeBackend {
@@ -52,8 +55,17 @@ impl NodeBackend {
     }
 
     async fn control(&self, id: Uuid, control: Control) -> Result<ControlOutcome, BackendError> {
+        let name = match &control {
+            Control::Pause { .. } => Some("call.paused"),
+            Control::Resume => Some("call.resumed"),
+            Control::Tags(_) => None,
+        };
         let outcome = self.blocking(move |worker| worker.control(id, control)).await?;
-        outcome.map_err(|error| BackendError::NotFound(error.to_string()))
+        let outcome = outcome.map_err(|error| BackendError::NotFound(error.to_string()))?;
+        if let Some(name) = name.filter(|_| outcome.changed) {
+            let _ = self.events.send(Event { recording: Some(id), ..Event::new(name) });
+        }
+        Ok(outcome)
     }
 }
 
@@ -104,6 +116,16 @@ fn call_view(call: CallSnapshot, tenant: String, started_at: String) -> CallView
             })
             .collect(),
         tags: call.tags.into_iter().collect(),
+    }
+}
+
+impl ClusterBackend for NodeBackend {
+    fn nodes(&self) -> Answer<'_, NodesView> {
+        Box::pin(async { Ok(self.admin.nodes().await) })
+    }
+
+    fn set_node_draining(&self, id: String, draining: bool) -> Answer<'_, NodeView> {
+        Box::pin(async move { self.admin.set_draining(&id, draining).await })
     }
 }
 

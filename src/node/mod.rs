@@ -16,6 +16,7 @@ mod catalogue;
 mod cluster;
 mod directory;
 mod edge;
+mod gate;
 mod keys;
 mod proxy_backend;
 mod registrar;
@@ -67,7 +68,8 @@ use asks::{Asks, Order};
 pub(crate) use assurance::FOLDER as ASSURANCE;
 use backend::NodeBackend;
 use catalogue::Bookkeeper;
-use cluster::Cluster;
+use cluster::{Admin, Cluster, Topic};
+use gate::Gate;
 use signalling::{Signalling, SignallingStats};
 use steering::Steering;
 use thread::OwnThread;
@@ -118,7 +120,7 @@ pub struct Node {
     sip_thread: OwnThread,
     steering: Arc<Steering>,
     request_log: Option<request_log::RequestLog>,
-    cluster: Cluster,
+    gate: Gate,
 }
 
 impl Node {
@@ -275,7 +277,20 @@ impl Node {
             steering: Arc::clone(&steering),
             request_log: request_log.clone(),
             books: books.clone(),
+            cluster: cluster.clone(),
         };
+        let gate = Gate { orders: orders.clone(), worker: Arc::clone(&worker), cluster: cluster.clone() };
+        let admin = Admin {
+            cluster: cluster.clone(),
+            gate: gate.clone(),
+            watcher: watcher.clone(),
+            records: config.records(),
+            roles: config.node.roles.clone(),
+            started: Instant::now(),
+        };
+        if let Some(asked) = cluster.topic(Topic::Admin) {
+            tasks.push(tokio::spawn(admin.clone().serve(asked)));
+        }
         let backend = NodeBackend {
             worker: Arc::clone(&worker),
             books: books.clone(),
@@ -288,6 +303,7 @@ impl Node {
             prometheus: metrics::install().ok(),
             steering: Arc::clone(&steering),
             ladders,
+            admin,
         };
         tasks.push(tokio::spawn(watcher.run(stop.child_token())));
         let console_stop = stop.child_token();
@@ -306,7 +322,7 @@ impl Node {
             recovered: recovery.finished.len(),
             records: config.records(),
         };
-        cluster.open();
+        cluster.open(events);
         Ok(Node {
             addresses,
             worker,
@@ -324,7 +340,7 @@ impl Node {
             sip_thread,
             steering,
             request_log,
-            cluster,
+            gate,
         })
     }
 
@@ -362,13 +378,12 @@ impl Node {
 
     /// Takes no new calls from now on.
     pub async fn drain(&self) {
-        let _ = self.orders.send(Order::Drain);
-        self.worker.drain();
-        self.cluster.set_draining(true).await;
+        self.gate.set_draining(true).await;
     }
 
     /// Ends what still runs, finishes every file and stops.
     pub async fn stop(self) {
+        let cluster = self.gate.cluster.clone();
         let _ = self.orders.send(Order::StopAll);
         tokio::time::sleep(GOODBYE).await;
         let worker = Arc::clone(&self.worker);
@@ -384,6 +399,7 @@ impl Node {
         }
         // The worker's threads and our tasks are gone, and with them the other handles to the finisher.
         drop(self.worker);
+        drop(self.gate);
         let (finisher, sync, sip_thread, request_log) = (self.finisher, self.sync, self.sip_thread, self.request_log);
         let _ = tokio::task::spawn_blocking(move || {
             drop(sip_thread);
@@ -400,7 +416,7 @@ impl Node {
         while self.uploads.stats().waiting > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        self.cluster.close().await;
+        cluster.close().await;
         self.stop.cancel();
         let _ = self.uploader.await;
         self.books.close(self.book_task).await;

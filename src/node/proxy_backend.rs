@@ -53,7 +53,7 @@ fn percent(permille: u32) -> f64 {
 }
 
 /// The moment that was so long ago.
-fn ago(past: Duration) -> String {
+pub(super) fn ago(past: Duration) -> String {
     Timestamp::from(SystemTime::now().checked_sub(past).unwrap_or(SystemTime::UNIX_EPOCH)).to_string()
 }
 

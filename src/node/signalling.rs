@@ -278,9 +278,9 @@ impl Signalling {
         match order {
             Order::Capture(event) => self.srs.handle_capture(now, event),
             Order::Refuse(refuse) => self.srs.set_refusing(refuse.then_some(RefuseReason::Capacity)),
-            Order::Drain => {
-                self.srs.set_draining(true);
-                self.edge.proxy().set_draining(true);
+            Order::Drain(draining) => {
+                self.srs.set_draining(draining);
+                self.edge.proxy().set_draining(draining);
             }
             Order::StopAll => {
                 self.srs.stop_all(now);

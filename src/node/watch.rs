@@ -17,6 +17,7 @@ use ferric_worker::worker::Worker;
 use tokio_util::sync::CancellationToken;
 
 use super::catalogue::Bookkeeper;
+use super::cluster::Cluster;
 use super::request_log::RequestLog;
 use super::signalling::SignallingStats;
 use super::steering::Steering;
@@ -56,6 +57,7 @@ pub(super) struct Watcher {
     pub(super) steering: Arc<Steering>,
     pub(super) request_log: Option<RequestLog>,
     pub(super) books: Bookkeeper,
+    pub(super) cluster: Cluster,
 }
 
 impl Watcher {
@@ -87,6 +89,8 @@ impl Watcher {
         self.export(level.as_ref().map_or(0, |level| level.spool_bytes));
         let mut alarms = self.find_alarms(level.err().map(|error| error.to_string()));
         self.books.find_alarms(&mut alarms);
+        self.cluster.find_alarms(&mut alarms);
+        self.cluster.export();
         self.find_proxy_alarms(groups, &mut alarms);
         metrics::set("ferric_alarms", f64::from(u32::try_from(alarms.len()).unwrap_or(u32::MAX)));
         let mut not_ready = Vec::new();

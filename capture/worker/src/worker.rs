@@ -399,7 +399,7 @@ impl Worker {
         self.config.max_calls
     }
 
-    /// True once [`Worker::drain`] was called.
+    /// Whether new calls are refused.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
@@ -414,14 +414,14 @@ impl Worker {
         self.spool_full.store(full, Ordering::Relaxed);
     }
 
-    /// Takes no new calls from now on.
-    pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+    /// Takes no new calls from now on, or takes them again.
+    pub fn set_draining(&self, draining: bool) {
+        self.draining.store(draining, Ordering::Relaxed);
     }
 
     /// Ends every call, writes everything, and returns when the threads are done.
     pub fn shut_down(&self) {
-        self.drain();
+        self.set_draining(true);
         for shard in 0..self.shards.len() {
             self.tell(shard, Command::Shutdown);
         }

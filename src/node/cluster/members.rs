@@ -4,12 +4,17 @@
 //! hidden at once) and then everybody who follows. A follower that was too slow hears [`MemberEvent::Missed`] and looks at
 //! all members.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use ferric_cluster::ClusterState;
 use ferric_fabric::{Change, DownCause, Fabric, FabricEvent, Incarnation, Member, NodeId, Site};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc};
 
+use super::alarms::Heard;
 use super::state_id;
+use crate::console::Event;
 
 /// Events a follower may be behind.
 pub(super) const BACKLOG: usize = 1024;
@@ -84,31 +89,44 @@ impl Members {
     }
 }
 
-/// Tells what the fabric says, until it ends.
-pub(super) async fn run(
-    mut events: mpsc::Receiver<FabricEvent>,
-    fabric: Fabric,
-    state: ClusterState,
-    told: broadcast::Sender<MemberEvent>,
-) {
-    // Nobody follows: that is no error.
-    let tell = |event| drop(told.send(event));
-    let find = |node: &NodeId| fabric.members().into_iter().find(|member| member.node == *node);
-    while let Some(event) = events.recv().await {
+/// Tells what the fabric says.
+pub(super) struct Teller {
+    pub(super) fabric: Fabric,
+    pub(super) state: ClusterState,
+    pub(super) heard: Arc<Heard>,
+    pub(super) told: broadcast::Sender<MemberEvent>,
+    /// Those who read the events of the API.
+    pub(super) outside: broadcast::Sender<Event>,
+}
+
+impl Teller {
+    /// Until the fabric ends.
+    pub(super) async fn run(self, mut events: mpsc::Receiver<FabricEvent>) {
+        while let Some(event) = events.recv().await {
+            self.heard.note(Instant::now(), &event);
+            self.handle(event);
+        }
+    }
+
+    fn handle(&self, event: FabricEvent) {
         match event {
             FabricEvent::Up { node, restarted, .. } => {
-                tell_state(&state, &node, true);
-                if let Some(member) = find(&node) {
-                    tell(MemberEvent::Up(Box::new(Seen::new(&member, restarted))));
+                tell_state(&self.state, &node, true);
+                if let Some(member) = self.find(&node) {
+                    self.tell(MemberEvent::Up(Box::new(Seen::new(&member, restarted))));
                 }
+                self.tell_outside("node.up", &node, None);
             }
             FabricEvent::Down { node, cause } => {
-                tell_state(&state, &node, false);
-                tell(MemberEvent::Down { node, cause });
+                tell_state(&self.state, &node, false);
+                self.tell_outside("node.down", &node, Some(why(cause)));
+                self.tell(MemberEvent::Down { node, cause });
             }
             FabricEvent::Changed { node, change: Change::Profile } => {
-                if let Some(member) = find(&node).filter(Member::is_up) {
-                    tell(MemberEvent::Changed(Box::new(Seen::new(&member, false))));
+                if let Some(member) = self.find(&node).filter(Member::is_up) {
+                    let cause = if member.profile.draining { "draining" } else { "taking calls" };
+                    self.tell_outside("node.changed", &node, Some(cause));
+                    self.tell(MemberEvent::Changed(Box::new(Seen::new(&member, false))));
                 }
             }
             FabricEvent::Changed { .. }
@@ -116,12 +134,36 @@ pub(super) async fn run(
             | FabricEvent::Clock { .. }
             | FabricEvent::Stalled(_) => {}
             FabricEvent::Lagged(_) => {
-                for member in fabric.members() {
-                    tell_state(&state, &member.node, member.is_up());
+                for member in self.fabric.members() {
+                    tell_state(&self.state, &member.node, member.is_up());
                 }
-                tell(MemberEvent::Missed);
+                self.tell(MemberEvent::Missed);
             }
         }
+    }
+
+    fn find(&self, node: &NodeId) -> Option<Member> {
+        self.fabric.members().into_iter().find(|member| member.node == *node)
+    }
+
+    fn tell(&self, event: MemberEvent) {
+        // Nobody follows: that is no error.
+        let _ = self.told.send(event);
+    }
+
+    fn tell_outside(&self, name: &'static str, node: &NodeId, cause: Option<&str>) {
+        let event = Event { node: Some(node.to_string()), cause: cause.map(str::to_owned), ..Event::new(name) };
+        let _ = self.outside.send(event);
+    }
+}
+
+fn why(cause: DownCause) -> &'static str {
+    match cause {
+        DownCause::Silent(_) => "silent",
+        DownCause::Left => "left",
+        DownCause::Closed => "closed",
+        DownCause::PeerHeardNothing => "heard nothing of this node",
+        DownCause::Replaced => "replaced",
     }
 }
 

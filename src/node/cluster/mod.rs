@@ -18,25 +18,34 @@
 //! [`Cluster::close`] says goodbye, so nobody suspects a node that was stopped; it comes after the last message that
 //! others wait for and before the process ends.
 
+mod admin;
+mod alarms;
+#[allow(dead_code)]
+mod exclusive;
 mod incarnation;
 mod members;
+mod outward;
 #[cfg(test)]
 mod tests;
 mod topic;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use ferric_cluster::{ClusterConfig, ClusterState, NatsConfig, SoftConfig};
+use ferric_cluster::{ClusterConfig, ClusterState, Connection, NatsConfig, SoftConfig};
 use ferric_fabric::{Datagram, Fabric, FabricConfig, FabricEvent, Inbound, Incarnation, Member, NodeId, Site};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
 
 use super::thread::OwnThread;
 use crate::config::{self, Config};
+use crate::console::{Alarm, Event};
+use crate::metrics;
+use alarms::Heard;
 
+pub(super) use admin::Admin;
 #[allow(unused_imports)]
 pub(super) use members::{MemberEvent, Members, Seen};
 #[allow(unused_imports)]
@@ -56,8 +65,9 @@ struct Inner {
     fabric: Option<Fabric>,
     state: ClusterState,
     members: broadcast::Sender<MemberEvent>,
+    heard: Arc<Heard>,
     queues: Mutex<Queues>,
-    task: Mutex<Option<JoinHandle<()>>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
     /// Dropped last: the fabric runs on it.
     thread: Mutex<Option<OwnThread>>,
 }
@@ -90,8 +100,9 @@ impl Cluster {
             fabric: None,
             state,
             members,
+            heard: Arc::default(),
             queues: Mutex::default(),
-            task: Mutex::default(),
+            tasks: Mutex::default(),
             thread: Mutex::default(),
         };
         if let Some(settings) = &config.cluster {
@@ -128,13 +139,50 @@ impl Cluster {
         Members::new(self.0.members.subscribe())
     }
 
-    /// Everybody has taken what is theirs: what comes is told now, and what nobody took is closed.
-    pub(super) fn open(&self) {
+    /// Everybody has taken what is theirs: what comes is told now, also to those who read the events of the API, and what
+    /// nobody took is closed.
+    pub(super) fn open(&self, outside: broadcast::Sender<Event>) {
         let Queues { events, .. } = std::mem::take(&mut *self.queues());
         if let (Some(events), Some(fabric)) = (events, self.0.fabric.clone()) {
-            let told = members::run(events, fabric, self.0.state.clone(), self.0.members.clone());
-            *lock(&self.0.task) = Some(tokio::spawn(told));
+            let teller = members::Teller {
+                fabric,
+                state: self.0.state.clone(),
+                heard: Arc::clone(&self.0.heard),
+                told: self.0.members.clone(),
+                outside,
+            };
+            let heard = teller.outside.subscribe();
+            let mut tasks = lock(&self.0.tasks);
+            tasks.push(tokio::spawn(outward::run(heard, self.0.state.clone(), self.0.node.to_string())));
+            tasks.push(tokio::spawn(teller.run(events)));
         }
+    }
+
+    /// What a person should know.
+    pub(super) fn find_alarms(&self, alarms: &mut Vec<Alarm>) {
+        if let Some(fabric) = &self.0.fabric {
+            let (members, health) = (fabric.members(), self.0.state.health());
+            self.0.heard.find(Instant::now(), &self.0.site, &members, &health, fabric.unread(), alarms);
+        }
+    }
+
+    /// Once a second: numbers of nodes and links into the metrics.
+    pub(super) fn export(&self) {
+        let Some(fabric) = &self.0.fabric else { return };
+        metrics::node_up(self.0.node.as_str(), true);
+        for member in fabric.members() {
+            let node = member.node.as_str();
+            metrics::node_up(node, member.is_up());
+            if let Some(quality) = member.quality {
+                metrics::link(node, quality.rtt, quality.jitter, quality.loss, member.clock_ahead_ms);
+            }
+        }
+        let health = self.0.state.health();
+        let is_up = f64::from(u8::from(health.connection == Connection::Up));
+        metrics::set("ferric_cluster_nats_up", is_up);
+        metrics::total("ferric_cluster_fabric_unread_total", fabric.unread());
+        metrics::total("ferric_cluster_fabric_datagrams_lost_total", fabric.datagrams_dropped());
+        metrics::total("ferric_cluster_state_dropped_total", health.sends_dropped + health.keep_dropped);
     }
 
     /// This node.
@@ -179,8 +227,8 @@ impl Cluster {
         if let Some(fabric) = &self.0.fabric {
             fabric.shutdown().await;
         }
-        let task = lock(&self.0.task).take();
-        if let Some(task) = task {
+        let tasks = std::mem::take(&mut *lock(&self.0.tasks));
+        for task in tasks {
             task.abort();
             let _ = task.await;
         }

@@ -39,6 +39,11 @@ impl Lab {
     }
 }
 
+/// Nobody reads the events of the API here.
+pub(super) fn outside() -> broadcast::Sender<Event> {
+    broadcast::channel(16).0
+}
+
 pub(super) async fn next(members: &mut Members) -> MemberEvent {
     tokio::time::timeout(PATIENCE, members.next()).await.unwrap().unwrap()
 }
@@ -60,8 +65,8 @@ async fn nodes_find_each_other_speak_and_part() {
     let (mut at_a, mut at_b) = (a.follow(), b.follow());
     let mut capture = b.topic(Topic::Capture).unwrap();
     assert!(b.topic(Topic::Capture).is_none(), "a topic has one reader");
-    a.open();
-    b.open();
+    a.open(outside());
+    b.open(outside());
     let seen = up(&mut at_a).await;
     assert_eq!((seen.node.as_str(), seen.roles.as_slice(), seen.draining), ("b", &["proxy".to_owned()][..], false));
     assert_eq!(up(&mut at_b).await.node, *a.node());
@@ -82,7 +87,7 @@ async fn nodes_find_each_other_speak_and_part() {
     assert_eq!((node.as_str(), cause), ("b", ferric_fabric::DownCause::Left));
     // Again, as another run.
     let again = Cluster::start(&lab.config("b", Some(&a))).unwrap();
-    again.open();
+    again.open(outside());
     assert!(up(&mut at_a).await.restarted);
     again.close().await;
     a.close().await;
@@ -95,7 +100,7 @@ async fn a_single_node_has_the_same_calls_and_no_fabric() {
     let mut config = Config::embedded(&folder.path().join("data"));
     config.node.id = "edge.example.com".to_owned();
     let alone = Cluster::start(&config).unwrap();
-    alone.open();
+    alone.open(outside());
     assert!(alone.fabric().is_none() && alone.members().is_empty() && alone.topic(Topic::Admin).is_none());
     alone.state().put(ferric_cluster::Kind::Load, b"w", b"1", Duration::from_secs(5)).unwrap();
     assert_eq!(alone.state().list(ferric_cluster::Kind::Load).len(), 1);
