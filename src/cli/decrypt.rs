@@ -303,13 +303,18 @@ impl Stereo {
 
 /// Opens and decodes a whole recording: left and right at 16 kHz.
 pub(crate) fn decode_recording(key: &PrivateKey, sealed: &[u8]) -> anyhow::Result<[Vec<i16>; 2]> {
+    match decode_undamaged(key, sealed)? {
+        (channels, None) => Ok(channels),
+        (_, Some(damage)) => bail!("{damage}"),
+    }
+}
+
+/// Both channels up to the damage, if there is any, and what it is.
+pub(crate) fn decode_undamaged(key: &PrivateKey, sealed: &[u8]) -> anyhow::Result<([Vec<i16>; 2], Option<String>)> {
     let mut decoder = Stereo::new()?;
     let mut input = io::Cursor::new(sealed);
     let damage = each_piece(key, &mut input, &ProgressBar::hidden(), |_, plain| decoder.push(plain))?;
-    if let Some(damage) = damage {
-        bail!("{}", damage.text);
-    }
     let samples = decoder.take();
     let channel = |which: usize| samples.iter().skip(which).step_by(2).copied().collect();
-    Ok([channel(0), channel(1)])
+    Ok(([channel(0), channel(1)], damage.map(|damage| damage.text)))
 }

@@ -1,8 +1,11 @@
 //! `ferric load`
+//!
+//! With `--report` and `--marked` a run leaves behind what `--verify` needs to say of every 20 ms whether it is in the
+//! recordings ([`super::load_verify`]).
 
 use std::collections::{HashMap, HashSet};
 use std::io::IsTerminal as _;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
@@ -11,11 +14,13 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use ferric_media::keys::PrivateKey;
 use ferric_media::timestamp::Timestamp;
+use ferric_sip::Uri;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use super::api::Api;
 use super::decrypt::decode_recording;
+use super::load_verify::verify;
 use super::output::say;
 use crate::config::parse_duration;
 use crate::load::{self, LoadCodec, LoadConfig, LoadReport, LoadTransport, TlsClient, Trouble};
@@ -28,12 +33,18 @@ const CLOCKS_APART: Duration = Duration::from_secs(3_600);
 
 #[derive(Debug, Args)]
 pub(crate) struct LoadArguments {
-    /// The recorder, as sip:HOST:PORT.
-    #[arg(long, value_name = "sip:HOST:PORT")]
-    to: String,
+    /// The recorder, as sip:HOST:PORT, or a name whose SRV records say who it is.
+    #[arg(long, value_name = "sip:HOST:PORT", required_unless_present = "verify")]
+    to: Option<String>,
     /// Recording sessions.
-    #[arg(long, value_name = "N")]
-    calls: usize,
+    #[arg(long, value_name = "N", required_unless_present = "verify")]
+    calls: Option<usize>,
+    /// Asks this DNS server, as HOST:PORT, in place of the system's.
+    #[arg(long, value_name = "HOST:PORT")]
+    dns: Vec<SocketAddr>,
+    /// When a server of a name is silent so long, the next one is tried, as in 500ms.
+    #[arg(long, value_name = "TIME", default_value = "2s")]
+    patience: String,
     /// New calls a second.
     #[arg(long, value_name = "CPS", default_value_t = 10.0)]
     rate: f64,
@@ -52,6 +63,27 @@ pub(crate) struct LoadArguments {
     /// Repeats the random choices of an earlier run: identifiers, SSRCs, which packets are lost.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Whether UPDATE is understood: yes or no.
+    #[arg(long, default_value = "yes", value_parser = ["yes", "no"])]
+    update: String,
+    /// Refuses (488) whatever moves streams elsewhere.
+    #[arg(long)]
+    refuse_moves: bool,
+    /// Sends, in place of speech, sound that tells call, party and time of every 20 ms (pcmu and pcma).
+    #[arg(long)]
+    marked: bool,
+    /// Writes what became of each call, a line of JSON each.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Looks for the marked sound of an earlier run's --report in the recordings below --recordings.
+    #[arg(long, value_name = "FILE", requires = "recordings", requires = "key", conflicts_with_all = ["to", "calls", "report", "api"])]
+    verify: Option<PathBuf>,
+    /// A folder with recordings as in a store.
+    #[arg(long, value_name = "DIR", requires = "verify")]
+    recordings: Option<PathBuf>,
+    /// Says what was found as lines of JSON.
+    #[arg(long, requires = "verify")]
+    json: bool,
     /// PEM file of the authority that the server's certificate must come from (tls); without it any server is trusted.
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
@@ -59,26 +91,27 @@ pub(crate) struct LoadArguments {
     #[arg(long, value_name = "URL", requires = "key")]
     api: Option<String>,
     /// The tenant's private key, to open the recordings.
-    #[arg(long, value_name = "PEM", requires = "api")]
+    #[arg(long, value_name = "PEM")]
     key: Option<PathBuf>,
 }
 
-fn address(text: &str) -> anyhow::Result<SocketAddr> {
-    let host_port = text.trim_start_matches("sips:").trim_start_matches("sip:");
-    let host_port = host_port.rsplit('@').next().unwrap_or(host_port);
-    let with_port = if host_port.ends_with(']') || !host_port.contains(':') {
-        format!("{host_port}:5060")
-    } else {
-        host_port.to_owned()
-    };
-    let mut found =
-        with_port.to_socket_addrs().with_context(|| format!("{text} is no address: write sip:HOST:PORT"))?;
-    found.next().with_context(|| format!("{text} has no address"))
+/// The URI of the server, with a user if it has none.
+fn server(text: &str) -> anyhow::Result<String> {
+    let with_scheme = if text.starts_with("sip") { text.to_owned() } else { format!("sip:{text}") };
+    let mut uri = Uri::parse(&with_scheme).with_context(|| format!("{text} is no address: write sip:HOST:PORT"))?;
+    uri.user.get_or_insert_with(|| "srs".to_owned());
+    Ok(uri.to_string())
 }
 
 pub(crate) fn run(arguments: &LoadArguments) -> anyhow::Result<ExitCode> {
+    if let (Some(report), Some(recordings), Some(key)) = (&arguments.verify, &arguments.recordings, &arguments.key) {
+        let whole = verify(report, recordings, key, arguments.json)?;
+        return Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     let hold = arguments.hold.parse().ok().map(Duration::from_secs).or_else(|| parse_duration(&arguments.hold));
     let hold = hold.with_context(|| format!("--hold {} is no time: write 30 or 2m", arguments.hold))?;
+    let patience = parse_duration(&arguments.patience)
+        .with_context(|| format!("--patience {} is no time: write 500ms or 2s", arguments.patience))?;
     if !(0.0..=1.0).contains(&arguments.loss) {
         bail!("--loss is from 0 to 1, as in 0.05");
     }
@@ -86,13 +119,20 @@ pub(crate) fn run(arguments: &LoadArguments) -> anyhow::Result<ExitCode> {
         Some(file) => Some(std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?),
         None => None,
     };
-    let mut config = LoadConfig::new(address(&arguments.to)?, speech::conversation(), speech::RATE);
+    let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
+    let mut config = LoadConfig::new(unspecified, speech::conversation(), speech::RATE);
+    config.to = server(arguments.to.as_deref().unwrap_or_default())?;
+    config.dns.clone_from(&arguments.dns);
+    config.patience = patience;
+    config.update = arguments.update == "yes";
+    config.refuse_moves = arguments.refuse_moves;
+    config.marked = arguments.marked;
     config.transport = match arguments.transport.as_str() {
         "tcp" => LoadTransport::Tcp,
         "tls" => LoadTransport::Tls(TlsClient { server_name: None, ca, identity: None }),
         _ => LoadTransport::Udp,
     };
-    config.calls = arguments.calls;
+    config.calls = arguments.calls.unwrap_or(0);
     config.rate_cps = arguments.rate;
     config.hold = hold;
     config.codec = arguments.codec;
@@ -105,6 +145,12 @@ pub(crate) fn run(arguments: &LoadArguments) -> anyhow::Result<ExitCode> {
     let report = runtime.block_on(send(config))?;
     say!("{report}");
     say!("seed           {seed}, which --seed repeats");
+    if let Some(file) = &arguments.report {
+        let lines: Result<Vec<String>, _> =
+            report.calls.iter().map(|call| serde_json::to_string(&call.journal)).collect();
+        std::fs::write(file, lines?.join("\n") + "\n")
+            .with_context(|| format!("{} cannot be written", file.display()))?;
+    }
     let mut clean = report.is_clean();
     if let (Some(api), Some(key)) = (&arguments.api, &arguments.key) {
         clean &= check(api, key, &report, started)?;

@@ -12,6 +12,7 @@ mod interop_report;
 mod keys;
 mod keys_cluster;
 mod load;
+mod load_verify;
 mod logging;
 mod nodes;
 mod output;

@@ -6,37 +6,50 @@
 //!                      |  timer B: NoAnswer   |  OPTIONS, UPDATE, INFO, re-INVITE: answered
 //! ```
 //!
-//! Requests in the dialog go over the flow of the INVITE, whatever the server's
-//! Contact says: the source knows one server. A 2xx that comes again is
-//! acknowledged again. The session is refreshed by UPDATE at half time when the
-//! server makes us the refresher (RFC 4028). A re-INVITE or UPDATE with SDP is
-//! answered with the same two streams; a stream that the server no longer
-//! receives falls silent, as on a pause by the server.
+//! A 2xx that comes again is acknowledged again. The session is refreshed by UPDATE
+//! at half time when the server makes us the refresher (RFC 4028). A re-INVITE or
+//! UPDATE with SDP is answered with the same two streams, sent to where it says from
+//! then on ([`peer`]); a stream that the server no longer receives falls silent, as
+//! on a pause by the server.
+//!
+//! Requests go where RFC 3261 12.2.1.1 sends them, over RFC 3263 ([`ways`]). One that
+//! meets a transport error, silence or 503 goes on to the next server, if there is
+//! one, as a transaction of its own. An INVITE that was left behind may still be
+//! answered: the first 2xx makes the call, any other dialog is acknowledged and ended
+//! (RFC 3261 13.2.2.4).
 //!
 //! Contract: `start`, `handle_message`, `handle_timeout` or `stop`, then
 //! `poll_output` until `None`, then `poll_timeout`.
 
+mod peer;
+mod ways;
+
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use ferric_locate::{Answer, DnsClient, DnsFailure, QueryId};
 use ferric_sip::deadline::DeadlineQueue;
-use ferric_sip::dialog::{AcceptedInvite, AcceptedStep, Dialog, DialogId};
+use ferric_sip::dialog::{AcceptedInvite, Dialog, DialogId};
+use ferric_sip::flow::Destination;
 use ferric_sip::header::{Refresher, SessionExpires};
 use ferric_sip::sdp::{Direction, Sdp};
 use ferric_sip::transaction::{
-    ClientTransactionId, ServerTransactionId, Timers, TransactionEvent, TransactionLayer, TransactionLimits,
-    TransactionOutput,
+    ClientTransactionId, Timers, TransactionEvent, TransactionLayer, TransactionLimits, TransactionOutput,
 };
 use ferric_sip::{Flow, Message, Method};
 
+use self::ways::{Attempt, Found, Ways};
 use super::config::LoadCodec;
 use super::offer::{Identity, contact};
 use super::report::Outcome;
 
-/// Methods that the source answers.
-pub(super) const ALLOW: &str = "INVITE, ACK, BYE, CANCEL, OPTIONS, UPDATE, INFO";
+pub(super) use self::ways::Ends;
+
+/// A request that was heard of may take so many times longer than one that was not before the next server is tried.
+const HEARD_PATIENCE: u32 = 3;
 
 /// The number of a call within its run.
 pub(super) type CallNumber = usize;
@@ -54,12 +67,14 @@ pub(super) type Targets = [Option<Target>; 2];
 /// What the agent wants done.
 #[derive(Debug)]
 pub(super) enum AgentOutput {
-    /// Send bytes over the wire.
-    Transmit(Bytes),
+    /// Send bytes.
+    Transmit { to: Destination, bytes: Bytes },
     /// The server answered; RTP begins.
     Answered { call: CallNumber, set_up: Duration, targets: Targets },
     /// The server moved or stopped streams.
-    Changed { call: CallNumber, targets: Targets },
+    Changed { call: CallNumber, method: Method, targets: Targets },
+    /// The server wanted to move streams and was refused.
+    Declined { call: CallNumber, method: Method },
     /// The call is over.
     Ended { call: CallNumber, outcome: Outcome },
 }
@@ -69,6 +84,8 @@ enum Due {
     HangUp,
     Refresh,
     Accepted,
+    /// Nothing, or nothing more, was heard of a request.
+    Silent(ClientTransactionId),
 }
 
 /// What a request of ours was for.
@@ -78,6 +95,10 @@ enum Purpose {
     Refresh,
     Bye,
     Cancel,
+    /// The ACK to a 2xx.
+    Ack,
+    /// An INVITE that was tried elsewhere, and the BYE of the call that it made all the same.
+    Surplus,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,11 +121,13 @@ struct Call {
     identity: Identity,
     invite: Message,
     ports: [u16; 2],
-    /// The INVITE's transaction, whose 2xx may come again.
-    id: ClientTransactionId,
+    /// The INVITE's latest transaction, whose 2xx may come again; none before it was sent.
+    id: Option<ClientTransactionId>,
     state: State,
     started: Instant,
     dialog: Option<Dialog>,
+    /// Where the last word of the dialog came from.
+    known: Option<Flow>,
     sdp_version: u32,
     /// The 2xx that we sent to a re-INVITE and that has no ACK yet.
     accepted: Option<AcceptedInvite>,
@@ -121,30 +144,49 @@ pub(super) struct AgentConfig {
     pub(super) calls: usize,
     pub(super) timers: Timers,
     pub(super) seed: u64,
+    /// What servers must prove to be under TLS, if not the host of the URI.
+    pub(super) server_name: Option<Arc<str>>,
+    /// After so long without an answer the next server is tried.
+    pub(super) patience: Duration,
+    /// UPDATE is understood.
+    pub(super) update: bool,
+    /// Offers of the server are refused with 488.
+    pub(super) refuse_moves: bool,
+}
+
+impl AgentConfig {
+    /// The methods that the source answers.
+    pub(super) fn allow(&self) -> &'static str {
+        if self.update {
+            "INVITE, ACK, BYE, CANCEL, OPTIONS, UPDATE, INFO"
+        } else {
+            "INVITE, ACK, BYE, CANCEL, OPTIONS, INFO"
+        }
+    }
 }
 
 /// All calls of a run.
 #[derive(Debug)]
 pub(super) struct Agent {
     config: AgentConfig,
-    flow: Flow,
+    ways: Ways,
     layer: TransactionLayer,
     calls: HashMap<CallNumber, Call>,
     dialogs: HashMap<DialogId, CallNumber>,
-    requests: HashMap<ClientTransactionId, (CallNumber, Purpose)>,
+    requests: HashMap<ClientTransactionId, Attempt>,
     deadlines: DeadlineQueue<(CallNumber, Due)>,
     outputs: VecDeque<AgentOutput>,
 }
 
 impl Agent {
-    /// An agent that reaches its server over `flow`.
-    pub(super) fn new(config: AgentConfig, flow: Flow) -> Agent {
+    /// An agent with these sockets.
+    pub(super) fn new(config: AgentConfig, ends: Ends) -> Agent {
         // A call lingers as INVITE, BYE and what the server asked meanwhile.
         let limits = TransactionLimits { transactions: config.calls.saturating_mul(8).saturating_add(1_000) };
         Agent {
             layer: TransactionLayer::new(config.timers, limits, config.seed),
+            ways: Ways::new(ends, config.server_name.clone(), config.seed),
             config,
-            flow,
             calls: HashMap::new(),
             dialogs: HashMap::new(),
             requests: HashMap::new(),
@@ -164,24 +206,29 @@ impl Agent {
     ) {
         let directions = [Direction::SendOnly; 2];
         let sdp = identity.sdp(1, self.config.media_address, ports, self.config.codec, directions);
-        let contact = contact(self.flow.local, self.flow.transport);
-        let invite = identity.invite(&self.config.uri, &contact, &sdp, wall);
-        let id = self.send(now, call, Purpose::Invite, invite.clone());
-        let state = State::Calling { ringing: false, cancelled: false };
-        let started = now;
+        let mut invite = identity.invite(&self.config.uri, &self.contact(), &sdp, wall);
+        invite.add_header("Allow", self.config.allow());
         let call_state = Call {
             identity,
-            invite,
+            invite: invite.clone(),
             ports,
-            id,
-            state,
-            started,
+            id: None,
+            state: State::Calling { ringing: false, cancelled: false },
+            started: now,
             dialog: None,
+            known: None,
             sdp_version: 1,
             accepted: None,
             refresh_every: None,
         };
         self.calls.insert(call, call_state);
+        let uri = self.config.uri.clone();
+        self.send(now, call, Purpose::Invite, invite, &uri);
+    }
+
+    fn contact(&self) -> String {
+        let ends = self.ways.ends();
+        contact(ends.of(ends.transport), ends.transport)
     }
 
     /// Ends all calls: answered ones by BYE, others by CANCEL.
@@ -193,7 +240,7 @@ impl Agent {
                 Some((id, State::Calling { ringing, cancelled })) => {
                     let cancel = *ringing && !*cancelled;
                     *cancelled = true;
-                    if cancel {
+                    if let Some(id) = id.filter(|_| cancel) {
                         self.cancel(now, call, id);
                     }
                 }
@@ -202,39 +249,47 @@ impl Agent {
         }
     }
 
-    /// Gives all calls up: the server cannot be reached any more.
-    pub(super) fn abandon(&mut self) {
-        let calls: Vec<CallNumber> = self.calls.keys().copied().collect();
-        calls.into_iter().for_each(|call| self.end(call, Outcome::Unreachable));
-    }
-
     /// Calls that are not over.
     pub(super) fn len(&self) -> usize {
         self.calls.len()
     }
 
-    /// The wire broke and was replaced: unanswered requests have failed.
-    pub(super) fn handle_broken(&mut self, now: Instant, new: Flow) {
-        let old = std::mem::replace(&mut self.flow, new);
-        self.layer.handle_transport_error(now, old);
+    /// What was sent there did not arrive, or its answer will not.
+    pub(super) fn handle_broken(&mut self, now: Instant, to: Destination) {
+        self.ways.avoid(now, to.flow.remote);
+        self.layer.handle_transport_error(now, to);
         self.drain(now);
     }
 
-    /// Takes a message from the server.
-    pub(super) fn handle_message(&mut self, now: Instant, message: Message) {
-        self.layer.handle_message(now, message, self.flow);
+    /// Takes a message.
+    pub(super) fn handle_message(&mut self, now: Instant, message: Message, flow: Flow) {
+        self.layer.handle_message(now, message, flow);
         self.drain(now);
+    }
+
+    /// Takes the answer of a DNS server.
+    pub(super) fn handle_answer(&mut self, now: Instant, id: QueryId, answer: Result<Answer, DnsFailure>) {
+        self.ways.handle_answer(now, id, answer);
+        self.send_found(now);
+    }
+
+    /// Asks DNS what is to be known.
+    pub(super) fn pump(&mut self, now: Instant, dns: &DnsClient) {
+        self.ways.pump(now, dns);
     }
 
     /// Does what is due.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         self.layer.handle_timeout(now);
         self.drain(now);
+        self.ways.handle_timeout(now);
+        self.send_found(now);
         while let Some((call, due)) = self.deadlines.pop_due(now) {
             match due {
                 Due::HangUp => self.hang_up(now, call, BecauseOf::HoldOver),
                 Due::Refresh => self.refresh(now, call),
                 Due::Accepted => self.repeat_accepted(now, call),
+                Due::Silent(id) => self.handle_silence(now, call, id),
             }
         }
         self.drain(now);
@@ -242,7 +297,8 @@ impl Agent {
 
     /// When [`Agent::handle_timeout`] is due.
     pub(super) fn poll_timeout(&mut self) -> Option<Instant> {
-        [self.layer.poll_timeout(), self.deadlines.next_deadline()].into_iter().flatten().min()
+        let due = [self.layer.poll_timeout(), self.deadlines.next_deadline(), self.ways.poll_timeout()];
+        due.into_iter().flatten().min()
     }
 
     /// The next thing to do.
@@ -256,7 +312,9 @@ impl Agent {
         // Events only come out of the layer's `handle_*`, after which `drain` has run.
         while let Some(output) = self.layer.poll_output() {
             match output {
-                TransactionOutput::Transmit { bytes, .. } => self.outputs.push_back(AgentOutput::Transmit(bytes)),
+                TransactionOutput::Transmit { to, bytes } => {
+                    self.outputs.push_back(AgentOutput::Transmit { to, bytes })
+                }
                 TransactionOutput::Event(event) => tracing::debug!(?event, "event outside of its turn"),
             }
         }
@@ -265,7 +323,9 @@ impl Agent {
     fn drain(&mut self, now: Instant) {
         while let Some(output) = self.layer.poll_output() {
             match output {
-                TransactionOutput::Transmit { bytes, .. } => self.outputs.push_back(AgentOutput::Transmit(bytes)),
+                TransactionOutput::Transmit { to, bytes } => {
+                    self.outputs.push_back(AgentOutput::Transmit { to, bytes })
+                }
                 TransactionOutput::Event(event) => self.handle_event(now, event),
             }
         }
@@ -274,49 +334,154 @@ impl Agent {
     #[allow(clippy::wildcard_enum_match_arm)]
     fn handle_event(&mut self, now: Instant, event: TransactionEvent) {
         match event {
-            TransactionEvent::Response { id, response, .. } => self.handle_response(now, id, &response),
-            TransactionEvent::TimedOut { id } => self.handle_failure(id, Outcome::NoAnswer),
+            TransactionEvent::Response { id, response, flow } => self.handle_response(now, id, &response, flow),
+            TransactionEvent::TimedOut { id } => self.handle_failure(now, id, Outcome::NoAnswer),
             TransactionEvent::TransportError { id } | TransactionEvent::ConnectionLost { id } => {
-                self.handle_failure(id, Outcome::Unreachable)
+                self.handle_failure(now, id, Outcome::Unreachable)
             }
-            TransactionEvent::Request { id, request, .. } => self.handle_request(now, id, &request),
+            TransactionEvent::Request { id, request, flow } => self.handle_request(now, id, &request, flow),
             TransactionEvent::Ack { request, .. } => self.handle_ack(&request),
             // Strays and lingering transactions are the server's affair.
             _ => {}
         }
     }
 
-    fn send(&mut self, now: Instant, call: CallNumber, purpose: Purpose, request: Message) -> ClientTransactionId {
-        let id = self.layer.send_request(now, request, self.flow, None);
-        self.requests.insert(id, (call, purpose));
-        id
+    /// Sends a request to the first place to which `next_hop` leads.
+    fn send(&mut self, now: Instant, call: CallNumber, purpose: Purpose, request: Message, next_hop: &str) {
+        let known = self.calls.get(&call).and_then(|call| call.known).map(|flow| flow.remote);
+        let attempt = Attempt { call, purpose, request, at: None, left: VecDeque::new() };
+        match self.ways.find(now, next_hop, known, purpose == Purpose::Invite) {
+            Found::Hops(left) => self.send_next(now, Attempt { left, ..attempt }),
+            Found::Wait(ticket) => self.ways.wait(ticket, attempt, known),
+            Found::Nowhere => self.give_up(attempt.call, attempt.purpose, Outcome::Unreachable),
+        }
+    }
+
+    /// Sends what waited for DNS.
+    fn send_found(&mut self, now: Instant) {
+        while let Some(attempt) = self.ways.poll_ready(now) {
+            if attempt.left.is_empty() {
+                self.give_up(attempt.call, attempt.purpose, Outcome::Unreachable);
+            } else {
+                self.send_next(now, attempt);
+            }
+        }
+    }
+
+    fn send_next(&mut self, now: Instant, mut attempt: Attempt) {
+        let Some(to) = attempt.left.pop_front() else { return };
+        let (number, purpose) = (attempt.call, attempt.purpose);
+        attempt.at = Some(to.flow.remote);
+        if purpose == Purpose::Ack {
+            // The connection that is there, rather than one to a host that would have to prove its name again.
+            let known = self.calls.get(&number).and_then(|call| call.known);
+            let flow = known.filter(|known| known.remote == to.flow.remote && known.transport == to.flow.transport);
+            return self.layer.send_ack(attempt.request, flow.unwrap_or(to.flow), None);
+        }
+        let id = self.layer.send_request(now, attempt.request.clone(), to, None);
+        if purpose == Purpose::Invite
+            && let Some(call) = self.calls.get_mut(&number)
+        {
+            call.id = Some(id);
+            if let State::Calling { ringing, .. } = &mut call.state {
+                *ringing = false;
+            }
+        }
+        if !attempt.left.is_empty() {
+            self.deadlines.set((number, Due::Silent(id)), now + self.config.patience);
+        }
+        self.requests.insert(id, attempt);
+    }
+
+    /// Tries the next server, if there is one and the request is still wanted.
+    fn go_on(&mut self, now: Instant, id: ClientTransactionId) -> bool {
+        let wanted = |calls: &HashMap<CallNumber, Call>, attempt: &Attempt| {
+            let call = calls.get(&attempt.call);
+            match attempt.purpose {
+                Purpose::Invite => call.is_some_and(|call| {
+                    matches!(call.state, State::Calling { cancelled: false, .. }) && call.id == Some(id)
+                }),
+                Purpose::Refresh => call.is_some_and(|call| call.state == State::Talking),
+                Purpose::Bye => call.is_some(),
+                Purpose::Cancel | Purpose::Ack | Purpose::Surplus => false,
+            }
+        };
+        let Some(attempt) = self.requests.get_mut(&id) else { return false };
+        if attempt.left.is_empty() || !wanted(&self.calls, attempt) {
+            return false;
+        }
+        let (call, purpose, request) = (attempt.call, attempt.purpose, attempt.request.clone());
+        let left = std::mem::take(&mut attempt.left);
+        self.send_next(now, Attempt { call, purpose, request, at: None, left });
+        true
+    }
+
+    /// A server says nothing: the next one is asked, and this one may still answer an INVITE.
+    fn handle_silence(&mut self, now: Instant, call: CallNumber, id: ClientTransactionId) {
+        let ringing =
+            matches!(self.calls.get(&call).map(|call| call.state), Some(State::Calling { ringing: true, .. }));
+        // Who is slow is alive.
+        if let Some(server) = self.requests.get(&id).and_then(|attempt| attempt.at).filter(|_| !ringing) {
+            self.ways.avoid(now, server);
+        }
+        if !self.go_on(now, id) {
+            return;
+        }
+        let Some(old) = self.requests.get_mut(&id) else { return };
+        if old.purpose == Purpose::Invite {
+            old.purpose = Purpose::Surplus;
+            self.layer.quieten(id);
+            self.cancel(now, call, id);
+        } else {
+            self.requests.remove(&id);
+            self.layer.forget_client(id);
+        }
     }
 
     fn cancel(&mut self, now: Instant, call: CallNumber, invite: ClientTransactionId) {
         if let Some(id) = self.layer.send_cancel(now, invite) {
-            self.requests.insert(id, (call, Purpose::Cancel));
+            let attempt = Attempt {
+                call,
+                purpose: Purpose::Cancel,
+                request: Message::request(&Method::Cancel, &self.config.uri),
+                at: None,
+                left: VecDeque::new(),
+            };
+            self.requests.insert(id, attempt);
         }
     }
 
-    fn handle_response(&mut self, now: Instant, id: ClientTransactionId, response: &Message) {
-        let Some(&(call, purpose)) = self.requests.get(&id) else { return };
+    fn handle_response(&mut self, now: Instant, id: ClientTransactionId, response: &Message, flow: Flow) {
+        let Some((call, purpose)) = self.requests.get(&id).map(|attempt| (attempt.call, attempt.purpose)) else {
+            return;
+        };
         let status = response.status().unwrap_or(500);
+        if let Some(call) = self.calls.get_mut(&call).filter(|call| call.dialog.is_some()) {
+            call.known = Some(flow);
+        }
+        if status == 503 && self.go_on(now, id) {
+            self.requests.remove(&id);
+            return self.deadlines.cancel(&(call, Due::Silent(id)));
+        }
         match purpose {
-            Purpose::Invite => self.handle_invite_response(now, call, id, status, response),
-            Purpose::Cancel => {
-                if status >= 200 {
-                    self.requests.remove(&id);
-                }
+            Purpose::Invite | Purpose::Surplus if response.method() == Method::Invite => {
+                self.handle_invite_response(now, call, id, status, response, flow);
             }
             Purpose::Refresh if status >= 200 => {
                 self.requests.remove(&id);
+                self.deadlines.cancel(&(call, Due::Silent(id)));
+                let Some(call_state) = self.calls.get_mut(&call) else { return };
+                if let Some(dialog) = call_state.dialog.as_mut().filter(|_| status < 300) {
+                    dialog.refresh_target(response);
+                }
                 // 2xx: once more at half time. Else the next try comes as soon, and the session may expire.
-                if let Some(every) = self.calls.get(&call).and_then(|call| call.refresh_every) {
+                if let Some(every) = call_state.refresh_every {
                     self.deadlines.set((call, Due::Refresh), now + every);
                 }
             }
             Purpose::Bye if status >= 200 => {
                 self.requests.remove(&id);
+                self.deadlines.cancel(&(call, Due::Silent(id)));
                 let outcome = match self.calls.get(&call).map(|call| call.state) {
                     Some(State::Leaving(BecauseOf::BadAnswer)) => Outcome::BadAnswer,
                     Some(State::Leaving(BecauseOf::Cancelled)) => Outcome::Cancelled,
@@ -325,7 +490,10 @@ impl Agent {
                 };
                 self.end(call, outcome);
             }
-            Purpose::Refresh | Purpose::Bye => {}
+            Purpose::Cancel | Purpose::Surplus if status >= 200 => {
+                self.requests.remove(&id);
+            }
+            Purpose::Refresh | Purpose::Bye | Purpose::Cancel | Purpose::Ack | Purpose::Invite | Purpose::Surplus => {}
         }
     }
 
@@ -336,28 +504,65 @@ impl Agent {
         id: ClientTransactionId,
         status: u16,
         response: &Message,
+        flow: Flow,
     ) {
-        let Some(call) = self.calls.get_mut(&number) else { return };
+        if status >= 200 {
+            self.deadlines.cancel(&(number, Due::Silent(id)));
+        }
+        let Some(call) = self.calls.get_mut(&number) else {
+            return if (200..300).contains(&status) {
+                self.end_surplus(now, number, response, flow)
+            };
+        };
+        let current = call.id == Some(id);
         match (call.state, status) {
-            (State::Calling { ringing, cancelled }, 0..200) => {
+            (State::Calling { ringing, cancelled }, 0..200) if current => {
                 call.state = State::Calling { ringing: true, cancelled };
                 if cancelled && !ringing {
                     self.cancel(now, number, id);
                 }
+                if self.requests.get(&id).is_some_and(|attempt| !attempt.left.is_empty()) {
+                    self.deadlines.set((number, Due::Silent(id)), now + self.config.patience * HEARD_PATIENCE);
+                }
             }
-            (State::Calling { cancelled, .. }, 200..300) => self.answered(now, number, response, cancelled),
-            (State::Calling { cancelled, .. }, _) => {
+            // An INVITE that was left behind is heard of after all.
+            (_, 0..200) => self.cancel(now, number, id),
+            (State::Calling { cancelled, .. }, 200..300) => {
+                call.known = Some(flow);
+                self.answered(now, number, response, cancelled);
+            }
+            (State::Calling { cancelled, .. }, _) if current => {
                 self.end(number, if cancelled { Outcome::Cancelled } else { Outcome::Refused(status) });
             }
-            // The 2xx came again: its ACK was lost.
-            (State::Talking | State::Leaving(_), 200..300) => self.acknowledge(number),
-            (State::Talking | State::Leaving(_), _) => {}
+            (State::Talking | State::Leaving(_), 200..300) => {
+                let tag = response.to().ok().and_then(|to| to.tag().map(str::to_owned));
+                if call.dialog.as_ref().map(|dialog| dialog.id.remote_tag.as_str()) == tag.as_deref() {
+                    // The 2xx came again: its ACK was lost.
+                    self.acknowledge(now, number);
+                } else {
+                    self.end_surplus(now, number, response, flow);
+                }
+            }
+            _ => {}
         }
     }
 
+    /// A second server answered the same INVITE: its dialog is acknowledged and ended, over the flow by which it came.
+    fn end_surplus(&mut self, now: Instant, call: CallNumber, response: &Message, flow: Flow) {
+        let mut invite = Message::request(&Method::Invite, &self.config.uri);
+        let Ok(cseq) = response.cseq() else { return };
+        invite.add_header("CSeq", &cseq.to_string());
+        let Ok(mut dialog) = Dialog::uac(&invite, response) else { return };
+        self.layer.send_ack(dialog.ack(cseq.number), flow, None);
+        let request = dialog.request(&Method::Bye);
+        let id = self.layer.send_request(now, request.clone(), flow, None);
+        let attempt = Attempt { call, purpose: Purpose::Surplus, request, at: None, left: VecDeque::new() };
+        self.requests.insert(id, attempt);
+    }
+
     fn answered(&mut self, now: Instant, number: CallNumber, response: &Message, cancelled: bool) {
-        let fallback = self.flow.remote.ip();
         let Some(call) = self.calls.get_mut(&number) else { return };
+        let fallback = call.known.map_or(self.config.media_address, |flow| flow.remote.ip());
         let set_up = now.duration_since(call.started);
         let Ok(dialog) = Dialog::uac(&call.invite, response) else {
             return self.end(number, Outcome::BadAnswer);
@@ -368,7 +573,7 @@ impl Agent {
         call.refresh_every = refresh_interval(response);
         let refresh_every = call.refresh_every;
         let targets = targets(response.body(), fallback);
-        self.acknowledge(number);
+        self.acknowledge(now, number);
         if cancelled {
             return self.hang_up(now, number, BecauseOf::Cancelled);
         }
@@ -382,146 +587,54 @@ impl Agent {
         self.outputs.push_back(AgentOutput::Answered { call: number, set_up, targets });
     }
 
-    fn acknowledge(&mut self, number: CallNumber) {
+    fn acknowledge(&mut self, now: Instant, number: CallNumber) {
         let Some(call) = self.calls.get(&number) else { return };
         if let (Some(dialog), Ok(cseq)) = (&call.dialog, call.invite.cseq()) {
-            self.layer.send_ack(dialog.ack(cseq.number), self.flow, None);
+            let (ack, next_hop) = (dialog.ack(cseq.number), dialog.next_hop().to_owned());
+            self.send(now, number, Purpose::Ack, ack, &next_hop);
         }
     }
 
-    fn handle_failure(&mut self, id: ClientTransactionId, outcome: Outcome) {
-        match self.requests.remove(&id) {
-            Some((call, Purpose::Invite)) => self.end(call, outcome),
-            Some((call, Purpose::Bye)) => self.end(call, Outcome::ByeFailed(408)),
-            Some((_, Purpose::Refresh | Purpose::Cancel)) | None => {}
+    fn handle_failure(&mut self, now: Instant, id: ClientTransactionId, outcome: Outcome) {
+        let Some((call, at)) = self.requests.get(&id).map(|attempt| (attempt.call, attempt.at)) else { return };
+        self.deadlines.cancel(&(call, Due::Silent(id)));
+        if let Some(server) = at {
+            self.ways.avoid(now, server);
+        }
+        let goes_on = self.go_on(now, id);
+        let Some(attempt) = self.requests.remove(&id).filter(|_| !goes_on) else { return };
+        let current = self.calls.get(&call).is_some_and(|call| call.id == Some(id));
+        if attempt.purpose != Purpose::Invite || current {
+            self.give_up(call, attempt.purpose, outcome);
+        }
+    }
+
+    /// No server is left for a request.
+    fn give_up(&mut self, call: CallNumber, purpose: Purpose, outcome: Outcome) {
+        match purpose {
+            Purpose::Invite => self.end(call, outcome),
+            Purpose::Bye => self.end(call, Outcome::ByeFailed(408)),
+            Purpose::Refresh | Purpose::Cancel | Purpose::Ack | Purpose::Surplus => {}
         }
     }
 
     fn hang_up(&mut self, now: Instant, number: CallNumber, why: BecauseOf) {
         let Some(call) = self.calls.get_mut(&number).filter(|call| call.state == State::Talking) else { return };
         let Some(dialog) = &mut call.dialog else { return };
-        let bye = dialog.request(&Method::Bye);
+        let (bye, next_hop) = (dialog.request(&Method::Bye), dialog.next_hop().to_owned());
         call.state = State::Leaving(why);
-        self.send(now, number, Purpose::Bye, bye);
+        self.send(now, number, Purpose::Bye, bye, &next_hop);
     }
 
     fn refresh(&mut self, now: Instant, number: CallNumber) {
-        let contact = contact(self.flow.local, self.flow.transport);
+        let contact = self.contact();
         let Some(call) = self.calls.get_mut(&number).filter(|call| call.state == State::Talking) else { return };
         let (Some(dialog), Some(every)) = (&mut call.dialog, call.refresh_every) else { return };
-        let mut update = dialog.request(&Method::Update);
+        let (mut update, next_hop) = (dialog.request(&Method::Update), dialog.next_hop().to_owned());
         update.add_header("Contact", &contact);
         update.add_header("Supported", "timer");
         update.add_header("Session-Expires", &format!("{};refresher=uac", every.as_secs() * 2));
-        self.send(now, number, Purpose::Refresh, update);
-    }
-
-    fn repeat_accepted(&mut self, now: Instant, number: CallNumber) {
-        let Some(call) = self.calls.get_mut(&number) else { return };
-        let Some(accepted) = &mut call.accepted else { return };
-        match accepted.handle_timeout(now) {
-            AcceptedStep::Retransmit(_, bytes) => self.outputs.push_back(AgentOutput::Transmit(bytes)),
-            AcceptedStep::GaveUp => {
-                call.accepted = None;
-                return;
-            }
-            AcceptedStep::Wait => {}
-        }
-        let due = accepted.poll_timeout();
-        self.deadlines.set((number, Due::Accepted), due);
-    }
-
-    fn handle_ack(&mut self, ack: &Message) {
-        let number = DialogId::of_request(ack).and_then(|id| self.dialogs.get(&id).copied());
-        let Some((number, cseq)) = number.zip(ack.cseq().ok()) else { return };
-        if let Some(call) = self.calls.get_mut(&number)
-            && call.accepted.as_ref().is_some_and(|accepted| accepted.cseq() == cseq.number)
-        {
-            call.accepted = None;
-            self.deadlines.cancel(&(number, Due::Accepted));
-        }
-    }
-
-    fn handle_request(&mut self, now: Instant, id: ServerTransactionId, request: &Message) {
-        let dialog = DialogId::of_request(request);
-        let number = dialog.as_ref().and_then(|id| self.dialogs.get(id).copied());
-        let Some((number, call)) = number.and_then(|number| Some((number, self.calls.get_mut(&number)?))) else {
-            let status = if dialog.is_none() && request.method() == Method::Options { 200 } else { 481 };
-            return self.layer.respond(now, id, Message::response(request, status, None));
-        };
-        if let Some(Err(reject)) = call.dialog.as_mut().map(|dialog| dialog.check_request(request)) {
-            return self.layer.respond(now, id, reject.response(request));
-        }
-        let method = request.method();
-        match method {
-            Method::Bye => {
-                self.layer.respond(now, id, Message::response(request, 200, None));
-                // A BYE that crosses our own is no complaint.
-                let leaving = matches!(call.state, State::Leaving(_));
-                self.end(number, if leaving { Outcome::Completed } else { Outcome::EndedByServer });
-            }
-            Method::Invite | Method::Update => self.handle_change(now, id, number, request),
-            Method::Options | Method::Info => {
-                let mut response = Message::response(request, 200, None);
-                response.add_header("Allow", ALLOW);
-                self.layer.respond(now, id, response);
-            }
-            Method::Ack
-            | Method::Cancel
-            | Method::Register
-            | Method::Prack
-            | Method::Subscribe
-            | Method::Notify
-            | Method::Refer
-            | Method::Message
-            | Method::Publish
-            | Method::Other(_) => {
-                let mut response = Message::response(request, 405, None);
-                response.add_header("Allow", ALLOW);
-                self.layer.respond(now, id, response);
-            }
-        }
-    }
-
-    /// A re-INVITE or an UPDATE: a session refresh, or the server moves or pauses streams.
-    fn handle_change(&mut self, now: Instant, id: ServerTransactionId, number: CallNumber, request: &Message) {
-        let fallback = self.flow.remote.ip();
-        let contact = contact(self.flow.local, self.flow.transport);
-        let is_invite = request.method() == Method::Invite;
-        let Some(call) = self.calls.get_mut(&number) else { return };
-        if let Some(dialog) = &mut call.dialog {
-            dialog.refresh_target(request);
-        }
-        let mut response = Message::response(request, 200, None);
-        response.add_header("Contact", &contact);
-        response.add_header("Allow", ALLOW);
-        response.add_header("Supported", "timer");
-        if let Some(expires) = request.header("Session-Expires").and_then(|text| SessionExpires::parse(&text)) {
-            let refresher = Some(expires.refresher.unwrap_or(Refresher::Uac));
-            response.add_header("Session-Expires", &SessionExpires { refresher, ..expires }.to_string());
-        }
-        let offered = targets(request.body(), fallback).filter(|_| !request.body().is_empty());
-        if offered.is_some() || is_invite {
-            let mut directions = [Direction::SendOnly; 2];
-            if let Some(offered) = &offered {
-                for (direction, target) in directions.iter_mut().zip(offered) {
-                    *direction = if target.is_some() { Direction::SendOnly } else { Direction::Inactive };
-                }
-                call.sdp_version += 1;
-            }
-            let Call { identity, ports, sdp_version, .. } = call;
-            let sdp = identity.sdp(*sdp_version, self.config.media_address, *ports, self.config.codec, directions);
-            response.set_body("application/sdp", Bytes::from(sdp));
-        }
-        if is_invite && let Ok(cseq) = request.cseq() {
-            let accepted = AcceptedInvite::new(now, cseq.number, self.flow, response.to_bytes(), &self.config.timers);
-            self.deadlines.set((number, Due::Accepted), accepted.poll_timeout());
-            call.accepted = Some(accepted);
-        }
-        self.layer.respond(now, id, response);
-        if let Some(targets) = offered {
-            self.outputs.push_back(AgentOutput::Changed { call: number, targets });
-        }
+        self.send(now, number, Purpose::Refresh, update, &next_hop);
     }
 
     fn end(&mut self, number: CallNumber, outcome: Outcome) {
@@ -532,7 +645,10 @@ impl Agent {
         for due in [Due::HangUp, Due::Refresh, Due::Accepted] {
             self.deadlines.cancel(&(number, due));
         }
-        self.requests.remove(&call.id);
+        if let Some(id) = call.id {
+            self.deadlines.cancel(&(number, Due::Silent(id)));
+            self.requests.remove(&id);
+        }
         self.outputs.push_back(AgentOutput::Ended { call: number, outcome });
     }
 }

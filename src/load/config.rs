@@ -107,12 +107,18 @@ pub struct Trouble {
 /// One run.
 #[derive(Debug, Clone)]
 pub struct LoadConfig {
-    /// The recording server.
-    pub to: SocketAddr,
+    /// The recording server, Request-URI and To: a SIP URI with an address, or a name that DNS knows.
+    pub to: String,
+    /// DNS servers; those of the system if empty.
+    pub dns: Vec<SocketAddr>,
     /// How SIP travels.
     pub transport: LoadTransport,
-    /// Request-URI and To; `sip:srs@` and the address if `None`.
-    pub request_uri: Option<String>,
+    /// After so long without an answer the next server of a name is tried.
+    pub patience: Duration,
+    /// UPDATE is understood.
+    pub update: bool,
+    /// Offers of the server (re-INVITE, UPDATE) are refused with 488.
+    pub refuse_moves: bool,
     /// Recording sessions to set up.
     pub calls: usize,
     /// New sessions per second.
@@ -129,6 +135,8 @@ pub struct LoadConfig {
     pub speech: [Vec<i16>; 2],
     /// Samples per second of `speech`.
     pub speech_rate: u32,
+    /// Each call says, in place of speech, what tells call, party and time of every 20 ms (G.711 only).
+    pub marked: bool,
     /// Each call begins at another place of the speech, so that recordings can be told apart.
     pub stagger: bool,
     /// Our address in SDP; the one that routes to the server if `None`.
@@ -141,9 +149,12 @@ impl LoadConfig {
     /// One call over UDP with G.711 mu-law, 10 s, no trouble.
     pub fn new(to: SocketAddr, speech: [Vec<i16>; 2], speech_rate: u32) -> LoadConfig {
         LoadConfig {
-            to,
+            to: format!("sip:srs@{to}"),
+            dns: Vec::new(),
             transport: LoadTransport::Udp,
-            request_uri: None,
+            patience: Duration::from_secs(2),
+            update: true,
+            refuse_moves: false,
             calls: 1,
             rate_cps: 10.0,
             hold: Duration::from_secs(10),
@@ -152,6 +163,7 @@ impl LoadConfig {
             seed: 1,
             speech,
             speech_rate,
+            marked: false,
             stagger: false,
             media_address: None,
             media_threads: 1,
@@ -168,14 +180,12 @@ pub enum LoadError {
     /// A number that makes no sense.
     #[error("{0}")]
     Config(&'static str),
-    /// The server cannot be reached.
-    #[error("cannot reach {to}: {error}")]
-    Connect {
-        /// The server.
-        to: SocketAddr,
-        /// Why.
-        error: std::io::Error,
-    },
+    /// The server's URI is none, or names nobody.
+    #[error("{0}: write sip:HOST or sip:HOST:PORT")]
+    To(String),
+    /// No socket to be had on this host.
+    #[error("no socket: {0}")]
+    Listen(String),
     /// Certificate or key.
     #[error("TLS: {0}")]
     Tls(String),

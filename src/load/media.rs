@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::agent::{CallNumber, Target, Targets};
 use super::config::{LoadError, Trouble};
 use super::rtp::{Packetizer, StreamCount};
-use super::speech::{FRAME_MS, Speech};
+use super::speech::{FRAME_MS, Speech, Voice};
 
 /// One packet's time.
 const FRAME: Duration = Duration::from_millis(FRAME_MS as u64);
@@ -36,8 +36,7 @@ pub(super) struct StartMedia {
     pub(super) start: Instant,
     /// Packets of each stream.
     pub(super) packets: u64,
-    /// Where in the speech they begin, in packets.
-    pub(super) offset: u64,
+    pub(super) voices: [Voice; 2],
     pub(super) seed: u64,
 }
 
@@ -59,7 +58,7 @@ struct Shared {
 pub(super) struct MediaEngine {
     threads: Vec<(Sender<Command>, JoinHandle<()>)>,
     shared: Arc<Shared>,
-    counts: Receiver<(CallNumber, StreamCount)>,
+    counts: Receiver<(StreamKey, StreamCount)>,
 }
 
 impl MediaEngine {
@@ -116,19 +115,18 @@ impl MediaEngine {
     }
 
     /// Ends all streams; what each call has sent, and how late the latest packet was.
-    pub(super) fn finish(self) -> Result<(HashMap<CallNumber, StreamCount>, Duration), LoadError> {
+    pub(super) fn finish(self) -> Result<(HashMap<CallNumber, [StreamCount; 2]>, Duration), LoadError> {
         for (commands, thread) in self.threads {
             drop(commands);
             thread.join().map_err(|_| LoadError::Broken("a thread that sends RTP panicked".to_owned()))?;
         }
-        let mut totals: HashMap<CallNumber, StreamCount> = HashMap::new();
-        for (call, count) in self.counts.try_iter() {
-            let total = totals.entry(call).or_default();
-            total.packets += count.packets;
-            total.octets += count.octets;
-            total.lost += count.lost;
+        let mut counts: HashMap<CallNumber, [StreamCount; 2]> = HashMap::new();
+        for ((call, index), count) in self.counts.try_iter() {
+            if let Some(stream) = counts.entry(call).or_default().get_mut(index) {
+                *stream = count;
+            }
         }
-        Ok((totals, Duration::from_micros(self.shared.latest_us.load(Ordering::Relaxed))))
+        Ok((counts, Duration::from_micros(self.shared.latest_us.load(Ordering::Relaxed))))
     }
 }
 
@@ -148,7 +146,7 @@ struct Stream {
 /// One thread.
 struct Pacer {
     commands: Receiver<Command>,
-    counts: Sender<(CallNumber, StreamCount)>,
+    counts: Sender<(StreamKey, StreamCount)>,
     shared: Arc<Shared>,
     speech: Arc<Speech>,
     trouble: Trouble,
@@ -184,14 +182,15 @@ impl Pacer {
     fn handle_command(&mut self, command: Command) {
         match command {
             Command::Start(media) => {
-                let StartMedia { call, sockets, targets, start, packets, offset, seed } = *media;
-                for (index, (socket, target)) in sockets.into_iter().zip(targets).enumerate() {
+                let StartMedia { call, sockets, targets, start, packets, voices, seed } = *media;
+                let streams = sockets.into_iter().zip(targets).zip(voices);
+                for (index, ((socket, target), voice)) in streams.enumerate() {
                     let seed = seed.wrapping_mul(2).wrapping_add(index as u64);
                     let stream = Stream {
                         socket,
                         target,
                         last: target,
-                        packetizer: Packetizer::new(index, offset, self.trouble, seed),
+                        packetizer: Packetizer::new(voice, self.trouble, seed),
                         start,
                         packets,
                         cname: format!("party{}-{call}@load", index + 1),
@@ -243,7 +242,7 @@ impl Pacer {
     fn end(&mut self, key: StreamKey) {
         if let Some(stream) = self.streams.remove(&key) {
             stream.report(&self.speech, Instant::now(), true);
-            let _ = self.counts.send((key.0, stream.packetizer.count()));
+            let _ = self.counts.send((key, stream.packetizer.count()));
         }
     }
 }
@@ -284,8 +283,9 @@ mod tests {
         let sockets = [socket(), socket()];
         sockets.iter().for_each(|socket| socket.set_nonblocking(true).unwrap());
         let targets = [target(&receiver), target(&other)];
+        let voices = [Voice::Party { party: 0, offset: 0 }, Voice::Party { party: 1, offset: 0 }];
         let start = Instant::now();
-        engine.start(StartMedia { call: 3, sockets, targets, start, packets: 10, offset: 0, seed: 1 });
+        engine.start(StartMedia { call: 3, sockets, targets, start, packets: 10, voices, seed: 1 });
         let mut buffer = [0; 1_500];
         let mut kinds = Vec::new();
         while kinds.last() != Some(&200) {
@@ -295,6 +295,6 @@ mod tests {
         assert!(start.elapsed() >= Duration::from_millis(180), "{:?}", start.elapsed());
         assert_eq!(kinds, [[172; 10].as_slice(), &[200]].concat());
         let (counts, _) = engine.finish().unwrap();
-        assert_eq!(counts[&3].packets, 20);
+        assert_eq!(counts[&3].each_ref().map(|stream| (stream.packets, stream.steps)), [(10, 10); 2]);
     }
 }

@@ -152,7 +152,6 @@ impl Identity {
         invite.add_header("Supported", "timer, replaces");
         invite.add_header("Session-Expires", "1800");
         invite.add_header("Min-SE", "90");
-        invite.add_header("Allow", super::agent::ALLOW);
         invite.add_header("Accept", "application/sdp, application/rs-metadata-request");
         invite.add_header("Session-ID", &format!("{};remote={}", self.sip_session, "0".repeat(32)));
         invite.add_header("User-Agent", "ferric-load");

@@ -63,6 +63,8 @@ pub struct CallReport {
     pub packets: u64,
     /// RTP packets that the simulated network lost.
     pub lost: u64,
+    /// The same for programs, and more.
+    pub journal: super::Journal,
 }
 
 /// Set-up times of the answered calls.
@@ -182,6 +184,7 @@ mod tests {
             speech_offset: Duration::ZERO,
             packets: 10,
             lost: 1,
+            journal: super::super::Journal::default(),
         }
     }
 

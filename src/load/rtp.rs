@@ -6,13 +6,13 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use super::config::Trouble;
-use super::speech::Speech;
+use super::speech::{Speech, Voice};
 
 /// Seconds from 1900, where NTP begins, to 1970.
 const NTP_OFFSET_SECONDS: u64 = 2_208_988_800;
 
 /// What a stream has sent.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct StreamCount {
     /// Packets put on the wire, doubles included.
     pub(super) packets: u64,
@@ -20,6 +20,10 @@ pub(super) struct StreamCount {
     pub(super) octets: u64,
     /// Packets that the simulated network lost.
     pub(super) lost: u64,
+    /// Packets that had their time, sent or not.
+    pub(super) steps: u64,
+    /// First and last of the runs of packets that were not sent because the server did not want the stream.
+    pub(super) held: Vec<(u64, u64)>,
 }
 
 /// One outgoing RTP stream. A lost packet uses its number and its time up, as on a real network.
@@ -28,8 +32,7 @@ pub(super) struct Packetizer {
     ssrc: u32,
     first_sequence: u16,
     first_timestamp: u32,
-    party: usize,
-    offset: u64,
+    voice: Voice,
     /// Number of the next packet since the start.
     next: u64,
     trouble: Trouble,
@@ -39,15 +42,14 @@ pub(super) struct Packetizer {
 }
 
 impl Packetizer {
-    /// The stream of `party`, beginning at packet `offset` of the speech.
-    pub(super) fn new(party: usize, offset: u64, trouble: Trouble, seed: u64) -> Packetizer {
+    /// The stream of a voice.
+    pub(super) fn new(voice: Voice, trouble: Trouble, seed: u64) -> Packetizer {
         let mut rng = SmallRng::seed_from_u64(seed);
         Packetizer {
             ssrc: rng.random(),
             first_sequence: rng.random(),
             first_timestamp: rng.random(),
-            party,
-            offset,
+            voice,
             next: 0,
             trouble,
             rng,
@@ -63,13 +65,12 @@ impl Packetizer {
 
     /// What was sent so far.
     pub(super) fn count(&self) -> StreamCount {
-        self.count
+        StreamCount { steps: self.next, ..self.count.clone() }
     }
 
     /// Goes one packet on and hands what is on the wire now to `send`: nothing, one packet, or more.
     pub(super) fn advance(&mut self, speech: &Speech, mut send: impl FnMut(&[u8])) {
-        let payload = speech.payload(self.party, self.offset + self.next);
-        let packet = self.packet(speech, payload);
+        let packet = self.packet(speech, &speech.payload(self.voice, self.next));
         self.next += 1;
         let held = self.held.take();
         let mut put = |count: &mut StreamCount, packet: &[u8]| {
@@ -94,6 +95,10 @@ impl Packetizer {
 
     /// Goes one packet on without sending: the stream is on hold.
     pub(super) fn skip(&mut self) {
+        match self.count.held.last_mut() {
+            Some((_, last)) if *last + 1 == self.next => *last = self.next,
+            _ => self.count.held.push((self.next, self.next)),
+        }
         self.next += 1;
         self.held = None;
     }
@@ -169,6 +174,8 @@ mod tests {
     use super::*;
     use crate::load::config::LoadCodec;
 
+    const PARTY: Voice = Voice::Party { party: 0, offset: 0 };
+
     fn speech() -> Speech {
         Speech::encode(&[vec![100; 16_000], vec![-100; 16_000]], 8_000, LoadCodec::Pcmu).unwrap()
     }
@@ -183,7 +190,7 @@ mod tests {
 
     fn run(trouble: Trouble, count: usize) -> (Vec<Vec<u8>>, StreamCount) {
         let (speech, mut sent) = (speech(), Vec::new());
-        let mut stream = Packetizer::new(0, 0, trouble, 9);
+        let mut stream = Packetizer::new(PARTY, trouble, 9);
         (0..count).for_each(|_| stream.advance(&speech, |packet| sent.push(packet.to_vec())));
         (sent, stream.count())
     }
@@ -214,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_report_ties_the_clocks_together() {
-        let (speech, mut stream) = (speech(), Packetizer::new(1, 0, Trouble::default(), 9));
+        let (speech, mut stream) = (speech(), Packetizer::new(PARTY, Trouble::default(), 9));
         let mut first = Vec::new();
         stream.advance(&speech, |packet| first = packet.to_vec());
         let wall = SystemTime::UNIX_EPOCH + Duration::from_millis(1_500);

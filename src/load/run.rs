@@ -2,32 +2,40 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use ferric_sip::Message;
+use ferric_locate::{DnsClient, DnsConfig};
+use ferric_sip::flow::Destination;
 use ferric_sip::transaction::Timers;
+use ferric_sip::{Transport, Uri};
+use ferric_sip_io::{ClientTls, Inbound, InboundKind, IoLimits, ListenerConfig, SipSockets};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use tokio::sync::mpsc::Receiver;
 
-use super::agent::{Agent, AgentConfig, AgentOutput, CallNumber};
-use super::config::{LoadConfig, LoadError};
+use super::agent::{Agent, AgentConfig, AgentOutput, CallNumber, Ends, Targets};
+use super::config::{LoadCodec, LoadConfig, LoadError, LoadTransport};
+use super::journal::{Journal, MoveLine, unix_us};
+use super::marks;
 use super::media::{MediaEngine, StartMedia};
 use super::offer::Identity;
 use super::report::{CallReport, LoadReport, Outcome, Progress};
-use super::speech::{FRAME_MS, Speech};
-use super::wire::{Wire, WireEvent};
+use super::speech::{FRAME_MS, Speech, Voice};
+use super::tls::client_config;
 
 /// How often the progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
-/// Tries to get a lost connection back.
-const RECONNECTS: u32 = 5;
+/// Messages taken in one go.
+const BATCH: usize = 64;
 /// Even ports below the usual ephemeral range, clear of what a recorder on the same host uses.
 const RTP_PORTS: std::ops::Range<u16> = 10_000..32_000;
 /// Ports tried for one socket.
 const PORT_TRIES: u32 = 200;
+/// An address to look for a route to when the server has a name: nothing is sent there.
+const ANYWHERE: &str = "192.0.2.1:9";
 
 /// Makes all calls and tells how they went.
 ///
@@ -49,14 +57,21 @@ pub async fn run_until(
     check(&config)?;
     raise_file_limit();
     let speech = Arc::new(encode(&config).await?);
-    let mut wire = Wire::connect(config.to, &config.transport, 1).await?;
-    let mut runner = Runner::new(config, speech, &wire)?;
+    let (ends, sockets, mut inbound) = listen(&config).await?;
+    let dns = DnsConfig { servers: config.dns.clone(), ..DnsConfig::default() };
+    // Addresses need no DNS, and some hosts have none.
+    let mut dns = DnsClient::new(dns).inspect_err(|error| tracing::info!(%error, "names are not looked up")).ok();
+    let mut runner = Runner::new(config, speech, ends)?;
     let mut stop = pin!(stop);
     let mut told = Instant::now();
+    let mut batch = Vec::with_capacity(BATCH);
     loop {
         let now = Instant::now();
         runner.begin_due(now);
-        runner.carry_out(&wire).await;
+        runner.carry_out(&sockets);
+        if let Some(dns) = &dns {
+            runner.agent.pump(now, dns);
+        }
         if now.duration_since(told) >= PROGRESS_EVERY {
             told = now;
             progress(runner.progress());
@@ -66,19 +81,61 @@ pub async fn run_until(
         }
         let wake = runner.poll_timeout().map_or(told + PROGRESS_EVERY, |due| due.min(told + PROGRESS_EVERY));
         tokio::select! {
-            event = wire.receive() => match event {
-                WireEvent::Message(bytes) => runner.handle_bytes(Instant::now(), bytes),
-                WireEvent::Refused => runner.agent.handle_broken(Instant::now(), wire.flow),
-                WireEvent::Closed => runner.reconnect(&mut wire).await,
-            },
+            _ = inbound.recv_many(&mut batch, BATCH) => batch.drain(..).for_each(|one| runner.handle_inbound(one)),
+            Some((id, answer)) = answered(&mut dns) => runner.agent.handle_answer(Instant::now(), id, answer),
             () = tokio::time::sleep_until(wake.into()) => runner.agent.handle_timeout(Instant::now()),
             () = &mut stop, if !runner.stopping => runner.stop(Instant::now()),
         }
     }
     // What the last call has still to send: the ACK or the answer to a BYE.
-    runner.carry_out(&wire).await;
+    runner.carry_out(&sockets);
     progress(runner.progress());
     runner.finish()
+}
+
+/// The next answer of DNS; none ever without DNS.
+async fn answered(
+    dns: &mut Option<DnsClient>,
+) -> Option<(ferric_locate::QueryId, Result<ferric_locate::Answer, ferric_locate::DnsFailure>)> {
+    match dns {
+        Some(dns) => dns.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Opens our sockets, on the address from which the server is reached.
+async fn listen(config: &LoadConfig) -> Result<(Ends, SipSockets, Receiver<Inbound>), LoadError> {
+    let uri = Uri::parse(&config.to).ok().filter(Uri::is_sip).ok_or_else(|| LoadError::To(config.to.clone()))?;
+    let failed = |error: std::io::Error| LoadError::Listen(error.to_string());
+    let server = match (uri.address(), config.dns.first()) {
+        (Some(address), _) => SocketAddr::new(address, uri.port.unwrap_or(5_060)),
+        // Whoever has a DNS server of its own lives in the same network.
+        (None, Some(dns)) => *dns,
+        (None, None) => (uri.host.as_str(), uri.port.unwrap_or(5_060))
+            .to_socket_addrs()
+            .ok()
+            .and_then(|mut all| all.next())
+            .or_else(|| ANYWHERE.parse().ok())
+            .ok_or_else(|| LoadError::To(config.to.clone()))?,
+    };
+    let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let probe = UdpSocket::bind(any).and_then(|probe| probe.connect(server).and(probe.local_addr())).map_err(failed)?;
+    let address = SocketAddr::new(config.media_address.unwrap_or(probe.ip()), 0);
+    let (transport, tls) = match &config.transport {
+        LoadTransport::Udp => (Transport::Udp, None),
+        LoadTransport::Tcp => (Transport::Tcp, None),
+        LoadTransport::Tls(client) => (Transport::Tls, Some(ClientTls::from(Arc::new(client_config(client)?)))),
+    };
+    let listeners = [Transport::Udp, Transport::Tcp].map(|transport| ListenerConfig { transport, address, tls: None });
+    let limits = IoLimits { messages_per_second: u32::MAX, responses_per_second: u32::MAX, ..IoLimits::default() };
+    let (sockets, inbound) = SipSockets::bind(listeners.to_vec(), limits, tls)
+        .await
+        .map_err(|error| LoadError::Listen(error.to_string()))?;
+    let bound = |wanted| sockets.listeners().iter().find(|(transport, _)| *transport == wanted).map(|(_, at)| *at);
+    let (udp, tcp) = bound(Transport::Udp)
+        .zip(bound(Transport::Tcp))
+        .ok_or_else(|| LoadError::Listen("a listener has no address".to_owned()))?;
+    Ok((Ends { transport, udp, tcp }, sockets, inbound))
 }
 
 fn check(config: &LoadConfig) -> Result<(), LoadError> {
@@ -92,6 +149,9 @@ fn check(config: &LoadConfig) -> Result<(), LoadError> {
     let trouble = config.trouble;
     if ![trouble.loss, trouble.reorder, trouble.duplicate].into_iter().all(probability) {
         return Err(LoadError::Config("loss, reordering and doubling are probabilities from 0 to 1"));
+    }
+    if config.marked && !matches!(config.codec, LoadCodec::Pcmu | LoadCodec::Pcma) {
+        return Err(LoadError::Config("marked audio is sent as pcmu or pcma"));
     }
     if config.speech_rate == 0 {
         return Err(LoadError::Config("the speech needs a sample rate"));
@@ -125,7 +185,9 @@ struct Record {
     media_started: Option<SystemTime>,
     set_up: Option<Duration>,
     outcome: Option<Outcome>,
+    ended: Option<SystemTime>,
     offset: u64,
+    moves: Vec<MoveLine>,
 }
 
 struct Runner {
@@ -142,14 +204,21 @@ struct Runner {
     talking: usize,
     stopping: bool,
     next_port: u16,
-    connections: u64,
 }
 
 impl Runner {
-    fn new(config: LoadConfig, speech: Arc<Speech>, wire: &Wire) -> Result<Runner, LoadError> {
-        let media_address = config.media_address.unwrap_or(wire.flow.local.ip());
+    fn new(config: LoadConfig, speech: Arc<Speech>, ends: Ends) -> Result<Runner, LoadError> {
+        let media_address = config.media_address.unwrap_or(ends.udp.ip());
+        let server_name = match &config.transport {
+            LoadTransport::Tls(client) => client.server_name.as_deref().map(Arc::from),
+            LoadTransport::Udp | LoadTransport::Tcp => None,
+        };
         let agent = AgentConfig {
-            uri: config.request_uri.clone().unwrap_or_else(|| format!("sip:srs@{}", config.to)),
+            uri: config.to.clone(),
+            server_name,
+            patience: config.patience,
+            update: config.update,
+            refuse_moves: config.refuse_moves,
             codec: config.codec,
             media_address,
             hold: config.hold,
@@ -160,7 +229,7 @@ impl Runner {
         let media = MediaEngine::new(config.media_threads, &speech, config.trouble)?;
         let mut rng = SmallRng::seed_from_u64(config.seed);
         Ok(Runner {
-            agent: Agent::new(agent, wire.flow),
+            agent: Agent::new(agent, ends),
             media,
             media_address,
             speech,
@@ -170,7 +239,6 @@ impl Runner {
             talking: 0,
             stopping: false,
             next_port: RTP_PORTS.start + rng.random_range(0..(RTP_PORTS.end - RTP_PORTS.start) / 2) * 2,
-            connections: 1,
             rng,
             config,
         })
@@ -205,7 +273,9 @@ impl Runner {
                 media_started: None,
                 set_up: None,
                 outcome: sockets.is_none().then_some(Outcome::NoSocket),
+                ended: None,
                 offset,
+                moves: Vec::new(),
             });
             if let Some(sockets) = sockets {
                 let ports = sockets.each_ref().map(|socket| socket.local_addr().map_or(0, |address| address.port()));
@@ -228,10 +298,14 @@ impl Runner {
         None
     }
 
-    fn handle_bytes(&mut self, now: Instant, bytes: bytes::Bytes) {
-        match Message::parse(bytes) {
-            Ok(message) => self.agent.handle_message(now, message),
-            Err(error) => tracing::warn!(%error, "the server sent what is no SIP message"),
+    fn handle_inbound(&mut self, inbound: Inbound) {
+        let Inbound { flow, at, kind } = inbound;
+        match kind {
+            InboundKind::Message(message) => self.agent.handle_message(at, message, flow),
+            InboundKind::Malformed { error, .. } => tracing::warn!(%error, "the server sent what is no SIP message"),
+            InboundKind::TransportError { server_name } => {
+                self.agent.handle_broken(at, Destination { flow, server_name });
+            }
         }
     }
 
@@ -240,30 +314,26 @@ impl Runner {
         self.agent.stop(now);
     }
 
-    async fn reconnect(&mut self, wire: &mut Wire) {
-        for attempt in 0..RECONNECTS {
-            tokio::time::sleep(Duration::from_millis(100) * 2_u32.pow(attempt)).await;
-            self.connections += 1;
-            if let Ok(new) = Wire::connect(self.config.to, &self.config.transport, self.connections).await {
-                *wire = new;
-                self.agent.handle_broken(Instant::now(), wire.flow);
-                return;
-            }
-        }
-        self.stopping = true;
-        self.agent.abandon();
+    /// What a stream of a call says.
+    fn voices(&self, call: CallNumber, offset: u64) -> [Voice; 2] {
+        [0, 1].map(|party: usize| match self.config.marked {
+            true => Voice::Marked(marks::mark(self.config.seed, call as u64, party as u64)),
+            false => Voice::Party { party, offset },
+        })
     }
 
-    async fn carry_out(&mut self, wire: &Wire) {
+    fn carry_out(&mut self, sip: &SipSockets) {
         while let Some(output) = self.agent.poll_output() {
             match output {
-                AgentOutput::Transmit(bytes) => wire.send(bytes).await,
+                AgentOutput::Transmit { to, bytes } => sip.send(to, bytes),
                 AgentOutput::Answered { call, set_up, targets } => {
                     self.talking += 1;
                     let start = Instant::now();
                     let Some(record) = self.records.get_mut(call) else { continue };
                     record.set_up = Some(set_up);
                     record.media_started = Some(SystemTime::now());
+                    record.moves.push(moved("ANSWER", Some(targets)));
+                    let offset = record.offset;
                     if let Some(sockets) = self.sockets.remove(&call) {
                         let packets = self.config.hold.as_millis() / u128::from(FRAME_MS);
                         self.media.start(StartMedia {
@@ -272,18 +342,29 @@ impl Runner {
                             targets,
                             start,
                             packets: u64::try_from(packets).unwrap_or(u64::MAX),
-                            offset: record.offset,
+                            voices: self.voices(call, offset),
                             seed: self.config.seed ^ self.rng.random::<u64>(),
                         });
                     }
                 }
-                AgentOutput::Changed { call, targets } => self.media.retarget(call, targets),
+                AgentOutput::Changed { call, method, targets } => {
+                    self.media.retarget(call, targets);
+                    if let Some(record) = self.records.get_mut(call) {
+                        record.moves.push(moved(method.as_str(), Some(targets)));
+                    }
+                }
+                AgentOutput::Declined { call, method } => {
+                    if let Some(record) = self.records.get_mut(call) {
+                        record.moves.push(moved(method.as_str(), None));
+                    }
+                }
                 AgentOutput::Ended { call, outcome } => {
                     self.sockets.remove(&call);
                     self.media.stop(call);
                     if let Some(record) = self.records.get_mut(call) {
                         self.talking -= usize::from(record.media_started.is_some());
                         record.outcome = Some(outcome);
+                        record.ended = Some(SystemTime::now());
                     }
                 }
             }
@@ -305,22 +386,44 @@ impl Runner {
     fn finish(self) -> Result<LoadReport, LoadError> {
         let (counts, latest_packet) = self.media.finish()?;
         let frame = Duration::from_millis(u64::from(FRAME_MS));
+        let (seed, marked) = (self.config.seed, self.config.marked);
         let report = |(number, record): (usize, Record)| {
-            let count = counts.get(&number).copied().unwrap_or_default();
+            let [first, second] = counts.get(&number).cloned().unwrap_or_default();
+            let outcome = record.outcome.unwrap_or(Outcome::Cancelled);
+            let mark = |party| format!("{:016x}", marks::mark(seed, number as u64, party));
             CallReport {
+                journal: Journal {
+                    call: number as u64,
+                    call_id: record.call_id.clone(),
+                    started_us: unix_us(record.started),
+                    set_up_us: record.set_up.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
+                    media_started_us: record.media_started.map(unix_us),
+                    ended_us: unix_us(record.ended.unwrap_or_else(SystemTime::now)),
+                    outcome: outcome.to_string(),
+                    moves: record.moves,
+                    marks: if marked { vec![mark(0), mark(1)] } else { Vec::new() },
+                    steps: [first.steps, second.steps],
+                    held: [first.held, second.held],
+                },
                 call_id: record.call_id,
                 started: record.started,
                 media_started: record.media_started,
                 set_up: record.set_up,
-                outcome: record.outcome.unwrap_or(Outcome::Cancelled),
+                outcome,
                 speech_offset: frame * u32::try_from(record.offset).unwrap_or(0),
-                packets: count.packets,
-                lost: count.lost,
+                packets: first.packets + second.packets,
+                lost: first.lost + second.lost,
             }
         };
         let calls = self.records.into_iter().enumerate().map(report).collect();
         Ok(LoadReport::of(calls, latest_packet, self.begun.elapsed()))
     }
+}
+
+/// Where the server wants the streams now; without targets it was refused.
+fn moved(method: &str, targets: Option<Targets>) -> MoveLine {
+    let to = targets.unwrap_or_default().map(|target| target.map(|target| target.rtp.to_string()));
+    MoveLine { at_us: unix_us(SystemTime::now()), method: method.to_owned(), to, refused: targets.is_none() }
 }
 
 #[cfg(test)]

@@ -1,13 +1,25 @@
-//! What the parties say, as RTP payloads of 20 ms, encoded once for all calls.
+//! What the parties say, as RTP payloads of 20 ms: speech that is encoded once for all calls, or marks.
+
+use std::borrow::Cow;
 
 use ferric_codecs::opus::{OpusEncoder, OpusSettings};
 use ferric_codecs::resample::Resampler;
 use ferric_codecs::{g711, g722};
 
 use super::config::{LoadCodec, LoadError};
+use super::marks;
 
 /// Milliseconds of audio in one packet.
 pub(super) const FRAME_MS: u32 = 20;
+
+/// What one stream of a call says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Voice {
+    /// The speech of a party, beginning at this packet of it.
+    Party { party: usize, offset: u64 },
+    /// The frames of a mark.
+    Marked(u64),
+}
 
 /// Payloads of both parties; both loops are of the same length, so that the
 /// parties stay in step however often they repeat.
@@ -40,11 +52,22 @@ impl Speech {
         self.parties.first().map_or(0, Vec::len)
     }
 
-    /// The payload of packet `index` of a party, round after round.
-    pub(super) fn payload(&self, party: usize, index: u64) -> &[u8] {
-        let Some(packets) = self.parties.get(party) else { return &[] };
+    /// The payload of packet `index` of a voice; speech repeats round after round.
+    pub(super) fn payload(&self, voice: Voice, index: u64) -> Cow<'_, [u8]> {
+        let (party, index) = match voice {
+            Voice::Party { party, offset } => (party, index + offset),
+            Voice::Marked(mark) => {
+                let (frame, mut payload) = (marks::frame(mark, index), Vec::with_capacity(marks::FRAME));
+                match self.codec {
+                    LoadCodec::Pcma => g711::encode_alaw(&frame, &mut payload),
+                    LoadCodec::Pcmu | LoadCodec::G722 | LoadCodec::Opus => g711::encode_ulaw(&frame, &mut payload),
+                }
+                return payload.into();
+            }
+        };
+        let Some(packets) = self.parties.get(party) else { return Cow::Borrowed(&[]) };
         let at = index % (packets.len().max(1) as u64);
-        usize::try_from(at).ok().and_then(|at| packets.get(at)).map_or(&[], |payload| payload)
+        usize::try_from(at).ok().and_then(|at| packets.get(at)).map_or(&[][..], |payload| payload).into()
     }
 }
 
@@ -98,9 +121,12 @@ mod tests {
         let speech = [syllables(8_000, 8_000, 1), syllables(8_000, 5_000, 2)];
         let speech = Speech::encode(&speech, 8_000, LoadCodec::Pcmu).unwrap();
         assert_eq!((speech.len(), speech.ticks), (50, 160));
-        assert_eq!(speech.payload(0, 0).len(), 160);
-        assert_eq!(speech.payload(1, 49), &[0xff; 160][..], "padded with silence");
-        assert_eq!(speech.payload(0, 3), speech.payload(0, 53));
+        let party = |party, offset| Voice::Party { party, offset };
+        assert_eq!(speech.payload(party(0, 0), 0).len(), 160);
+        assert_eq!(speech.payload(party(1, 0), 49), &[0xff; 160][..], "padded with silence");
+        assert_eq!(speech.payload(party(0, 0), 3), speech.payload(party(0, 50), 3));
+        assert_eq!(speech.payload(party(0, 2), 1), speech.payload(party(0, 0), 3));
+        assert_ne!(speech.payload(Voice::Marked(1), 0), speech.payload(Voice::Marked(1), 50));
     }
 
     #[test]
@@ -111,7 +137,7 @@ mod tests {
         {
             let speech = Speech::encode(&samples, 16_000, codec).unwrap();
             assert_eq!((speech.len(), speech.ticks), (100, ticks));
-            assert!(bytes.is_none_or(|bytes| speech.payload(0, 7).len() == bytes));
+            assert!(bytes.is_none_or(|bytes| speech.payload(Voice::Party { party: 0, offset: 0 }, 7).len() == bytes));
         }
         assert!(Speech::encode(&[vec![], vec![]], 8_000, LoadCodec::Pcmu).is_err());
     }

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use super::*;
+use ferric_locate::{Kind, RecordData, Srv};
 use ferric_sip::Transport;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -19,13 +20,20 @@ struct Bench {
     agent: Agent,
     now: Instant,
     sent: Vec<Message>,
+    sent_to: Vec<SocketAddr>,
+    declined: usize,
+    contact: String,
     ended: Vec<(CallNumber, Outcome)>,
     targets: Vec<Targets>,
 }
 
 impl Bench {
     fn new() -> Bench {
-        let config = AgentConfig {
+        Bench::with(|_| ())
+    }
+
+    fn with(change: impl FnOnce(&mut AgentConfig)) -> Bench {
+        let mut config = AgentConfig {
             uri: "sip:srs@192.0.2.10".to_owned(),
             codec: LoadCodec::Pcmu,
             media_address: FLOW.local.ip(),
@@ -33,11 +41,19 @@ impl Bench {
             calls: 10,
             timers: Timers::default(),
             seed: 1,
+            server_name: None,
+            patience: Duration::from_secs(2),
+            update: true,
+            refuse_moves: false,
         };
+        change(&mut config);
         let mut bench = Bench {
-            agent: Agent::new(config, FLOW),
+            agent: Agent::new(config, Ends { transport: Transport::Udp, udp: FLOW.local, tcp: FLOW.local }),
             now: Instant::now(),
             sent: vec![],
+            sent_to: vec![],
+            declined: 0,
+            contact: "<sip:srs@192.0.2.10:5060>".to_owned(),
             ended: vec![],
             targets: vec![],
         };
@@ -50,7 +66,11 @@ impl Bench {
     fn poll(&mut self) {
         while let Some(output) = self.agent.poll_output() {
             match output {
-                AgentOutput::Transmit(bytes) => self.sent.push(Message::parse(bytes).unwrap()),
+                AgentOutput::Transmit { to, bytes } => {
+                    self.sent_to.push(to.flow.remote);
+                    self.sent.push(Message::parse(bytes).unwrap());
+                }
+                AgentOutput::Declined { .. } => self.declined += 1,
                 AgentOutput::Answered { targets, .. } | AgentOutput::Changed { targets, .. } => {
                     self.targets.push(targets)
                 }
@@ -59,8 +79,28 @@ impl Bench {
         }
     }
 
+    /// Answers all questions for names of a domain with two servers, 192.0.2.10 before 192.0.2.11.
+    fn resolve(&mut self) {
+        while let Some(query) = self.agent.ways.poll_query(self.now) {
+            let server = |priority, target: &str| {
+                RecordData::Srv(Srv { priority, weight: 1, port: 5060, target: format!("{target}.example.com") })
+            };
+            let address = |last| RecordData::A(std::net::Ipv4Addr::new(192, 0, 2, last));
+            let records = match (query.kind, &*query.name) {
+                (Kind::Srv, "_sip._udp.srs.example.com") => vec![server(1, "one"), server(2, "two")],
+                (Kind::A, "one.example.com") => vec![address(10)],
+                (Kind::A, "two.example.com") => vec![address(11)],
+                _ => vec![],
+            };
+            let answer = Answer { records, ttl: Duration::from_secs(60) };
+            let answer = Some(answer).filter(|answer| !answer.records.is_empty()).ok_or(DnsFailure::NoData);
+            self.agent.handle_answer(self.now, query.id, answer);
+        }
+        self.poll();
+    }
+
     fn receive(&mut self, message: &Message) {
-        self.agent.handle_message(self.now, Message::parse(message.to_bytes()).unwrap());
+        self.agent.handle_message(self.now, Message::parse(message.to_bytes()).unwrap(), FLOW);
         self.poll();
     }
 
@@ -72,6 +112,15 @@ impl Bench {
             self.poll();
         }
         self.now = end;
+    }
+
+    /// The last byte of the addresses to which everything since went.
+    fn take_places(&mut self) -> Vec<u8> {
+        let last = |to: SocketAddr| match to.ip() {
+            IpAddr::V4(ip) => ip.octets()[3],
+            IpAddr::V6(_) => 0,
+        };
+        std::mem::take(&mut self.sent_to).into_iter().map(last).collect()
     }
 
     /// Everything sent since the last call of this function.
@@ -98,7 +147,7 @@ impl Bench {
         request.add_header("To", &format!("<sip:src@example.com>;tag={}", identity.from_tag));
         request.add_header("Call-ID", &identity.call_id);
         request.add_header("CSeq", &format!("{cseq} {method}"));
-        request.add_header("Contact", "<sip:srs@192.0.2.10:5060>");
+        request.add_header("Contact", &self.contact);
         request.set_body("application/sdp", Bytes::copy_from_slice(body.as_bytes()));
         self.receive(&request);
         request
@@ -143,7 +192,7 @@ fn failures_have_their_names() {
     assert_eq!(bench.ended, [(0, Outcome::NoAnswer)]);
 
     let mut bench = Bench::new();
-    bench.agent.handle_broken(bench.now, FLOW);
+    bench.agent.handle_broken(bench.now, FLOW.into());
     bench.poll();
     assert_eq!(bench.ended, [(0, Outcome::Unreachable)]);
 
@@ -224,4 +273,77 @@ fn stopping_hangs_up_or_cancels() {
     bench.agent.stop(bench.now);
     bench.poll();
     assert_eq!(names(&bench.take()), ["BYE"]);
+}
+
+#[test]
+fn a_silent_or_full_server_is_followed_by_the_next() {
+    let named = |config: &mut AgentConfig| config.uri = "sip:srs@srs.example.com".to_owned();
+    let mut bench = Bench::with(named);
+    assert!(bench.take().is_empty(), "the name is not known yet");
+    bench.resolve();
+    assert_eq!((names(&bench.take()), bench.take_places()), (vec!["INVITE".to_owned()], vec![10]));
+    bench.advance(Duration::from_millis(2_100));
+    let sent = bench.take();
+    assert_eq!(bench.take_places(), [10, 10, 11], "again after T1 and 2*T1, then elsewhere");
+    let (first, second) = (sent[0].clone(), sent[2].clone());
+    assert_eq!((first.call_id(), first.cseq().unwrap().number), (second.call_id(), second.cseq().unwrap().number));
+    assert_ne!(first.header("Via"), second.header("Via"));
+
+    bench.sent = vec![second];
+    bench.answer(200, ANSWER, &[]);
+    assert_eq!((names(&bench.take()), bench.targets.len()), (vec!["ACK".to_owned()], 1));
+    // The first one wakes up: it has made a call of its own.
+    let mut late = Message::response(&first, 200, None);
+    late.set_to_tag("srs2");
+    late.add_header("Contact", "<sip:srs@192.0.2.10:5060>");
+    bench.receive(&late);
+    let surplus = bench.take();
+    assert_eq!(names(&surplus), ["ACK", "BYE"]);
+    assert_eq!(surplus[1].to().unwrap().tag(), Some("srs2"));
+    bench.receive(&Message::response(&surplus[1], 200, None));
+    assert_eq!((bench.agent.len(), bench.targets.len()), (1, 1), "the call itself goes on");
+
+    let mut bench = Bench::with(named);
+    bench.resolve();
+    bench.answer(503, "", &[]);
+    assert_eq!(bench.take_places(), [10, 10, 11]);
+    bench.take();
+    bench.agent.handle_broken(bench.now, Flow { remote: "192.0.2.11:5060".parse().unwrap(), ..FLOW }.into());
+    bench.poll();
+    assert_eq!(bench.ended, [(0, Outcome::Unreachable)], "nobody is left");
+}
+
+#[test]
+fn requests_go_where_the_dialog_says() {
+    let mut bench = Bench::new();
+    bench.answer(200, ANSWER, &[]);
+    bench.take();
+    bench.take_places();
+    // The dialog has moved: another node, under the name of the pair.
+    bench.contact = "<sip:srs@srs.example.com>".to_owned();
+    bench.request(Method::Update, 2, ANSWER);
+    assert_eq!(names(&bench.take()), ["200 UPDATE"]);
+    bench.take_places();
+    bench.advance(Duration::from_secs(10));
+    bench.resolve();
+    assert_eq!(names(&bench.take()), ["BYE"]);
+    assert_eq!(bench.take_places(), [10]);
+    bench.agent.handle_broken(bench.now, FLOW.into());
+    bench.poll();
+    let bye = bench.take().remove(0);
+    assert_eq!((bye.method(), bench.take_places()), (Method::Bye, vec![11]));
+    bench.receive(&Message::response(&bye, 200, None));
+    assert_eq!(bench.ended, [(0, Outcome::Completed)]);
+}
+
+#[test]
+fn a_source_may_know_no_update_and_refuse_to_move() {
+    let mut bench = Bench::with(|config| (config.update, config.refuse_moves) = (false, true));
+    assert!(!bench.sent[0].header("Allow").unwrap().contains("UPDATE"));
+    bench.answer(200, ANSWER, &[]);
+    bench.take();
+    bench.request(Method::Update, 2, ANSWER);
+    bench.request(Method::Invite, 3, ANSWER);
+    assert_eq!(names(&bench.take()), ["405 UPDATE", "488 INVITE"]);
+    assert_eq!((bench.declined, bench.targets.len(), bench.agent.len()), (1, 1, 1));
 }

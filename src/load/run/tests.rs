@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::load::{LoadCodec, LoadTransport, TlsClient, Trouble};
 use bytes::Bytes;
-use ferric_sip::Method;
 use ferric_sip::framing::{Frame, StreamFramer};
+use ferric_sip::{Message, Method};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// Answers as a recorder would whose two ports are these; call 3 is refused.
-fn answer(request: &Message, ports: [u16; 2]) -> Option<Message> {
+/// Answers as a recorder would that has this Contact and these two ports; call 3 is refused.
+fn answer(request: &Message, contact: &str, ports: [u16; 2]) -> Option<Message> {
     let method = request.method();
     if method == Method::Ack {
         return None;
@@ -22,7 +22,7 @@ fn answer(request: &Message, ports: [u16; 2]) -> Option<Message> {
     let mut response = Message::response(request, if refused { 503 } else { 200 }, None);
     response.set_to_tag("srs");
     if method == Method::Invite && !refused {
-        response.add_header("Contact", "<sip:srs@127.0.0.1>;+sip.srs");
+        response.add_header("Contact", contact);
         let sdp = format!(
             "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio {} RTP/AVP 0\r\na=rtcp-mux\r\n\
              a=recvonly\r\nm=audio {} RTP/AVP 0\r\na=rtcp-mux\r\na=recvonly\r\n",
@@ -50,12 +50,12 @@ async fn media() -> ([u16; 2], Arc<AtomicU64>) {
     (ports, counter)
 }
 
-async fn serve_stream(mut stream: impl AsyncRead + AsyncWrite + Unpin, ports: [u16; 2]) {
+async fn serve_stream(mut stream: impl AsyncRead + AsyncWrite + Unpin, contact: String, ports: [u16; 2]) {
     let (mut framer, mut buffer) = (StreamFramer::new(65_535), [0; 4_096]);
     while let Ok(length @ 1..) = stream.read(&mut buffer).await {
         framer.push(&buffer[..length]);
         while let Some(Frame::Message(bytes)) = framer.next_frame().unwrap() {
-            if let Some(response) = answer(&Message::parse(bytes).unwrap(), ports) {
+            if let Some(response) = answer(&Message::parse(bytes).unwrap(), &contact, ports) {
                 stream.write_all(&response.to_bytes()).await.unwrap();
             }
         }
@@ -92,7 +92,7 @@ async fn calls_are_made_over_udp() {
         let mut buffer = vec![0; 65_535];
         while let Ok((length, from)) = server.recv_from(&mut buffer).await {
             let message = Message::parse(Bytes::copy_from_slice(&buffer[..length])).unwrap();
-            if let Some(response) = answer(&message, ports) {
+            if let Some(response) = answer(&message, &format!("<sip:srs@{to}>"), ports) {
                 server.send_to(&response.to_bytes(), from).await.unwrap();
             }
         }
@@ -124,11 +124,12 @@ async fn calls_are_made_over_tcp_and_tls() {
         let to = listener.local_addr().unwrap();
         let (ports, received) = media().await;
         let tls = matches!(transport, LoadTransport::Tls(_)).then(|| acceptor.clone());
+        let contact = format!("<sip:srs@{to};transport={}>", if tls.is_some() { "tls" } else { "tcp" });
         tokio::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
             match tls {
-                Some(acceptor) => serve_stream(acceptor.accept(stream).await.unwrap(), ports).await,
-                None => serve_stream(stream, ports).await,
+                Some(acceptor) => serve_stream(acceptor.accept(stream).await.unwrap(), contact, ports).await,
+                None => serve_stream(stream, contact, ports).await,
             }
         });
         let report = run(config(to, transport), |_| ()).await.unwrap();
@@ -139,23 +140,24 @@ async fn calls_are_made_over_tcp_and_tls() {
 #[tokio::test]
 async fn a_server_that_is_not_there_is_told_as_such() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let error = run(config(closed, LoadTransport::Tcp), |_| ()).await.unwrap_err();
-    assert!(matches!(error, LoadError::Connect { to, .. } if to == closed));
-    let report = run(config(closed, LoadTransport::Udp), |_| ()).await.unwrap();
-    assert_eq!(report.failures.get(&Outcome::Unreachable), Some(&8), "{report}");
+    for transport in [LoadTransport::Tcp, LoadTransport::Udp] {
+        let report = run(config(closed, transport), |_| ()).await.unwrap();
+        assert_eq!(report.failures.get(&Outcome::Unreachable), Some(&8), "{report}");
+    }
 }
 
 #[tokio::test]
 async fn nonsense_is_refused_before_anything_is_sent() {
     let to = "127.0.0.1:9".parse().unwrap();
-    let broken: [fn(&mut LoadConfig); 4] = [
+    let broken: [fn(&mut LoadConfig); 5] = [
         |config| config.calls = 0,
         |config| config.rate_cps = 0.0,
         |config| config.trouble = Trouble { loss: 1.5, ..Trouble::default() },
         |config| config.speech = [vec![], vec![]],
+        |config| (config.marked, config.codec) = (true, LoadCodec::G722),
     ];
     for breaks in broken {
-        let mut config = LoadConfig { codec: LoadCodec::Pcmu, ..config(to, LoadTransport::Udp) };
+        let mut config = config(to, LoadTransport::Udp);
         breaks(&mut config);
         let result = run(config, |_| ()).await;
         assert!(matches!(result, Err(LoadError::Config(_))));
