@@ -20,6 +20,8 @@ use crate::load::{Heard, Journal, Part, Said, listen, longest_ms, total_ms};
 
 /// Folders below the one given.
 const DEPTH: usize = 8;
+/// Frames at the end of a call that its BYE may overtake.
+const OVERTAKEN: u64 = 2;
 /// Milliseconds by which a part may lie beside its place.
 const ASTRAY_MS: u64 = 100;
 
@@ -121,7 +123,10 @@ fn said(call: &Journal) -> anyhow::Result<[Said; 2]> {
         anyhow::Ok(Said {
             mark: u64::from_str_radix(mark, 16).context("a mark of the report is no number")?,
             began_us: call.media_started_us.unwrap_or(0),
-            steps: if call.media_started_us.is_some() { call.steps.get(index).copied().unwrap_or(0) } else { 0 },
+            steps: match call.media_started_us {
+                Some(_) => call.steps.get(index).copied().unwrap_or(0).saturating_sub(OVERTAKEN),
+                None => 0,
+            },
             held: call.held.get(index).cloned().unwrap_or_default(),
         })
     };
@@ -211,7 +216,7 @@ fn open(place: &Path, key: &PrivateKey) -> anyhow::Result<(String, Opened)> {
     opener.push(&file("metadata.ejson")?, &mut plain)?;
     opener.finish()?;
     let metadata: Value = serde_json::from_slice(&plain).context("metadata.ejson")?;
-    let call_id = metadata.pointer("/session/sip/call_id").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let call_id = metadata.pointer("/sip/call_id").and_then(Value::as_str).unwrap_or_default().to_owned();
     let began: Timestamp = text("started_at").parse().ok().context("manifest.json says not when it began")?;
     let began_us = u64::try_from(began.unix_ms()).unwrap_or(0) * 1_000;
     let (channels, _) = decode_undamaged(key, &file("audio.eopus")?)?;

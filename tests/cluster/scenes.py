@@ -1,0 +1,282 @@
+"""One scene each: what is broken while calls run, how it is mended, and what was promised.
+
+A scene has the name by which `--only` takes it, the words of the table, and three steps: `break_it` returns the moment and
+the names of nodes that others must miss; `mend` makes the bed whole again; `judge` says which promises were not kept.
+"""
+
+import random
+import statistics
+import time
+
+from bed import clock
+from calls import Load, heard, settled, stored, verified, wait
+
+# What issue 5 promises: milliseconds of audio lost by a call whose worker died.
+MEDIAN_MS, WORST_MS = 800, 1500
+# A worker of the own site is known to be dead within this, of the other site within that; milliseconds.
+DETECTED_MS = {True: 700, False: 2600}
+
+
+class Result:
+    """One line of the table."""
+
+    def __init__(self, scene):
+        self.scene, self.detected, self.broken = scene, None, []
+        self.calls = self.failed = self.whole = 0
+        self.lost, self.hit = [], 0
+        self.notes = []
+
+    def row(self):
+        median = f"{statistics.median(self.lost) / 1000:.2f}" if self.lost else "0"
+        worst = f"{max(self.lost) / 1000:.2f}" if self.lost else "0"
+        detected = "-" if self.detected is None else f"{self.detected * 1000:.0f} ms"
+        return [self.scene.title, detected, f"{self.hit}", f"{median} / {worst} s", f"{self.failed} of {self.calls}",
+                f"{self.whole} of {self.calls}", "kept" if not self.broken else "BROKEN"]
+
+
+HEAD = ["killed", "detected after", "calls hit", "audio lost, median / worst", "calls failed", "recordings whole", "promise"]
+
+
+class Scene:
+    title, name = "nothing", "nothing"
+    # Needs links that can be cut.
+    cuts = False
+    # Seconds from the break to the mending, and how long calls last.
+    away, hold = 6, 24
+    # Audio that a call whose media went to a victim may lose: median and worst in milliseconds. Others lose nothing.
+    allowed = (0, 0)
+    options = ()
+
+    def __init__(self, bed, calls, say, chance=None, **changes):
+        self.bed, self.count, self.say = bed, calls, say
+        self.random = chance or random.Random(1)
+        for key, value in changes.items():
+            setattr(self, key, value)
+
+    def break_it(self):
+        """Breaks something; the names of nodes that are gone."""
+        return []
+
+    def mend(self):
+        """Mends it."""
+
+    def load(self):
+        return Load(self.bed, self.count, self.hold, rate=20.0, options=self.options)
+
+    def victims(self):
+        """Nodes whose calls may lose audio."""
+        return []
+
+    def run(self, pause=None):
+        bed, result = self.bed, Result(self)
+        wait(bed.is_whole, 40, f"the bed is not whole before this scene: {bed.seen()}")
+        load = self.load()
+        self.say(f"{self.count} calls begin")
+        load.wait_until_talking()
+        time.sleep(pause if pause is not None else 2.0)
+        addresses = {bed[name].address for name in self.victims()}
+        at = time.time()
+        gone = self.break_it()
+        self.say(f"{clock(at)} {self.title}")
+        deadline = time.time() + self.away
+        while time.time() < deadline:
+            time.sleep(0.2)
+            self.say(f"{self.title}: mended in {deadline - time.time():.0f} s")
+        result.detected = self.detection(gone, at)
+        self.mend()
+        self.say(f"{self.title}: mended, calls go on")
+        lines = load.end()
+        self.look(result, load, lines, addresses, at)
+        return result
+
+    def detection(self, gone, at):
+        """Seconds until the last of the others knew."""
+        told = [when for name in gone for when in self.bed.told_down(name, at).values()]
+        if gone and (not told or None in told):
+            silent = [f"{node} of {name}" for name in gone for node, when in self.bed.told_down(name, at).items() if when is None]
+            raise AssertionError(f"never heard: {', '.join(silent)}")
+        return max(told) if told else None
+
+    def look(self, result, load, lines, addresses, at):
+        """What became of the calls."""
+        bed, broken = self.bed, result.broken
+        result.calls = len(lines)
+        failed = [line for line in lines if line["outcome"] != "completed"]
+        result.failed = len(failed)
+        for line in failed[:5]:
+            result.notes.append(f"call {line['call']} {line['outcome']}")
+        self.say("waiting for the store")
+        wait(bed.is_whole, 60, f"the bed is not whole again: {bed.seen()}")
+        missing = stored(bed, [line["call_id"] for line in lines if line["media_started_us"]], say=self.say)
+        left = settled(bed, say=self.say)
+        if missing or left:
+            broken.append(f"{len(missing)} recordings did not come, {left} uploads wait")
+        self.say("listening")
+        verdicts = {verdict["call"]: verdict for verdict in heard(bed, load)}
+        for line in lines:
+            verdict = verdicts[line["call"]]
+            lost = max(verdict["lost_ms"])
+            hit = any(str(to).rsplit(":", 1)[0] in addresses for move in line["moves"] if move["at_us"] <= at * 1e6 for to in move["to"])
+            if hit:
+                result.lost.append(lost)
+            elif lost:
+                broken.append(f"call {line['call']} lost {lost} ms, though its media went elsewhere")
+            faults = []
+            if verdict["recordings"] != 1:
+                faults.append(f"{verdict['recordings']} recordings")
+            if verdict["doubled_ms"] or verdict["foreign_ms"]:
+                faults.append(f"{verdict['doubled_ms']} ms twice, {verdict['foreign_ms']} ms of other calls")
+            if verdict["astray_ms"] > 100:
+                faults.append(f"{verdict['astray_ms']} ms beside its place")
+            if faults:
+                broken.append(f"call {line['call']} ({verdict['call_id']}): {', '.join(faults)}")
+            elif lost <= self.allowed[1]:
+                result.whole += 1
+        result.hit = len(result.lost)
+        if result.failed:
+            broken.append(f"{result.failed} calls failed")
+        if result.lost and (statistics.median(result.lost) > self.allowed[0] or max(result.lost) > self.allowed[1]):
+            broken.append(f"more audio lost than {self.allowed[0]} / {self.allowed[1]} ms")
+        good, text = verified(bed)
+        if not good:
+            broken.append(f"ferric verify: {text[-300:]}")
+
+
+class Nothing(Scene):
+    title, name = "nothing", "nothing"
+    away, hold = 1, 8
+
+
+class NodeKilled(Scene):
+    """kill -9, and a start some seconds later."""
+
+    node = None
+
+    def break_it(self):
+        self.bed[self.node].kill()
+        return [self.node]
+
+    def mend(self):
+        node = self.bed[self.node]
+        node.start()
+        wait(node.is_ready, 60, f"{node.name} does not come back:\n{node.tail()}")
+
+
+class Worker(NodeKilled):
+    title, name, node = "a worker", "worker", "work-a1"
+    allowed = (MEDIAN_MS, WORST_MS)
+
+    def victims(self):
+        return [self.node]
+
+
+class WorkerRefused(Worker):
+    """The SBC refuses to move: the call stays, and its old worker takes it up again where it returns."""
+
+    title, name = "a worker; the SBC refuses to move", "refused"
+    away = 3
+    options = ("--refuse-moves",)
+    allowed = (8_000, 10_000)
+
+
+class Srs(NodeKilled):
+    title, name, node = "an SRS with its proxy", "srs", "edge-a1"
+
+
+class Proxy(NodeKilled):
+    """New calls all the while."""
+
+    title, name, node = "a proxy under new calls", "proxy", "edge-a2"
+    rate, away, hold = 40.0, 4, 3
+
+    def load(self):
+        # So many calls begin that some are being set up at every moment.
+        load = Load(self.bed, int(self.rate * 10), self.hold, rate=self.rate, options=self.options)
+        load.calls = int(self.rate * 3)
+        return load
+
+
+class NatsLeader(Scene):
+    title, name = "the leader of NATS", "nats-leader"
+
+    def break_it(self):
+        leaders = [server for server in self.bed.nats if server.leads()]
+        self.server = (leaders or self.bed.nats)[0]
+        self.server.kill()
+        return []
+
+    def mend(self):
+        self.server.start()
+
+
+class AllNats(Scene):
+    title, name = "all of NATS", "nats"
+    away, hold = 12, 30
+
+    def break_it(self):
+        for server in self.bed.nats:
+            server.kill()
+        return []
+
+    def mend(self):
+        for server in self.bed.nats:
+            server.start()
+        for server in self.bed.nats:
+            wait(server.ready, 60, f"NATS does not come back: {server.tail()}")
+
+
+class DatabaseKilled(Scene):
+    title, name = "PostgreSQL", "postgres"
+
+    def break_it(self):
+        self.bed.database.kill()
+        return []
+
+    def mend(self):
+        self.bed.database.start()
+        wait(self.bed.database.ready, 60, "PostgreSQL does not come back")
+
+
+class Link(Scene):
+    """Both sites go on; each misses all nodes of the other."""
+
+    title, name, cuts = "the link between the sites", "link", True
+    away, hold = 8, 24
+
+    def break_it(self):
+        self.bed.network.cut_between("a", "b")
+        return [name for name, node in self.bed.nodes.items() if node.letter == "b"]
+
+    def detection(self, gone, at):
+        told = [when for name in gone for node, when in self.bed.told_down(name, at).items() if self.bed[node].letter == "a"]
+        return None if None in told else max(told)
+
+    def mend(self):
+        self.bed.network.mend_between("a", "b")
+        wait(self.bed.is_whole, 40, f"the sites do not find each other: {self.bed.seen()}")
+
+
+class Site(Scene):
+    """All nodes of a site at once; calls are in the other one, or their mirror is."""
+
+    title, name, letter = "a whole site", "site", "b"
+    away, hold = 6, 24
+
+    def break_it(self):
+        gone = [name for name, node in self.bed.nodes.items() if node.letter == self.letter]
+        for name in gone:
+            if self.bed[name].is_up():
+                self.bed[name].process.kill()
+        for name in gone:
+            self.bed[name].kill()
+        return gone
+
+    def mend(self):
+        nodes = [node for node in self.bed.nodes.values() if node.letter == self.letter]
+        for node in nodes:
+            node.start()
+        for node in nodes:
+            wait(node.is_ready, 60, f"{node.name} does not come back:\n{node.tail()}")
+
+
+SCENES = [Nothing, Worker, WorkerRefused, Srs, Proxy, NatsLeader, AllNats, DatabaseKilled, Link, Site]
