@@ -1,7 +1,7 @@
 # The commands of the README. One build profile (release) serves them all.
 FERRIC := target/release/ferric
 
-.PHONY: run test interop fuzz bench lint build clean
+.PHONY: run test interop fuzz bench cluster-demo cluster-rounds lint build clean
 
 run: build
 	$(FERRIC) demo
@@ -29,6 +29,16 @@ fuzz:
 bench: build
 	cargo bench --profile release --bench capacity
 	python3 tests/bench/edge.py
+
+# make cluster-demo: two sites on this machine (root: network namespaces); kills one thing after the other, prints what it cost.
+cluster-demo: build
+	.ci/setup test
+	target/venv/bin/python tests/cluster/demo.py $(ARGS)
+
+# make cluster-rounds: the same with random timing, 20 rounds a kind: hours. ARGS="--rounds 3 --only worker".
+cluster-rounds: build
+	.ci/setup test
+	target/venv/bin/python tests/cluster/rounds.py $(ARGS)
 
 lint:
 	cargo fmt --all --check

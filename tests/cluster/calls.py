@@ -1,8 +1,8 @@
 """Calls to a bed: `ferric load` on the SBC's host, and what came out of them."""
 
 import json
+import os
 import signal
-import threading
 import time
 
 from bed import DOMAIN, FERRIC, run
@@ -14,9 +14,9 @@ class Load:
 
     number = 0
 
-    def __init__(self, bed, calls, hold, *, rate=20.0, to=None, options=()):
+    def __init__(self, bed, calls, hold, *, rate=20.0, first=None, to=None, options=()):
         Load.number += 1
-        self.bed, self.calls, self.hold, self.rate = bed, calls, hold, rate
+        self.bed, self.calls, self.hold, self.rate, self.first = bed, calls, hold, rate, first or calls
         self.home = bed.home / f"load-{Load.number}"
         self.home.mkdir()
         self.report_file = self.home / "calls.jsonl"
@@ -27,13 +27,9 @@ class Load:
         self.process = bed.sbc.start(command, self.log)
         bed.started.append(self.process)
 
-    @property
-    def set_up_by(self):
-        """When all calls should talk."""
-        return self.began + self.calls / self.rate + 1
-
     def wait_until_talking(self):
-        time.sleep(max(0, self.set_up_by - time.time()))
+        """Until the first of them talk, which are all if nothing else was said."""
+        time.sleep(max(0, self.began + self.first / self.rate + 1 - time.time()))
         assert self.process.poll() is None, self.log.read_text(errors="replace")
 
     def end(self, patience=60):
@@ -115,11 +111,24 @@ def heard(bed, load):
 
 
 def verified(bed):
-    """Whether manifests, signatures and chains of all that is in the store hold: the text of `ferric verify`."""
+    """Manifests, hashes, signatures and chains of all that is in the store, with each node's own key: what is wrong."""
     folder = bed.home / ("fetched" if bed.store else "store")
-    bed.store and bed.store.fetch(folder)
-    done = run("verify", folder)
-    return done.returncode == 0, (done.stdout + done.stderr).strip()
+    if bed.store:
+        bed.store.fetch(folder)
+    sorted_by_node, wrong = bed.home / "by-node", []
+    for manifest in folder.glob("acme/*/*/*/*/manifest.json"):
+        made_by = json.loads(manifest.read_text())["node"]
+        place = sorted_by_node / made_by / manifest.parent.name
+        if not place.exists():
+            place.mkdir(parents=True)
+            for file in manifest.parent.iterdir():
+                os.link(file, place / file.name)
+    for place in sorted_by_node.iterdir() if sorted_by_node.exists() else ():
+        done = run("verify", "--cert", bed[place.name].data / "keys" / "node.public.pem", place)
+        if done.returncode != 0:
+            lines = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("ok ")]
+            wrong.append(f"{place.name}: {' '.join(lines)[:300]}")
+    return wrong
 
 
-__all__ = ["Load", "heard", "recordings", "settled", "stored", "threading", "verified", "wait"]
+__all__ = ["Load", "heard", "recordings", "settled", "stored", "verified", "wait"]

@@ -1,6 +1,6 @@
 """Starts two sites on this machine, runs calls, breaks one thing after the other, and prints what it cost.
 
-    target/venv/bin/python tests/cluster/demo.py [--only NAME...] [--calls N] [--keep] [--loud]
+    target/venv/bin/python tests/cluster/demo.py [--only NAME...] [--all] [--calls N] [--keep] [--loud]
 
 Exit 1 if a promise is broken. Logs lie in target/cluster/demo. `--keep` leaves everything running at the end.
 """
@@ -47,6 +47,7 @@ def table(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=[scene.name for scene in SCENES], help="these scenes: %(choices)s")
+    parser.add_argument("--all", action="store_true", help="those that take minutes as well")
     parser.add_argument("--calls", type=int, default=40, help="calls of each scene")
     parser.add_argument("--keep", action="store_true", help="leave everything running until Enter")
     parser.add_argument("--loud", action="store_true", help="a line for every step")
@@ -55,7 +56,7 @@ def main():
     rows, broken = [HEAD], []
     with Bed("demo", say=say) as bed:
         for kind in SCENES:
-            if arguments.only and kind.name not in arguments.only:
+            if kind.name not in (arguments.only or [scene.name for scene in SCENES if arguments.all or not scene.slow]):
                 continue
             if kind.cuts and not bed.network.can_cut:
                 rows.append([kind.title, *["-"] * (len(HEAD) - 2), "not here"])
