@@ -44,7 +44,7 @@ use ferric_sip::transaction::{Timers, TransactionLimits};
 use ferric_sip_io::{ClientTls, IoLimits, ListenerConfig, SipSockets, client_config, server_config};
 use ferric_srs::offer::MediaPolicy;
 use ferric_srs::port::{CaptureEvent, RecordingId};
-use ferric_srs::{Srs, SrsConfig};
+use ferric_srs::{Srs, SrsConfig, TakeoverConfig};
 use ferric_worker::Ending;
 use ferric_worker::call::WorkerEvent;
 use ferric_worker::recover::recover;
@@ -544,6 +544,7 @@ fn srs_config(config: &Config, bound: &[(Transport, SocketAddr)]) -> SrsConfig {
         probe_interval: PROBE_INTERVAL,
         // Capture refuses with a reason; this bound only keeps the table finite.
         max_sessions: config.capture.max_calls.saturating_mul(2).max(64),
+        takeover: TakeoverConfig::default(),
         advertise: advertise.collect(),
         seed: rand::random(),
         key_seed: rand::random(),

@@ -379,7 +379,9 @@ impl Signalling {
             | SrsEvent::Rejected { .. }
             | SrsEvent::Untrusted { .. }
             | SrsEvent::MetadataProblem { .. }
-            | SrsEvent::Probing { .. } => {}
+            | SrsEvent::Probing { .. }
+            | SrsEvent::Moved { .. }
+            | SrsEvent::MoveRefused { .. } => {}
         }
     }
 
@@ -500,6 +502,12 @@ fn log(event: SrsEvent) {
         }
         SrsEvent::Probing { recording } => {
             tracing::info!(%recording, "no RTP: asking the peer whether it is still there")
+        }
+        SrsEvent::Moved { recording, from_part, to_part, lost_ms } => {
+            tracing::warn!(%recording, from_part, to_part, lost_ms, "worker lost: the recording goes on elsewhere");
+        }
+        SrsEvent::MoveRefused { recording, part, status } => {
+            tracing::error!(%recording, part, status, "worker lost, and the SRC does not send to another: waiting for the old one");
         }
     }
 }

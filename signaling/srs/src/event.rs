@@ -86,6 +86,26 @@ pub enum SrsEvent {
         /// What is wrong.
         problem: String,
     },
+    /// A recording goes on with another worker, or with its own after that had been lost: the media come again.
+    Moved {
+        /// Which.
+        recording: RecordingId,
+        /// The last part before that had media.
+        from_part: u32,
+        /// The part from now on; the same when a copy took over.
+        to_part: u32,
+        /// From the loss of the worker until the peer knew where to send, in ms; capture measures what is missing.
+        lost_ms: u64,
+    },
+    /// The SRC does not send to another worker; the dialog stays, and the recording waits for its old one.
+    MoveRefused {
+        /// Which.
+        recording: RecordingId,
+        /// The part that came to nothing.
+        part: u32,
+        /// Status code of its answer.
+        status: u16,
+    },
     /// No RTP; the peer was asked whether it is still there.
     Probing {
         /// Which call.

@@ -25,4 +25,4 @@ mod srs;
 
 pub use event::SrsEvent;
 pub use session::asks_for_recording;
-pub use srs::{Srs, SrsConfig, SrsOutput};
+pub use srs::{Srs, SrsConfig, SrsOutput, TakeoverConfig};

@@ -268,6 +268,42 @@ pub fn again(last: &Sdp, policy: &MediaPolicy) -> Vec<MediaAnswer> {
     last.media.iter().map(line).collect()
 }
 
+/// Our offer when nothing but our sockets changed: the m-lines as they stand.
+pub fn as_it_stands(last: &Sdp) -> Vec<MediaAnswer> {
+    let line = |media: &Media| match media.rtp_address() {
+        Some(address) => MediaAnswer::Accept(AcceptedMedia {
+            address,
+            formats: media.formats.clone(),
+            direction: media.direction,
+            crypto: media.crypto_attributes().into_iter().next(),
+        }),
+        None => MediaAnswer::Refuse,
+    };
+    last.media.iter().map(line).collect()
+}
+
+/// Puts the sockets that count now into a description of ours; lines that were `stopped` are refused.
+pub fn relocate(last: &mut Sdp, assigned: &[AssignedStream], stopped: &[usize]) {
+    for (index, media) in last.media.iter_mut().enumerate().filter(|(_, media)| media.port != 0) {
+        if stopped.contains(&index) {
+            media.port = 0;
+        } else if let Some(stream) = assigned.iter().find(|stream| stream.index == index) {
+            media.address = Some(stream.address.ip());
+            media.port = stream.address.port();
+        }
+    }
+}
+
+/// The streams after the peer's answer to an offer of ours, which need not repeat labels.
+pub fn answered(answer: &Sdp, policy: &CallPolicy, rng: &mut impl Rng, before: &[StreamSpec]) -> Vec<StreamSpec> {
+    let mut streams = plan(answer, policy, rng, before);
+    for stream in &mut streams {
+        let stood = before.iter().find(|stood| stood.index == stream.index);
+        stream.label = stream.label.take().or_else(|| stood?.label.clone());
+    }
+    streams
+}
+
 /// Adds what else can be stored under numbers that are still free.
 fn widen(formats: &[Format], policy: &MediaPolicy) -> Vec<Format> {
     let mut all = formats.to_vec();

@@ -7,6 +7,7 @@
 //! with one dialog counts as its session description does.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
 
 use ferric_sip::sdp::MAX_MEDIA;
 
@@ -33,7 +34,38 @@ pub(crate) struct Leg {
     pub(crate) over: Option<SessionInfo>,
 }
 
-/// What capture records into one pair of files.
+/// How far a recording is whose worker was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Capture was asked for the next part.
+    Asked,
+    /// No worker took it; it is asked again.
+    Waiting,
+    /// The next part is there; the dialogs are told where.
+    Moving,
+    /// No dialog moves, or there is none: only the old worker can go on, or a new offer of the peer's.
+    Stranded,
+}
+
+/// A recording on its way from a lost worker to the next.
+#[derive(Debug)]
+pub(crate) struct Takeover {
+    pub(crate) step: Step,
+    /// The last part that had media.
+    pub(crate) from: u32,
+    /// When its worker was lost, milliseconds since 1970.
+    pub(crate) lost_unix_ms: u64,
+    /// The recording is given up then.
+    pub(crate) until: Instant,
+    /// Nothing was begun under the number of the last part: it can be used again.
+    pub(crate) unused: bool,
+    /// The SRC did not move: without its old sockets it is of no use.
+    pub(crate) refused: bool,
+    /// The old worker is back.
+    pub(crate) returned: bool,
+}
+
+/// What users see as one recording; capture writes one part of it at a time.
 #[derive(Debug)]
 pub(crate) struct Recording {
     pub(crate) legs: Vec<Leg>,
@@ -41,8 +73,14 @@ pub(crate) struct Recording {
     pub(crate) questions: VecDeque<Option<SessionKey>>,
     /// Capture took it.
     pub(crate) begun: bool,
-    /// Sessions that joined before capture had taken it.
+    /// The part that capture was asked for last.
+    pub(crate) part: u32,
+    /// Its worker was lost, and not every dialog sends to another yet.
+    pub(crate) takeover: Option<Takeover>,
+    /// Sessions that wait until capture has taken it, with streams that it was not told of yet.
     pub(crate) later: Vec<SessionKey>,
+    /// Streams went while nobody had it.
+    pub(crate) outdated: bool,
     /// As capture said last.
     pub(crate) assigned: Vec<AssignedStream>,
     /// By which a second dialog finds it.
@@ -57,11 +95,24 @@ impl Recording {
             legs: Vec::new(),
             questions: VecDeque::new(),
             begun: false,
+            part: 1,
+            takeover: None,
             later: Vec::new(),
+            outdated: false,
             assigned: Vec::new(),
             pair: None,
             channels: HashMap::new(),
         }
+    }
+
+    /// True while a worker has it.
+    pub(crate) fn is_held(&self) -> bool {
+        self.begun && self.takeover.as_ref().is_none_or(|takeover| takeover.step == Step::Moving)
+    }
+
+    /// True while no worker has it, and none was asked.
+    pub(crate) fn is_adrift(&self) -> bool {
+        self.takeover.as_ref().is_some_and(|takeover| matches!(takeover.step, Step::Waiting | Step::Stranded))
     }
 
     /// Adds a dialog with its lines.
@@ -99,6 +150,16 @@ impl Recording {
             Some(AssignedStream { index: *line, address: found.address })
         };
         leg.lines.iter().filter_map(own).collect()
+    }
+
+    /// Where its dialogs send, under capture's numbers.
+    pub(crate) fn told(&self, sessions: &HashMap<SessionKey, Session>) -> Vec<AssignedStream> {
+        let of_leg = |leg: &Leg| {
+            let told = sessions.get(&leg.session).map(|session| session.told.as_slice()).unwrap_or_default();
+            let own = told.iter().filter(|stream| leg.lines.contains(&stream.index));
+            own.map(|stream| AssignedStream { index: leg.number * LINES + stream.index, ..*stream }).collect::<Vec<_>>()
+        };
+        self.legs.iter().filter(|leg| leg.over.is_none()).flat_map(of_leg).collect()
     }
 
     /// All its streams as capture should have them. The first labelled stream goes left, all others right; of a

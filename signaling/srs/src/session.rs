@@ -16,7 +16,7 @@ use ferric_sip::uri::Uri;
 use crate::event::InviteId;
 use crate::maker::{self, Clues, Findings, Half};
 use crate::parties;
-use crate::port::{MetadataDocument, ParticipantInfo, RecordingId, SessionInfo, StreamSpec};
+use crate::port::{AssignedStream, MetadataDocument, ParticipantInfo, RecordingId, SessionInfo, StreamSpec};
 
 /// One dialog, inside of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,6 +62,37 @@ pub(crate) struct Before {
     pub(crate) communication_sessions: Vec<(String, RecordingId)>,
 }
 
+/// A request of ours that changes or refreshes the session.
+#[derive(Debug)]
+pub(crate) enum Own {
+    /// A refresh without a description.
+    Refresh,
+    /// A refresh by re-INVITE: it offers what stands.
+    Offer,
+    /// It offers other sockets.
+    Move {
+        /// The offer.
+        sdp: String,
+        origin: Origin,
+        /// The sockets in it.
+        told: Vec<AssignedStream>,
+    },
+}
+
+/// A dialog whose peer has to be told of other sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Moving {
+    /// Nothing is to be done, or it is under way.
+    #[default]
+    Still,
+    /// Our offer has its turn soon.
+    Queued,
+    /// The peer took no offer at that moment: again later.
+    Later,
+    /// The peer does not move (status code).
+    Refused(u16),
+}
+
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) state: State,
@@ -76,8 +107,14 @@ pub(crate) struct Session {
     pub(crate) accepted: Option<AcceptedInvite>,
     /// Our offer in a 200 waits for the answer in the ACK.
     pub(crate) awaits_answer: bool,
-    /// A re-INVITE of our own is under way: an offer of the peer's would cross it.
-    pub(crate) own_offer: bool,
+    /// A re-INVITE or UPDATE of ours that the peer has not answered.
+    pub(crate) own: Option<Own>,
+    /// The sockets that the peer sends to, by m-line.
+    pub(crate) told: Vec<AssignedStream>,
+    /// How far it is when that has to change.
+    pub(crate) moving: Moving,
+    /// Offers that the peer put off, one after the other.
+    pub(crate) put_off: u32,
     /// An OPTIONS asks whether the peer is still there.
     pub(crate) probing: bool,
     pub(crate) timer: Option<SessionTimer>,
@@ -101,6 +138,8 @@ pub(crate) struct Session {
     pub(crate) info: SessionInfo,
     pub(crate) metadata: Metadata,
     pub(crate) peer_allows_update: bool,
+    /// The peer does not take an offer in an UPDATE, whatever its Allow says.
+    pub(crate) offers_by_invite: bool,
     /// RTP came: the peer has had our 200, whatever became of its ACK.
     pub(crate) heard: bool,
     /// The peer's Accept lists the request for a metadata snapshot.
@@ -206,6 +245,21 @@ impl Session {
         if self.info.warnings.len() < MAX_WARNINGS && !self.info.warnings.iter().any(|have| have == text) {
             self.info.warnings.push(text.to_owned());
         }
+    }
+
+    /// True while an offer of ours would cross something.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.state != State::Recording
+            || self.pending.is_some()
+            || self.waiting > 0
+            || self.own.is_some()
+            || self.awaits_answer
+            || self.accepted.is_some()
+    }
+
+    /// True while an offer of ours is under way.
+    pub(crate) fn offers(&self) -> bool {
+        matches!(self.own, Some(Own::Offer | Own::Move { .. }))
     }
 
     /// True while every stream is on hold.

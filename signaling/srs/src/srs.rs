@@ -2,11 +2,13 @@
 
 mod answer;
 mod end;
+mod moving;
 mod place;
 mod reoffer;
 mod requests;
 mod send;
 mod snapshot;
+mod takeover;
 mod timers;
 
 use std::borrow::Cow;
@@ -32,6 +34,8 @@ use crate::port::{CaptureEvent, Command, RecordingId, RefuseReason, ReleaseCause
 use crate::recording::Recording;
 use crate::session::{Session, SessionKey};
 use ferric_sip::trust::TrustTable;
+use moving::Pace;
+pub use takeover::TakeoverConfig;
 
 /// How the server behaves.
 #[derive(Debug, Clone)]
@@ -52,6 +56,8 @@ pub struct SrsConfig {
     pub probe_interval: Duration,
     /// Sessions at once; beyond, 503.
     pub max_sessions: usize,
+    /// When a worker is lost.
+    pub takeover: TakeoverConfig,
     /// `host:port` for Via and Contact by the listener's address, where it is configured.
     pub advertise: Vec<(Transport, std::net::SocketAddr, String)>,
     /// Seed of tags, ids and branches.
@@ -92,6 +98,8 @@ enum Due {
     End,
     /// Is the peer still there?
     Probe,
+    /// A peer that put our offer off is asked again.
+    Move,
 }
 
 /// Whose deadline it is.
@@ -101,6 +109,10 @@ enum Deadline {
     Session(SessionKey, Due),
     /// A recording waits for the other half of its call no longer.
     Linger(RecordingId),
+    /// A recording whose worker is lost: the next attempt, or its end.
+    Takeover(RecordingId),
+    /// The next offers may leave.
+    Pace,
 }
 
 /// What a request of ours was sent for.
@@ -109,6 +121,7 @@ enum Purpose {
     Probe,
     Refresh,
     Snapshot,
+    Move,
     Bye,
 }
 
@@ -132,6 +145,9 @@ pub struct Srs {
     /// By Call-ID and the peer's tag: an INVITE that comes once more is not a second call.
     by_call: HashMap<(String, String), SessionKey>,
     own_requests: HashMap<ClientTransactionId, (SessionKey, Purpose)>,
+    /// Dialogs that are to be told of other sockets, each once.
+    moves: VecDeque<SessionKey>,
+    pace: Pace,
     deadlines: DeadlineQueue<Deadline>,
     next_session: u64,
     /// Call-IDs of the last INVITEs that could not be read.
@@ -160,6 +176,8 @@ impl Srs {
             by_invite: HashMap::new(),
             by_call: HashMap::new(),
             own_requests: HashMap::new(),
+            moves: VecDeque::new(),
+            pace: Pace::new(now),
             deadlines: DeadlineQueue::default(),
             next_session: 0,
             malformed: VecDeque::new(),
@@ -259,6 +277,8 @@ impl Srs {
             match deadline {
                 Deadline::Session(session, due) => self.handle_due(now, session, due),
                 Deadline::Linger(recording) => self.release(recording, ReleaseCause::Bye),
+                Deadline::Takeover(recording) => self.take_over_again(now, recording),
+                Deadline::Pace => self.send_moves(now),
             }
             self.drain_layer(now);
         }
@@ -288,14 +308,16 @@ impl Srs {
     /// Hears from capture.
     pub fn handle_capture(&mut self, now: Instant, event: CaptureEvent) {
         match event {
-            CaptureEvent::Ready { recording, streams, .. } => self.handle_ready(now, recording, streams),
-            CaptureEvent::Refused { recording, reason, .. } => self.handle_refused(now, recording, reason),
+            CaptureEvent::Ready { recording, part, streams } => self.handle_ready(now, recording, part, streams),
+            CaptureEvent::Refused { recording, part, reason } => self.handle_refused(now, recording, part, reason),
+            CaptureEvent::Lost { recording, part } => self.handle_lost(now, recording, part),
+            CaptureEvent::Returned { recording } => self.handle_returned(now, recording),
+            CaptureEvent::Promoted { recording, part, streams } => {
+                self.handle_promoted(now, recording, part, streams);
+            }
             CaptureEvent::MediaHeard { recording } => self.handle_media(recording),
             CaptureEvent::MediaSilent { recording } => self.handle_silence(now, recording),
-            CaptureEvent::Died { recording } | CaptureEvent::Lost { recording, .. } => {
-                self.handle_death(now, recording);
-            }
-            CaptureEvent::Returned { .. } | CaptureEvent::Promoted { .. } => {}
+            CaptureEvent::Died { recording } => self.handle_death(now, recording),
         }
         self.drain_layer(now);
     }

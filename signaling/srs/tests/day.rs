@@ -26,7 +26,7 @@ use ferric_sip::{Flow, Message, Method, Transport};
 use ferric_srs::event::InviteId;
 use ferric_srs::offer::MediaPolicy;
 use ferric_srs::port::{AssignedStream, CaptureEvent, Command, RecordingId, RefuseReason, StreamSpec};
-use ferric_srs::{Srs, SrsConfig, SrsEvent, SrsOutput};
+use ferric_srs::{Srs, SrsConfig, SrsEvent, SrsOutput, TakeoverConfig};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -156,6 +156,7 @@ impl World {
             max_call: Duration::from_secs(12 * 3_600),
             probe_interval: Duration::from_secs(7_200),
             max_sessions: 10_000,
+            takeover: TakeoverConfig::default(),
             advertise: Vec::new(),
             seed,
             key_seed: [1; 32],

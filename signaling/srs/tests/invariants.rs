@@ -29,38 +29,52 @@ use rig::{Rig, SDP};
 /// Capture as it might be: it remembers what it owes, and answers when it likes.
 #[derive(Default)]
 struct Capture {
-    owed: Vec<(RecordingId, Vec<StreamSpec>, bool)>,
-    running: HashMap<RecordingId, u32>,
+    owed: Vec<(RecordingId, u32, Vec<StreamSpec>, bool)>,
+    running: HashMap<RecordingId, Running>,
     assigned: usize,
     ended: usize,
     seen: usize,
+}
+
+/// A recording that was assigned and is not over.
+#[derive(Default)]
+struct Running {
+    part: u32,
+    /// Capture took it once.
+    begun: bool,
+    /// Nobody has it: its worker was lost, or what was to be its next part came to nothing.
+    adrift: bool,
 }
 
 impl Capture {
     fn look(&mut self, rig: &Rig) {
         for command in &rig.commands[self.seen..] {
             match command {
-                Command::Assign { recording, streams, takes, .. } => {
-                    assert!(
-                        takes.iter().all(|taken| self.running.contains_key(&taken.from)),
-                        "taken from what does not run"
-                    );
-                    self.assigned += 1;
-                    assert!(self.running.insert(*recording, 0).is_none(), "assigned twice");
-                    self.owed.push((*recording, streams.clone(), true));
+                Command::Assign { recording, part, streams, takes, .. } => {
+                    assert!(takes.iter().all(|taken| self.has(&taken.from)), "taken from what does not run");
+                    let running = self.running.entry(*recording).or_insert_with(|| {
+                        self.assigned += 1;
+                        Running { adrift: true, ..Running::default() }
+                    });
+                    assert!(running.adrift && running.part < part.number, "assigned twice");
+                    (running.part, running.adrift) = (part.number, false);
+                    assert_eq!(part.file == recording.0, part.number == 1, "each part has a file of its own");
+                    self.owed.push((*recording, part.number, streams.clone(), true));
                 }
                 Command::Change { recording, streams, takes } => {
-                    assert!(
-                        takes.iter().all(|taken| self.running.contains_key(&taken.from)),
-                        "taken from what does not run"
-                    );
-                    assert!(self.running.contains_key(recording), "a change of what does not run");
-                    self.owed.push((*recording, streams.clone(), false));
+                    assert!(takes.iter().all(|taken| self.has(&taken.from)), "taken from what does not run");
+                    assert!(self.has(recording), "a change of what does not run");
+                    let part = self.running[recording].part;
+                    self.owed.push((*recording, part, streams.clone(), false));
                 }
                 Command::Info { recording, .. } => {
                     assert!(self.running.contains_key(recording), "news of what does not run")
                 }
                 Command::Park { recording } => assert!(self.running.contains_key(recording)),
+                Command::Release { recording, cause } if cause.is_of_part() => {
+                    assert!(self.has(recording), "a part that nobody has");
+                    self.lose(*recording);
+                }
                 Command::Release { recording, .. } => {
                     assert!(self.running.remove(recording).is_some(), "released twice");
                     self.ended += 1;
@@ -70,23 +84,66 @@ impl Capture {
         self.seen = rig.commands.len();
     }
 
+    /// True while somebody has it.
+    fn has(&self, recording: &RecordingId) -> bool {
+        self.running.get(recording).is_some_and(|running| !running.adrift)
+    }
+
+    /// Nobody has it any more; what was asked may be answered all the same.
+    fn lose(&mut self, recording: RecordingId) {
+        if let Some(running) = self.running.get_mut(&recording) {
+            running.adrift = true;
+        }
+    }
+
     fn answer(&mut self, rig: &mut Rig, refuse: bool) {
         if self.owed.is_empty() {
             return;
         }
-        let (session, streams, first) = self.owed.remove(0);
+        let (recording, part, streams, assigned) = self.owed.remove(0);
+        let current = self.running.get(&recording).is_some_and(|running| running.part == part);
         if refuse {
-            if first && self.running.remove(&session).is_some() {
-                self.ended += 1;
+            if assigned && current {
+                // Of a recording that ran before, only the part is refused; its number may come again.
+                match self.running.get_mut(&recording) {
+                    Some(running) if running.begun => (running.part, running.adrift) = (part - 1, true),
+                    _ => {
+                        self.running.remove(&recording);
+                        self.ended += 1;
+                    }
+                }
             }
-            rig.capture(CaptureEvent::Refused { recording: session, part: 1, reason: RefuseReason::NoPorts });
+            rig.capture(CaptureEvent::Refused { recording, part, reason: RefuseReason::NoPorts });
         } else {
+            if let Some(running) = self.running.get_mut(&recording).filter(|_| current) {
+                running.begun = true;
+            }
             let address = |stream: &StreamSpec| {
                 let port = u16::try_from(40_000 + 2 * stream.index).unwrap();
-                AssignedStream { index: stream.index, address: ([192, 0, 2, 10], port).into() }
+                let host = u8::try_from(part % 200).unwrap();
+                AssignedStream { index: stream.index, address: ([192, 0, 2, host], port).into() }
             };
             let streams = streams.iter().map(address).collect();
-            rig.capture(CaptureEvent::Ready { recording: session, part: 1, streams });
+            rig.capture(CaptureEvent::Ready { recording, part, streams });
+        }
+    }
+
+    /// The worker of a recording goes, comes back, or leaves it to its copy.
+    fn trouble(&mut self, rig: &mut Rig, recording: RecordingId, kind: u32) {
+        let Running { part, adrift, .. } = self.running[&recording];
+        match kind {
+            0 | 1 if !adrift => {
+                self.lose(recording);
+                rig.capture(CaptureEvent::Lost { recording, part });
+            }
+            2 if !adrift && !self.owed.iter().any(|(owed, ..)| *owed == recording) => {
+                let streams = (0..4).map(|index| AssignedStream {
+                    index,
+                    address: ([192, 0, 2, 250], 40_000 + 2 * index as u16).into(),
+                });
+                rig.capture(CaptureEvent::Promoted { recording, part, streams: streams.collect() });
+            }
+            _ => rig.capture(CaptureEvent::Returned { recording }),
         }
     }
 }
@@ -121,8 +178,9 @@ fn communication_sessions(lines: &str) -> String {
     text + "</recording>"
 }
 
-/// One run; returns how many recordings were asked for, changed and refused by capture.
-fn run(seed: u64) -> [usize; 3] {
+/// One run, with workers that are lost if `losses`; returns how many recordings were asked for, changed and refused by capture,
+/// and how many moved and would not.
+fn run(seed: u64, losses: bool) -> [usize; 5] {
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut rig = Rig::new();
     let mut capture = Capture::default();
@@ -141,7 +199,7 @@ fn run(seed: u64) -> [usize; 3] {
             .replace("label:1", "label:3")
             .replace("label:2", "label:4")
     );
-    for _ in 0..120 {
+    for _ in 0..if losses { 240 } else { 120 } {
         let divided = sessions[rng.random_range(0..sessions.len())].as_str();
         let bodies = [SDP, SDP, held.as_str(), four.as_str(), divided, metadata, "", "v=0\r\nm=audio 1 RTP/AVP 18\r\n"];
         let body = bodies[rng.random_range(0..bodies.len())];
@@ -150,7 +208,7 @@ fn run(seed: u64) -> [usize; 3] {
         } else {
             &[]
         };
-        match rng.random_range(0..14) {
+        match rng.random_range(0..if losses { 20 } else { 14 }) {
             0..=3 => {
                 rig.request("INVITE", headers, body);
                 invites.push(rig.last_request("INVITE"));
@@ -188,6 +246,14 @@ fn run(seed: u64) -> [usize; 3] {
                     rig.capture(event);
                 }
             }
+            14..=16 => {
+                let mut running: Vec<RecordingId> = capture.running.keys().copied().collect();
+                running.sort();
+                if !running.is_empty() {
+                    let recording = running[rng.random_range(0..running.len())];
+                    capture.trouble(&mut rig, recording, rng.random_range(0..4));
+                }
+            }
             11 => rig.wait(Duration::from_millis(rng.random_range(0..60_000))),
             _ => {
                 let refuse = rng.random_bool(0.15);
@@ -204,8 +270,8 @@ fn run(seed: u64) -> [usize; 3] {
             }
             // What the server asks is answered at times, in one way or another.
             if message.is_request() && message.method() != Method::Ack && rng.random_bool(0.7) {
-                let status = [200, 200, 200, 405, 481, 491, 501][rng.random_range(0..7)];
-                rig.respond(&message, status, "");
+                let status = [200, 200, 200, 405, 488, 491, 501, 481][rng.random_range(0..8)];
+                rig.respond(&message, status, if rng.random_bool(0.5) { SDP } else { "" });
             }
         }
         capture.look(&rig);
@@ -229,7 +295,10 @@ fn run(seed: u64) -> [usize; 3] {
     books_are_closed(&rig, seed);
     let changed = rig.commands.iter().filter(|command| matches!(command, Command::Change { .. })).count();
     let released = rig.released().len();
-    [capture.assigned, changed, capture.assigned - released]
+    let count = |of: fn(&SrsEvent) -> bool| rig.events.iter().filter(|event| of(event)).count();
+    let moved = count(|event| matches!(event, SrsEvent::Moved { .. }));
+    let stayed = count(|event| matches!(event, SrsEvent::MoveRefused { .. }));
+    [capture.assigned, changed, capture.assigned.saturating_sub(released), moved, stayed]
 }
 
 /// Each INVITE that asked for a recording was refused once, or closed once; whatever fed a recording was told.
@@ -248,10 +317,21 @@ fn books_are_closed(rig: &Rig, seed: u64) {
 
 #[test]
 fn whatever_happens_every_call_ends_and_every_invite_is_answered_once() {
-    let mut totals = [0; 3];
+    let mut totals = [0; 5];
     for seed in 0..400 {
-        let counts = run(seed);
+        let counts = run(seed, false);
         totals.iter_mut().zip(counts).for_each(|(total, count)| *total += count);
     }
     assert!(totals[0] > 1_000 && totals[1] > 300 && totals[2] > 50, "the runs reach what they are for: {totals:?}");
+    assert_eq!(totals[3..], [0, 0]);
+}
+
+#[test]
+fn whatever_happens_to_workers_every_call_ends_and_every_invite_is_answered_once() {
+    let mut totals = [0; 5];
+    for seed in 0..1_000 {
+        let counts = run(seed, true);
+        totals.iter_mut().zip(counts).for_each(|(total, count)| *total += count);
+    }
+    assert!(totals[3] > 300 && totals[4] > 30, "the runs reach what they are for: {totals:?}");
 }

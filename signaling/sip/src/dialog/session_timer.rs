@@ -100,10 +100,14 @@ impl SessionTimer {
         response.add_header("Require", "timer");
     }
 
-    /// The header fields of a refresh that we send, in which we are the UAC.
+    /// The header fields of a re-INVITE or UPDATE of ours, in which we are the UAC; who refreshes stays who it was.
     pub fn write_refresh(&self, request: &mut Message) {
         let seconds = u32::try_from(self.interval.as_secs()).unwrap_or(u32::MAX);
-        let value = SessionExpires { seconds, refresher: Some(Refresher::Uac) };
+        let refresher = match self.refresher {
+            Refresher::Uac => Refresher::Uas,
+            Refresher::Uas => Refresher::Uac,
+        };
+        let value = SessionExpires { seconds, refresher: Some(refresher) };
         request.add_header("Session-Expires", &value.to_string());
     }
 
@@ -151,6 +155,9 @@ mod tests {
         let mut ok = request(&[]);
         timer.write(&mut ok);
         assert_eq!(ok.header("Session-Expires").unwrap(), "600;refresher=uac");
+        let mut ours = request(&[]);
+        timer.write_refresh(&mut ours);
+        assert_eq!(ours.header("Session-Expires").unwrap(), "600;refresher=uas");
         assert_eq!(timer.refresh_at, None);
         let timer = negotiate(&[("Supported", "timer"), ("Session-Expires", "600;refresher=uas")]).unwrap().unwrap();
         assert!(timer.refresh_at.is_some());

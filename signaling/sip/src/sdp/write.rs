@@ -12,7 +12,7 @@ pub struct Origin {
     pub id: u64,
     /// Up by one with every change, unchanged otherwise.
     pub version: u64,
-    /// Our address.
+    /// Our address when the session began; it stays when the media move.
     pub address: IpAddr,
 }
 
@@ -40,10 +40,15 @@ pub enum MediaAnswer {
 
 /// Our answer to `offer`; `answers` are in the order of its m-lines.
 pub fn write_answer(offer: &Sdp, answers: &[MediaAnswer], origin: &Origin) -> String {
-    let mut out = head(origin);
+    let connection = answers.iter().find_map(|answer| match answer {
+        MediaAnswer::Accept(accepted) => Some(accepted.address.ip()),
+        MediaAnswer::Refuse => None,
+    });
+    let connection = connection.unwrap_or(origin.address);
+    let mut out = head(origin, connection);
     for (media, answer) in offer.media.iter().zip(answers) {
         match answer {
-            MediaAnswer::Accept(accepted) => accept(&mut out, media, accepted, origin),
+            MediaAnswer::Accept(accepted) => accept(&mut out, media, accepted, connection),
             MediaAnswer::Refuse => {
                 let formats = if media.format_list.is_empty() { "0".to_owned() } else { media.format_list.join(" ") };
                 let _ = write!(out, "m={} 0 {} {formats}\r\n", media.kind, media.protocol);
@@ -56,29 +61,34 @@ pub fn write_answer(offer: &Sdp, answers: &[MediaAnswer], origin: &Origin) -> St
 
 /// An offer of our own: for an INVITE without one.
 pub fn write_offer(streams: &[AcceptedMedia], origin: &Origin) -> String {
-    let mut out = head(origin);
+    let connection = streams.first().map_or(origin.address, |stream| stream.address.ip());
+    let mut out = head(origin, connection);
     for (index, stream) in streams.iter().enumerate() {
-        media_line(&mut out, "audio", "RTP/AVP", stream, origin);
+        media_line(&mut out, "audio", "RTP/AVP", stream, connection);
         label(&mut out, Some(&(index + 1).to_string()));
         let _ = write!(out, "a={}\r\n", stream.direction.as_str());
     }
     out
 }
 
-fn head(origin: &Origin) -> String {
-    let family = family(origin.address);
+/// `o=` names the session and stays (RFC 3264 8); `c=` says where its media go, which may move.
+fn head(origin: &Origin, connection: IpAddr) -> String {
     let Origin { id, version, address } = origin;
-    format!("v=0\r\no=- {id} {version} IN {family} {address}\r\ns=-\r\nc=IN {family} {address}\r\nt=0 0\r\n")
+    format!(
+        "v=0\r\no=- {id} {version} IN {} {address}\r\ns=-\r\nc=IN {} {connection}\r\nt=0 0\r\n",
+        family(*address),
+        family(connection)
+    )
 }
 
 fn family(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "IP4" } else { "IP6" }
 }
 
-fn media_line(out: &mut String, kind: &str, protocol: &str, stream: &AcceptedMedia, origin: &Origin) {
+fn media_line(out: &mut String, kind: &str, protocol: &str, stream: &AcceptedMedia, connection: IpAddr) {
     let numbers: Vec<String> = stream.formats.iter().map(|format| format.payload_type.to_string()).collect();
     let _ = write!(out, "m={kind} {} {protocol} {}\r\n", stream.address.port(), numbers.join(" "));
-    if stream.address.ip() != origin.address {
+    if stream.address.ip() != connection {
         let _ = write!(out, "c=IN {} {}\r\n", family(stream.address.ip()), stream.address.ip());
     }
     for format in &stream.formats {
@@ -95,8 +105,8 @@ fn media_line(out: &mut String, kind: &str, protocol: &str, stream: &AcceptedMed
     }
 }
 
-fn accept(out: &mut String, media: &Media, accepted: &AcceptedMedia, origin: &Origin) {
-    media_line(out, &media.kind, &media.protocol, accepted, origin);
+fn accept(out: &mut String, media: &Media, accepted: &AcceptedMedia, connection: IpAddr) {
+    media_line(out, &media.kind, &media.protocol, accepted, connection);
     if let Some(ptime) = media.ptime_ms {
         let _ = write!(out, "a=ptime:{ptime}\r\n");
     }
@@ -148,6 +158,20 @@ mod tests {
              a=rtcp-mux\r\na=label:10\r\na=recvonly\r\nm=video 0 RTP/AVP 31\r\na=label:11\r\n"
         );
         assert_eq!(Sdp::parse(answer.as_bytes()).unwrap().media[1].port, 0);
+    }
+
+    #[test]
+    fn media_that_move_leave_the_name_of_the_session_as_it_was() {
+        let media = |address: &str| AcceptedMedia {
+            address: address.parse().unwrap(),
+            formats: Vec::new(),
+            direction: Direction::RecvOnly,
+            crypto: None,
+        };
+        let text = write_offer(&[media("192.0.2.77:40000"), media("192.0.2.78:40000")], &ORIGIN);
+        assert!(text.starts_with("v=0\r\no=- 7 1 IN IP4 192.0.2.10\r\ns=-\r\nc=IN IP4 192.0.2.77\r\n"), "{text}");
+        assert_eq!(text.matches("c=IN IP4").count(), 2, "{text}");
+        assert_eq!(Sdp::parse(text.as_bytes()).unwrap().media[1].address, Some("192.0.2.78".parse().unwrap()));
     }
 
     #[test]

@@ -6,17 +6,17 @@ use bytes::Bytes;
 use ferric_sip::dialog::AcceptedInvite;
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
-use ferric_sip::sdp::{AcceptedMedia, Direction, Sdp, write_answer, write_offer};
+use ferric_sip::sdp::{AcceptedMedia, Direction, MediaAnswer, Origin, Sdp, write_answer, write_offer};
 
 use super::{Deadline, Due, Srs, SrsOutput};
 use crate::event::SrsEvent;
 use crate::offer;
 use crate::port::{AssignedStream, Command, Part, RecordingId, RefuseReason, ReleaseCause, StreamSpec, TakenStream};
 use crate::rescue;
-use crate::session::{Pending, Session, SessionKey, State};
+use crate::session::{Pending, SessionKey, State};
 
 /// A live call waits behind our answer: a capture that is silent for so long has refused.
-const CAPTURE_TIMEOUT: Duration = Duration::from_secs(4);
+pub(super) const CAPTURE_TIMEOUT: Duration = Duration::from_secs(4);
 
 impl Srs {
     /// Asks capture something that it answers by `Ready` or `Refused`; `who` waits for the answer.
@@ -37,17 +37,19 @@ impl Srs {
 
     /// Has a recording begun.
     pub(super) fn begin(&mut self, now: Instant, id: RecordingId, who: Option<SessionKey>, takes: Vec<TakenStream>) {
-        let Some(recording) = self.recordings.get_mut(&id) else { return };
+        if let Some(command) = self.assignment(id, Part::first(id), takes) {
+            self.ask_capture(now, id, who, command);
+        }
+    }
+
+    /// A part of a recording with all that is known now.
+    pub(super) fn assignment(&mut self, id: RecordingId, part: Part, takes: Vec<TakenStream>) -> Option<Command> {
+        let recording = self.recordings.get_mut(&id)?;
         let streams = recording.streams(&self.sessions);
-        let Some(info) = recording.info(id, &self.sessions) else { return };
+        let info = recording.info(id, &self.sessions)?;
         let beside = recording.sessions().first().and_then(|key| self.sessions.get(key)?.recordings.first().copied());
         let beside = beside.filter(|other| *other != id);
-        self.ask_capture(
-            now,
-            id,
-            who,
-            Command::Assign { recording: id, part: Part::first(id), streams, takes, beside, info },
-        );
+        Some(Command::Assign { recording: id, part, streams, takes, beside, info })
     }
 
     /// Tells capture which streams a recording has now.
@@ -56,30 +58,46 @@ impl Srs {
         if !recording.begun && recording.questions.is_empty() {
             return;
         }
-        if !recording.begun {
+        if !recording.is_held() {
             // Not before capture has taken it: what it refuses cannot be changed.
             recording.later.extend(who);
+            recording.outdated = true;
             self.wait(now, who);
+            if who.is_some() {
+                self.want_again(now, id);
+            }
             return;
         }
         let streams = recording.streams(&self.sessions);
         self.ask_capture(now, id, who, Command::Change { recording: id, streams, takes });
     }
 
-    pub(super) fn handle_ready(&mut self, now: Instant, id: RecordingId, assigned: Vec<AssignedStream>) {
-        let Some(recording) = self.recordings.get_mut(&id) else { return };
+    pub(super) fn handle_ready(&mut self, now: Instant, id: RecordingId, part: u32, assigned: Vec<AssignedStream>) {
+        let Some(recording) = self.recordings.get_mut(&id).filter(|recording| recording.part == part) else { return };
         recording.assigned = assigned;
         recording.begun = true;
         let who = recording.questions.pop_front().flatten();
+        let anew = self.taken_over(id);
+        self.tell_later(now, id);
+        if let Some(key) = who {
+            self.hear(now, key);
+        }
+        self.catch_up_all(now, id, anew);
+    }
+
+    /// What had to wait until capture has the recording.
+    fn tell_later(&mut self, now: Instant, id: RecordingId) {
+        let Some(recording) = self.recordings.get_mut(&id) else { return };
         let later = std::mem::take(&mut recording.later);
+        let outdated = std::mem::take(&mut recording.outdated);
+        if later.is_empty() && outdated {
+            self.change(now, id, None, Vec::new());
+        }
         for key in later {
             if let Some(session) = self.sessions.get_mut(&key) {
                 session.waiting = session.waiting.saturating_sub(1);
                 self.change(now, id, Some(key), Vec::new());
             }
-        }
-        if let Some(key) = who {
-            self.hear(now, key);
         }
     }
 
@@ -99,10 +117,11 @@ impl Srs {
             return;
         }
         self.answer_offer(now, key);
+        self.catch_up(now, key);
     }
 
     /// The sockets of a dialog's m-lines.
-    fn assigned_to(&self, key: SessionKey) -> Vec<AssignedStream> {
+    pub(super) fn assigned_to(&self, key: SessionKey) -> Vec<AssignedStream> {
         let recordings = self.sessions.get(&key).map(|session| session.recordings.as_slice()).unwrap_or_default();
         recordings
             .iter()
@@ -111,9 +130,13 @@ impl Srs {
             .collect()
     }
 
-    pub(super) fn handle_refused(&mut self, now: Instant, id: RecordingId, reason: RefuseReason) {
-        let Some(recording) = self.recordings.get_mut(&id) else { return };
+    pub(super) fn handle_refused(&mut self, now: Instant, id: RecordingId, part: u32, reason: RefuseReason) {
+        let Some(recording) = self.recordings.get_mut(&id).filter(|recording| recording.part == part) else { return };
         let who = recording.questions.pop_front().flatten();
+        if recording.begun && !recording.is_held() {
+            self.not_taken_over(now, id, true);
+            return;
+        }
         if recording.begun {
             if let Some(key) = who {
                 self.refuse_change(now, key, reason, Some(id));
@@ -181,6 +204,7 @@ impl Srs {
         self.event(SrsEvent::Rejected { status: reject.status, reason: reason.as_str(), detail });
         self.answer_pending(now, key, &reject);
         self.undo_change(now, key, refused_by);
+        self.catch_up(now, key);
     }
 
     /// Capture did not answer in time.
@@ -243,26 +267,23 @@ impl Srs {
         let assigned = self.assigned_to(key);
         let Some(session) = self.sessions.get_mut(&key) else { return };
         let Some(pending) = session.pending.take() else { return };
-        if let Some(address) = assigned.first().map(|stream| stream.address.ip()) {
+        let is_first = session.last_sdp.is_empty();
+        if let Some(address) = assigned.first().map(|stream| stream.address.ip()).filter(|_| is_first) {
             session.origin.address = address;
         }
         let policy = &self.config.media;
-        let write = |session: &Session| match &pending.offer {
-            Some(sdp) => {
-                let answers = offer::answer(sdp, &session.streams, &assigned, policy);
-                write_answer(sdp, &answers, &session.origin)
+        let mut last = Sdp::parse(session.last_sdp.as_bytes()).unwrap_or_default();
+        let description = match &pending.offer {
+            Some(sdp) => Description::Answer(sdp, offer::answer(sdp, &session.streams, &assigned, policy)),
+            None if is_first => Description::Offer(own_media(&session.streams, &assigned)),
+            None => {
+                offer::relocate(&mut last, &assigned, &session.stopped);
+                Description::Answer(&last, offer::again(&last, policy))
             }
-            None => match Sdp::parse(session.last_sdp.as_bytes()) {
-                Ok(last) => write_answer(&last, &offer::again(&last, policy), &session.origin),
-                Err(_) => write_offer(&own_media(&session.streams, &assigned), &session.origin),
-            },
         };
-        // The version goes up with every change and stays otherwise (RFC 3264 8).
-        let mut body = write(session);
-        if body != session.last_sdp {
-            session.origin.version += 1;
-            body = write(session);
-        }
+        let (body, origin) = description.after(&session.last_sdp, session.origin);
+        session.told = description.sockets();
+        session.origin = origin;
         session.last_sdp.clone_from(&body);
         session.awaits_answer = pending.offer.is_none();
         let mut response = self.ok(&pending.request, key);
@@ -294,6 +315,49 @@ impl Srs {
             for recording in recordings {
                 self.event(SrsEvent::Started { recording });
             }
+        }
+    }
+}
+
+/// What we say of a session.
+pub(super) enum Description<'a> {
+    /// With the m-lines of another description: of the peer's offer, or of what we said last.
+    Answer(&'a Sdp, Vec<MediaAnswer>),
+    /// Our first offer.
+    Offer(Vec<AcceptedMedia>),
+}
+
+impl Description<'_> {
+    /// Its text, when `last` was said before. The version goes up with every change and stays otherwise (RFC 3264 8).
+    pub(super) fn after(&self, last: &str, mut origin: Origin) -> (String, Origin) {
+        let same = self.write(&origin);
+        if same == last {
+            return (same, origin);
+        }
+        origin.version += 1;
+        (self.write(&origin), origin)
+    }
+
+    fn write(&self, origin: &Origin) -> String {
+        match self {
+            Description::Answer(of, answers) => write_answer(of, answers, origin),
+            Description::Offer(media) => write_offer(media, origin),
+        }
+    }
+
+    /// Where it has the peer send, by m-line.
+    pub(super) fn sockets(&self) -> Vec<AssignedStream> {
+        let socket = |(index, media): (usize, &AcceptedMedia)| AssignedStream { index, address: media.address };
+        match self {
+            Description::Answer(_, answers) => {
+                let lines = answers.iter().enumerate();
+                let accepted = lines.filter_map(|(index, answer)| match answer {
+                    MediaAnswer::Accept(media) => Some((index, media)),
+                    MediaAnswer::Refuse => None,
+                });
+                accepted.map(socket).collect()
+            }
+            Description::Offer(media) => media.iter().enumerate().map(socket).collect(),
         }
     }
 }

@@ -24,6 +24,7 @@ impl Srs {
         } else {
             self.answer_pending(now, key, &Reject::new(487));
             self.undo_change(now, key, None);
+            self.catch_up(now, key);
         }
     }
 
@@ -69,8 +70,13 @@ impl Srs {
         if !recording.sessions().is_empty() {
             self.change(now, id, None, Vec::new());
             self.tell_recording(id);
-        } else if recording.pair.is_some() && recording.legs.len() == 1 && recording.begun && cause == ReleaseCause::Bye
+            self.settle(now, id);
+        } else if recording.pair.is_some()
+            && recording.legs.len() == 1
+            && recording.is_held()
+            && cause == ReleaseCause::Bye
         {
+            recording.takeover = None;
             self.outputs.push_back(SrsOutput::Capture(Command::Park { recording: id }));
             self.deadlines.set(Deadline::Linger(id), now + LINGER);
         } else {
@@ -93,6 +99,7 @@ impl Srs {
             self.halves.remove(&pair);
         }
         self.deadlines.cancel(&Deadline::Linger(id));
+        self.deadlines.cancel(&Deadline::Takeover(id));
         true
     }
 
@@ -159,7 +166,7 @@ impl Srs {
         if let Some(pending) = session.pending {
             self.by_invite.remove(&pending.transaction);
         }
-        for due in [Due::Accepted, Due::Capture, Due::SessionTimer, Due::End, Due::Probe] {
+        for due in [Due::Accepted, Due::Capture, Due::SessionTimer, Due::End, Due::Probe, Due::Move] {
             self.deadlines.cancel(&Deadline::Session(key, due));
         }
     }

@@ -140,6 +140,8 @@ impl Srs {
         for (id, lines) in &after {
             let take = |line: &usize| {
                 let from = owner(&before, *line).filter(|from| from != id)?;
+                // What no worker has cannot be passed on: the line gets another socket, and the peer hears of it.
+                self.recordings.get(&from).filter(|recording| recording.is_held())?;
                 Some(TakenStream { from, index: number(self, from, *line)?, becomes: number(self, *id, *line)? })
             };
             let takes: Vec<TakenStream> = lines.iter().filter_map(take).collect();

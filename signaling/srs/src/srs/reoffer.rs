@@ -35,7 +35,7 @@ impl Srs {
         if body.sdp.is_some() || is_invite {
             let glare = if session.pending.is_some() {
                 Some(rescue::glare(false, wait))
-            } else if session.awaits_answer || session.own_offer {
+            } else if session.awaits_answer || session.offers() {
                 Some(rescue::glare(true, wait))
             } else {
                 None
@@ -113,6 +113,11 @@ impl Srs {
         let Some(key) = DialogId::of_request(request).and_then(|dialog| self.by_dialog.get(&dialog).copied()) else {
             return;
         };
+        self.acknowledged(now, key, request);
+        self.catch_up(now, key);
+    }
+
+    fn acknowledged(&mut self, now: Instant, key: SessionKey, request: &Message) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         let number = request.cseq().map_or(0, |cseq| cseq.number);
         let matches = session.accepted.as_ref().is_some_and(|accepted| accepted.cseq() == number);
@@ -129,8 +134,8 @@ impl Srs {
         let (flow, tenant) = (session.flow, session.info.tenant.clone());
         match read_body(request) {
             Ok(RecordingBody { sdp: Some(sdp), metadata, .. }) => {
-                let mut streams =
-                    offer::plan(&sdp, &self.config.media.for_call(&tenant, &flow), &mut self.keys, &session.streams);
+                let policy = self.config.media.for_call(&tenant, &flow);
+                let mut streams = offer::answered(&sdp, &policy, &mut self.keys, &session.streams);
                 streams.retain(|stream| !session.stopped.contains(&stream.index));
                 session.streams = streams;
                 self.note_metadata(now, key, &metadata);
@@ -201,8 +206,8 @@ impl Srs {
     /// Tells capture what is known of the call of a recording.
     pub(super) fn tell_recording(&mut self, id: RecordingId) {
         let Some(recording) = self.recordings.get(&id) else { return };
-        // Before capture was asked for it, the question itself will tell.
-        if !recording.begun && recording.questions.is_empty() {
+        // Before capture was asked for it, and while nobody has it, the question itself will tell.
+        if (!recording.begun && recording.questions.is_empty()) || recording.is_adrift() {
             return;
         }
         if let Some(info) = recording.info(id, &self.sessions) {

@@ -18,7 +18,7 @@ use crate::maker::Half;
 use crate::offer;
 use crate::port::{RefuseReason, ReleaseCause, SessionInfo, StreamSpec};
 use crate::rescue;
-use crate::session::{Pending, Session, SessionKey, State, first_origin, info_of};
+use crate::session::{Moving, Pending, Session, SessionKey, State, first_origin, info_of};
 
 /// Option tags that a request may require.
 const KNOWN_OPTIONS: [&str; 4] = ["siprec", "timer", "100rel", "record-aware"];
@@ -182,7 +182,10 @@ impl Srs {
             pending: None,
             accepted: None,
             awaits_answer: false,
-            own_offer: false,
+            own: None,
+            told: Vec::new(),
+            moving: Moving::Still,
+            put_off: 0,
             probing: false,
             invite_cseq: request.cseq().map_or(0, |cseq| cseq.number),
             timer,
@@ -197,6 +200,7 @@ impl Srs {
             last_sdp: String::new(),
             info,
             metadata: Metadata::default(),
+            offers_by_invite: false,
             peer_allows_update: request.values("Allow").iter().any(|method| method == "UPDATE"),
             heard: false,
             peer_gives_snapshots: accepts
@@ -247,6 +251,11 @@ impl Srs {
         request: Message,
         flow: Flow,
     ) {
+        self.serve(now, id, key, request, flow);
+        self.catch_up(now, key);
+    }
+
+    fn serve(&mut self, now: Instant, id: ServerTransactionId, key: SessionKey, request: Message, flow: Flow) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         if let Err(reject) = session.dialog.check_request(&request)
             && request.method() != Method::Bye

@@ -12,7 +12,7 @@ use rand::RngExt;
 use super::{Deadline, Due, Purpose, Srs};
 use crate::event::SrsEvent;
 use crate::port::ReleaseCause;
-use crate::session::{SessionKey, State};
+use crate::session::{Own, SessionKey, State};
 
 /// A refresh that the peer refused is tried again after this.
 const REFUSED_REFRESH_RETRY: Duration = Duration::from_secs(10);
@@ -38,6 +38,7 @@ impl Srs {
                     self.deadlines.set(Deadline::Session(key, Due::SessionTimer), timer.poll_timeout());
                 }
             }
+            Due::Move => self.move_again(now, key),
             Due::End => self.end(now, key, ReleaseCause::TooLong, true),
             Due::Probe => {
                 self.probe(now, key);
@@ -63,6 +64,7 @@ impl Srs {
                     session.accepted = None;
                     session.awaits_answer = false;
                     self.warn(key, "the 200 was never acknowledged; media come all the same");
+                    self.catch_up(now, key);
                 }
                 None => self.end(now, key, ReleaseCause::NoAck, true),
             },
@@ -90,7 +92,7 @@ impl Srs {
     /// Refreshes the session: UPDATE where the peer allows it, else re-INVITE with what stands.
     fn refresh(&mut self, now: Instant, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
-        if session.pending.is_some() || session.own_offer || session.awaits_answer {
+        if session.pending.is_some() || session.own.is_some() || session.awaits_answer {
             if let Some(timer) = session.timer.as_mut() {
                 timer.refresh_again(now + REFRESH_RETRY);
             }
@@ -102,8 +104,9 @@ impl Srs {
         if let Some(timer) = &session.timer {
             timer.write_refresh(&mut request);
         }
+        session.own = Some(Own::Refresh);
         if method == Method::Invite {
-            session.own_offer = true;
+            session.own = Some(Own::Offer);
             request.set_body("application/sdp", Bytes::from(session.last_sdp.clone()));
         }
         let flow = session.request_flow();
@@ -129,27 +132,22 @@ impl Srs {
             return;
         };
         let Some(session) = self.sessions.get_mut(&key) else { return };
+        let mut own = None;
         match purpose {
             Purpose::Probe => session.probing = false,
-            Purpose::Refresh => session.own_offer = false,
+            Purpose::Refresh | Purpose::Move => own = session.own.take(),
             Purpose::Bye | Purpose::Snapshot => {}
         }
+        if let Some(response) = response.filter(|_| status < 300 && own.is_some()) {
+            session.dialog.refresh_target(response);
+        }
         if let Some(ok) = ok {
-            session.dialog.refresh_target(ok);
             self.acknowledge(ok);
         }
         match (purpose, status) {
             // The peer does not know the call, or does not answer at all (RFC 3261 12.2.1.2).
             (Purpose::Probe | Purpose::Refresh, 408 | 481 | 503) => self.end(now, key, ReleaseCause::PeerGone, true),
-            (Purpose::Refresh, 200..=299) => {
-                if let Some(session) = self.sessions.get_mut(&key)
-                    && let Some(timer) = session.timer.as_mut()
-                {
-                    timer.refreshed(now);
-                    let next = timer.poll_timeout();
-                    self.deadlines.set(Deadline::Session(key, Due::SessionTimer), next);
-                }
-            }
+            (Purpose::Refresh, 200..=299) => self.refreshed(now, key),
             // The peer lists UPDATE in Allow and does not serve it: by re-INVITE then.
             (Purpose::Refresh, 405 | 501)
                 if self.sessions.get(&key).is_some_and(|session| session.peer_allows_update) =>
@@ -177,7 +175,20 @@ impl Srs {
                 }
             }
             (Purpose::Snapshot, 481) => self.end(now, key, ReleaseCause::PeerGone, true),
+            (Purpose::Move, _) => self.handle_move_answer(now, key, own, status, response),
             (Purpose::Probe | Purpose::Bye | Purpose::Snapshot, _) => {}
+        }
+        if purpose == Purpose::Refresh {
+            self.catch_up(now, key);
+        }
+    }
+
+    /// A refresh of ours went through.
+    pub(super) fn refreshed(&mut self, now: Instant, key: SessionKey) {
+        if let Some(timer) = self.sessions.get_mut(&key).and_then(|session| session.timer.as_mut()) {
+            timer.refreshed(now);
+            let next = timer.poll_timeout();
+            self.deadlines.set(Deadline::Session(key, Due::SessionTimer), next);
         }
     }
 

@@ -15,8 +15,10 @@ use ferric_sip::transaction::{Timers, TransactionLimits};
 use ferric_sip::trust::TrustTable;
 use ferric_sip::{Flow, Message, Transport};
 use ferric_srs::offer::MediaPolicy;
-use ferric_srs::port::{AssignedStream, CaptureEvent, Command, RecordingId, ReleaseCause, StreamSpec};
-use ferric_srs::{Srs, SrsConfig, SrsEvent, SrsOutput};
+use ferric_srs::port::{
+    AssignedStream, CaptureEvent, Command, Part, RecordingId, RefuseReason, ReleaseCause, StreamSpec,
+};
+use ferric_srs::{Srs, SrsConfig, SrsEvent, SrsOutput, TakeoverConfig};
 
 pub const SDP: &str = "v=0\r\no=- 1 1 IN IP4 198.51.100.20\r\ns=-\r\nc=IN IP4 198.51.100.20\r\nt=0 0\r\n\
     m=audio 16000 RTP/AVP 0 101\r\na=rtpmap:101 telephone-event/8000\r\na=sendonly\r\na=label:1\r\n\
@@ -57,6 +59,7 @@ pub fn config() -> SrsConfig {
         max_call: Duration::from_secs(12 * 3_600),
         probe_interval: Duration::from_secs(7_200),
         max_sessions: 100,
+        takeover: TakeoverConfig::default(),
         advertise: Vec::new(),
         seed: 1,
         key_seed: [7; 32],
@@ -200,6 +203,15 @@ impl Rig {
         assigned.unwrap()
     }
 
+    /// The part that was asked for last.
+    pub fn part(&self) -> Part {
+        let part = self.commands.iter().rev().find_map(|command| match command {
+            Command::Assign { part, .. } => Some(part.clone()),
+            _ => None,
+        });
+        part.unwrap()
+    }
+
     pub fn streams(&self) -> Vec<StreamSpec> {
         let streams = self.commands.iter().rev().find_map(|command| match command {
             Command::Assign { streams, .. } | Command::Change { streams, .. } => Some(streams.clone()),
@@ -216,18 +228,46 @@ impl Rig {
         info.unwrap()
     }
 
-    /// Capture does as it was asked last.
-    pub fn ready(&mut self) {
-        let streams = self.streams();
-        let address =
-            |index: usize| SocketAddr::new([192, 0, 2, 10].into(), u16::try_from(40_000 + 2 * index).unwrap());
-        let streams = streams
+    /// The sockets for the streams that capture was asked for last; each part is on a host of its own.
+    pub fn sockets(&self) -> Vec<AssignedStream> {
+        let part = self.part();
+        let host = [192, 0, 2, 9 + u8::try_from(part.number).unwrap()];
+        let address = |index: usize| {
+            let restored = part.restore.iter().find(|stream| stream.index == index).map(|stream| stream.address);
+            restored.unwrap_or_else(|| SocketAddr::new(host.into(), u16::try_from(40_000 + 2 * index).unwrap()))
+        };
+        self.streams()
             .iter()
             .map(|stream| AssignedStream { index: stream.index, address: address(stream.index) })
-            .collect();
-        let session = self.session();
+            .collect()
+    }
+
+    /// Capture does as it was asked last.
+    pub fn ready(&mut self) {
+        let (recording, part, streams) = (self.session(), self.part().number, self.sockets());
         self.line("capture: ready");
-        self.capture(CaptureEvent::Ready { recording: session, part: 1, streams });
+        self.capture(CaptureEvent::Ready { recording, part, streams });
+    }
+
+    /// Capture does not take what it was asked last.
+    pub fn refused(&mut self, reason: RefuseReason) {
+        let (recording, part) = (self.session(), self.part().number);
+        self.line(&format!("capture: refused ({})", reason.as_str()));
+        self.capture(CaptureEvent::Refused { recording, part, reason });
+    }
+
+    /// The worker that has the recording assigned last is gone.
+    pub fn lost(&mut self) {
+        let (recording, part) = (self.session(), self.part().number);
+        self.line("capture: lost");
+        self.capture(CaptureEvent::Lost { recording, part });
+    }
+
+    /// The old worker of the recording assigned last is back.
+    pub fn returned(&mut self) {
+        let recording = self.session();
+        self.line("capture: returned");
+        self.capture(CaptureEvent::Returned { recording });
     }
 
     /// A call that is recorded.
@@ -296,7 +336,11 @@ fn describe(command: &Command) -> String {
         streams.iter().map(one).collect::<Vec<_>>().join(", ")
     };
     match command {
-        Command::Assign { streams, .. } => format!("capture: assign [{}]", list(streams)),
+        Command::Assign { part, streams, .. } => {
+            let which = if part.number > 1 { format!(" part {}", part.number) } else { String::new() };
+            let restore = if part.restore.is_empty() { "" } else { ", the old sockets" };
+            format!("capture: assign{which} [{}]{restore}", list(streams))
+        }
         Command::Change { streams, .. } => format!("capture: change [{}]", list(streams)),
         Command::Info { info, .. } => {
             format!("capture: info, {} parties, {} documents", info.participants.len(), info.documents.len())

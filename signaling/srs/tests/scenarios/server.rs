@@ -11,7 +11,7 @@ use ferric_sip::trust::TrustTable;
 use ferric_sip::{Flow, Message, Transport};
 use ferric_srs::offer::MediaPolicy;
 use ferric_srs::port::{AssignedStream, CaptureEvent, Command, RecordingId, ReleaseCause, StreamSpec};
-use ferric_srs::{Srs, SrsConfig, SrsOutput};
+use ferric_srs::{Srs, SrsConfig, SrsOutput, TakeoverConfig};
 
 pub(crate) const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 10)), 5060);
 
@@ -43,6 +43,7 @@ impl Server {
             max_call: Duration::from_secs(12 * 3_600),
             probe_interval: Duration::from_secs(7_200),
             max_sessions: 10,
+            takeover: TakeoverConfig::default(),
             advertise: Vec::new(),
             seed,
             key_seed: [3; 32],

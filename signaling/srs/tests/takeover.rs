@@ -1,0 +1,683 @@
+//! A worker is lost in every state that a dialog can be in: the recording goes on, or the reason why not is known.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    missing_docs
+)]
+
+mod rig;
+
+use std::time::Duration;
+
+use ferric_sip::{Message, Method};
+use ferric_srs::port::{CaptureEvent, Command, RecordingId, RefuseReason, ReleaseCause};
+use ferric_srs::{SrsConfig, SrsEvent, TakeoverConfig};
+use rig::{Rig, SDP, config};
+
+const SECOND: Duration = Duration::from_secs(1);
+const UPDATE: &[(&str, &str)] = &[("Allow", "INVITE, UPDATE")];
+const TIMER: &[(&str, &str)] =
+    &[("Allow", "INVITE"), ("Supported", "timer"), ("Session-Expires", "1800;refresher=uas")];
+
+/// A recorded call; nothing is left to look at.
+fn recorded(headers: &[(&str, &str)]) -> Rig {
+    let mut rig = Rig::new();
+    rig.recorded(headers, SDP);
+    rig.sent.clear();
+    rig.events.clear();
+    rig
+}
+
+/// Where a description has the peer send.
+fn sockets(message: &Message) -> Vec<String> {
+    let sdp = ferric_sip::sdp::Sdp::parse(message.body()).unwrap();
+    sdp.media.iter().filter_map(|media| media.rtp_address().map(|address| address.to_string())).collect()
+}
+
+fn version(message: &Message) -> u64 {
+    let text = String::from_utf8_lossy(message.body()).into_owned();
+    text.split_whitespace().nth(3).unwrap().parse().unwrap()
+}
+
+/// From which part to which the recordings moved, and after how long.
+fn moved(rig: &Rig) -> Vec<(u32, u32, u64)> {
+    let moved = |event: &SrsEvent| match event {
+        SrsEvent::Moved { from_part, to_part, lost_ms, .. } => Some((*from_part, *to_part, *lost_ms)),
+        _ => None,
+    };
+    rig.events.iter().filter_map(moved).collect()
+}
+
+fn refused(rig: &Rig) -> Vec<(u32, u16)> {
+    let refused = |event: &SrsEvent| match event {
+        SrsEvent::MoveRefused { part, status, .. } => Some((*part, *status)),
+        _ => None,
+    };
+    rig.events.iter().filter_map(refused).collect()
+}
+
+fn changes(rig: &Rig) -> usize {
+    rig.commands.iter().filter(|command| matches!(command, Command::Change { .. })).count()
+}
+
+/// The call goes on and ends as any other.
+fn ends_well(rig: &mut Rig) {
+    rig.sent.clear();
+    let before = rig.released().len();
+    assert_eq!(rig.ask("BYE", &[], "").status(), Some(200), "{}", rig.trace);
+    assert_eq!(rig.released()[before..], [ReleaseCause::Bye], "{}", rig.trace);
+    rig.wait(40 * SECOND);
+    assert_eq!((rig.srs.sessions(), rig.srs.recordings(), rig.srs.transactions()), (0, 0, 0));
+    assert_eq!(rig.srs.poll_timeout(), None, "no timer is left");
+}
+
+#[test]
+fn the_media_move_by_update_where_the_peer_takes_it() {
+    let mut rig = recorded(UPDATE);
+    rig.lost();
+    let (first, part) = (rig.session(), rig.part());
+    assert_eq!((part.number, part.restore.len()), (2, 0));
+    assert!(part.file != first.0 && part.lost_unix_ms.is_some_and(|lost| lost > 1_700_000_000_000));
+    rig.wait(Duration::from_millis(80));
+    rig.ready();
+    let update = rig.answer();
+    assert_eq!(
+        (update.method(), sockets(&update)),
+        (Method::Update, vec!["192.0.2.11:40000".to_owned(), "192.0.2.11:40002".to_owned()])
+    );
+    rig.respond(&update, 200, SDP);
+    assert!(rig.sent.is_empty(), "an UPDATE has no ACK");
+    assert_eq!((moved(&rig), changes(&rig)), (vec![(1, 2, 80)], 0));
+    ends_well(&mut rig);
+    insta::assert_snapshot!(rig.trace);
+}
+
+#[test]
+fn the_media_move_by_reinvite_and_everything_else_stays_as_it_was() {
+    let mut rig = Rig::new();
+    rig.request("INVITE", TIMER, SDP);
+    rig.ready();
+    let ok = rig.answer();
+    rig.established(&ok);
+    rig.ack("");
+    rig.lost();
+    rig.ready();
+    let invite = rig.answer();
+    assert_eq!((invite.method(), version(&invite)), (Method::Invite, version(&ok) + 1));
+    assert_eq!(invite.header("Session-Expires").unwrap(), "1800;refresher=uac");
+    // o= is the name of the session; c= says where the media go.
+    let text = |message: &Message| String::from_utf8_lossy(message.body()).into_owned();
+    let expected = text(&ok)
+        .replace(&format!(" {} IN", version(&ok)), &format!(" {} IN", version(&invite)))
+        .replace("c=IN IP4 192.0.2.10", "c=IN IP4 192.0.2.11");
+    assert_eq!(text(&invite), expected);
+    rig.respond(&invite, 200, SDP);
+    assert_eq!(rig.answer().method(), Method::Ack);
+    assert_eq!(moved(&rig).len(), 1);
+    ends_well(&mut rig);
+}
+
+#[test]
+fn what_the_answer_changes_capture_hears_of() {
+    let mut rig = recorded(UPDATE);
+    rig.lost();
+    rig.ready();
+    let update = rig.answer();
+    rig.respond(&update, 200, &SDP.replace("a=label:1\r\n", "").replace("m=audio 16002", "m=audio 17002"));
+    let streams = rig.streams();
+    assert_eq!(changes(&rig), 1);
+    assert_eq!(streams[1].remote_rtp, Some("198.51.100.20:17002".parse().unwrap()));
+    assert_eq!(streams[0].label.as_deref(), Some("1"), "an answer need not repeat it");
+    rig.ready();
+    ends_well(&mut rig);
+}
+
+#[test]
+fn an_update_that_is_not_taken_is_followed_by_a_reinvite() {
+    // A 200 without a description took the offer for a mere refresh.
+    for (status, body) in [(405, ""), (501, ""), (488, ""), (200, "")] {
+        let mut rig = recorded(UPDATE);
+        rig.lost();
+        rig.ready();
+        let update = rig.answer();
+        rig.respond(&update, status, body);
+        let invite = rig.answer();
+        assert_eq!((invite.method(), version(&invite)), (Method::Invite, version(&update)), "{status}");
+        rig.respond(&invite, 200, SDP);
+        rig.sent.clear();
+        assert_eq!((moved(&rig).len(), refused(&rig).len()), (1, 0), "{status}");
+        // Learned: the next move spares the UPDATE.
+        rig.lost();
+        rig.ready();
+        assert_eq!(rig.answer().method(), Method::Invite);
+    }
+    let takeover = TakeoverConfig { by_invite: true, ..TakeoverConfig::default() };
+    let mut rig = Rig::with(SrsConfig { takeover, ..config() });
+    rig.recorded(UPDATE, SDP);
+    rig.lost();
+    rig.ready();
+    assert_eq!(rig.answer().method(), Method::Invite, "as configured");
+}
+
+#[test]
+fn a_peer_that_puts_the_offer_off_is_asked_again() {
+    let mut rig = recorded(UPDATE);
+    rig.lost();
+    rig.ready();
+    let first = rig.answer();
+    rig.respond(&first, 491, "");
+    assert!(rig.sent.is_empty(), "not at once");
+    rig.wait(2 * SECOND);
+    let second = rig.answer();
+    assert_eq!((second.method(), version(&second)), (Method::Update, version(&first)));
+    let mut later = Message::response(&second, 500, None);
+    later.add_header("Retry-After", "5");
+    rig.raw(&String::from_utf8_lossy(&later.to_bytes()));
+    rig.wait(4 * SECOND);
+    assert!(rig.sent.is_empty(), "not before the time it named");
+    rig.wait(2 * SECOND);
+    let third = rig.answer();
+    rig.respond(&third, 200, SDP);
+    assert_eq!((moved(&rig).len(), refused(&rig).len()), (1, 0));
+    ends_well(&mut rig);
+}
+
+#[test]
+fn a_peer_that_puts_it_off_for_ever_has_refused() {
+    let mut rig = recorded(&[]);
+    rig.lost();
+    rig.ready();
+    for _ in 0..11 {
+        let offer = rig.sent.iter().rfind(|message| message.method() == Method::Invite).cloned().unwrap();
+        rig.sent.clear();
+        rig.respond(&offer, 491, "");
+        rig.wait(3 * SECOND);
+    }
+    assert_eq!((refused(&rig), rig.srs.sessions()), (vec![(2, 491)], 1), "{}", rig.trace);
+    rig.returned();
+    rig.ready();
+    ends_well(&mut rig);
+}
+
+#[test]
+fn a_peer_that_knows_nothing_of_the_call_or_says_nothing_is_gone() {
+    for status in [481, 408] {
+        let mut rig = recorded(UPDATE);
+        rig.lost();
+        rig.ready();
+        let update = rig.answer();
+        rig.respond(&update, status, "");
+        assert_eq!(rig.released(), [ReleaseCause::PeerGone]);
+        assert_eq!((rig.srs.sessions(), rig.srs.recordings()), (0, 0));
+    }
+    let mut rig = recorded(UPDATE);
+    rig.lost();
+    rig.ready();
+    rig.wait(40 * SECOND);
+    assert_eq!(rig.released(), [ReleaseCause::PeerGone], "no answer to UPDATE\n{}", rig.trace);
+}
+
+#[test]
+fn a_peer_that_refuses_keeps_its_dialog_and_gets_the_old_worker_back() {
+    let mut rig = recorded(&[]);
+    rig.lost();
+    rig.ready();
+    let invite = rig.answer();
+    rig.respond(&invite, 488, "");
+    rig.sent.clear();
+    assert_eq!((refused(&rig), rig.released()), (vec![(2, 488)], vec![ReleaseCause::NotMoved]));
+    assert_eq!((rig.srs.sessions(), rig.srs.recordings()), (1, 1));
+    rig.wait(20 * SECOND);
+    rig.returned();
+    let part = rig.part();
+    let restore: Vec<String> = part.restore.iter().map(|stream| stream.address.to_string()).collect();
+    assert_eq!((part.number, restore), (3, vec!["192.0.2.10:40000".to_owned(), "192.0.2.10:40002".to_owned()]));
+    rig.ready();
+    assert!(rig.sent.is_empty(), "the peer need not hear of it");
+    assert_eq!(moved(&rig), [(1, 3, 20_000)]);
+    ends_well(&mut rig);
+    insta::assert_snapshot!(rig.trace);
+}
+
+#[test]
+fn a_worker_that_is_back_before_the_refusal_is_not_forgotten() {
+    let mut rig = recorded(&[]);
+    rig.lost();
+    rig.returned();
+    rig.ready();
+    let invite = rig.answer();
+    rig.respond(&invite, 403, "");
+    assert_eq!((rig.part().number, rig.part().restore.len()), (3, 2));
+    // It is gone again: the recording waits on.
+    rig.refused(RefuseReason::NoWorker);
+    rig.wait(10 * SECOND);
+    assert_eq!(rig.part().number, 3);
+    rig.returned();
+    assert_eq!((rig.part().number, rig.part().restore.len()), (3, 2), "nothing came of the number");
+    rig.ready();
+    rig.sent.clear();
+    ends_well(&mut rig);
+}
+
+#[test]
+fn a_peer_that_refused_moves_when_it_makes_an_offer_of_its_own() {
+    let mut rig = recorded(&[]);
+    rig.lost();
+    rig.ready();
+    let invite = rig.answer();
+    rig.respond(&invite, 488, "");
+    rig.sent.clear();
+    rig.request("INVITE", &[], SDP);
+    assert_eq!((rig.part().number, rig.part().restore.len()), (3, 0));
+    rig.ready();
+    rig.ready();
+    let ok = rig.answer();
+    assert_eq!((ok.status(), sockets(&ok)[0].as_str()), (Some(200), "192.0.2.12:40000"));
+    rig.ack("");
+    assert_eq!(moved(&rig).len(), 1);
+    ends_well(&mut rig);
+}
+
+#[test]
+fn one_whose_old_worker_never_returns_ends_so_that_the_client_can_turn_to_another() {
+    let mut rig = recorded(&[]);
+    rig.lost();
+    rig.ready();
+    let invite = rig.answer();
+    rig.respond(&invite, 500, "");
+    rig.sent.clear();
+    rig.wait(299 * SECOND);
+    assert!(rig.sent.is_empty());
+    rig.wait(2 * SECOND);
+    let bye = rig.answer();
+    assert_eq!((bye.method(), rig.released()), (Method::Bye, vec![ReleaseCause::NotMoved, ReleaseCause::Orphaned]));
+    rig.respond(&bye, 200, "");
+    assert_eq!((rig.srs.sessions(), rig.srs.recordings()), (0, 0));
+}
+
+#[test]
+fn without_any_worker_one_is_looked_for_each_second_for_a_minute() {
+    let mut rig = recorded(UPDATE);
+    rig.lost();
+    let mut tries = 0;
+    while rig.srs.sessions() > 0 {
+        tries += 1;
+        assert_eq!(rig.part().number, 2, "nothing was begun under it");
+        rig.refused(RefuseReason::NoWorker);
+        rig.wait(SECOND);
+    }
+    assert_eq!((tries, rig.answer().method()), (60, Method::Bye));
+    assert_eq!(rig.released(), [ReleaseCause::Orphaned]);
+
+    let mut rig = recorded(UPDATE);
+    rig.lost();
+    rig.refused(RefuseReason::NoWorker);
+    rig.wait(Duration::from_millis(100));
+    rig.returned();
+    assert_eq!(rig.part().restore.len(), 2, "at once, and the peer need not move");
+    rig.ready();
+    assert!(rig.sent.is_empty());
+    assert_eq!(moved(&rig), [(1, 2, 100)]);
+    ends_well(&mut rig);
+}
+
+#[test]
+fn a_worker_that_says_nothing_is_passed_over() {
+    let mut rig = recorded(UPDATE);
+    rig.lost();
+    let silent = rig.sockets();
+    rig.wait(6 * SECOND);
+    assert_eq!((rig.part().number, rig.released()), (3, vec![ReleaseCause::NotMoved]));
+    let recording = rig.session();
+    rig.capture(CaptureEvent::Ready { recording, part: 2, streams: silent });
+    assert!(rig.sent.is_empty(), "too late");
+    rig.ready();
+    let update = rig.answer();
+    assert_eq!(sockets(&update)[0], "192.0.2.12:40000");
+    rig.respond(&update, 200, SDP);
+    assert_eq!(moved(&rig).len(), 1);
+    ends_well(&mut rig);
+}
+
+#[test]
+fn a_caller_that_is_not_answered_yet_hears_nothing_of_it() {
+    let mut rig = Rig::new();
+    rig.request("INVITE", &[], SDP);
+    let recording = rig.session();
+    rig.lost();
+    assert!(rig.sent.is_empty());
+    let part = rig.part();
+    assert_eq!((part.number, part.lost_unix_ms), (2, None));
+    assert_ne!(part.file, recording.0);
+    rig.capture(CaptureEvent::Ready { recording, part: 1, streams: Vec::new() });
+    assert!(rig.sent.is_empty(), "the answer of the lost one does not count");
+    rig.ready();
+    let ok = rig.answer();
+    assert_eq!((ok.status(), sockets(&ok)[0].as_str()), (Some(200), "192.0.2.11:40000"));
+    rig.established(&ok);
+    rig.ack("");
+    ends_well(&mut rig);
+
+    let mut rig = Rig::new();
+    rig.request("INVITE", &[], SDP);
+    rig.lost();
+    rig.refused(RefuseReason::NoWorker);
+    assert_eq!((rig.answer().status(), rig.srs.sessions()), (Some(503), 0));
+}
+
+#[test]
+fn before_the_ack_no_offer_is_made() {
+    let mut rig = Rig::new();
+    rig.request("INVITE", &[], SDP);
+    rig.ready();
+    let ok = rig.answer();
+    rig.established(&ok);
+    rig.lost();
+    rig.ready();
+    assert!(rig.sent.is_empty());
+    rig.ack("");
+    assert_eq!(rig.answer().method(), Method::Invite);
+}
+
+#[test]
+fn an_offer_of_the_peer_s_is_answered_with_the_new_sockets_and_saves_ours() {
+    // Before capture has the next part, and after.
+    for ready_first in [false, true] {
+        let mut rig = Rig::new();
+        rig.request("INVITE", &[], SDP);
+        rig.ready();
+        let ok = rig.answer();
+        rig.established(&ok);
+        if !ready_first {
+            rig.ack("");
+        }
+        rig.lost();
+        if ready_first {
+            rig.ready();
+        }
+        rig.request("INVITE", &[], &SDP.replace("sendonly", "inactive"));
+        rig.ready();
+        if !ready_first {
+            assert!(rig.sent.is_empty(), "the part was asked for with the streams before");
+            rig.ready();
+        }
+        let ok = rig.answer();
+        assert_eq!((ok.status(), sockets(&ok)[0].as_str()), (Some(200), "192.0.2.11:40000"));
+        rig.ack("");
+        assert!(rig.sent.is_empty());
+        assert_eq!(moved(&rig).len(), 1);
+        ends_well(&mut rig);
+    }
+}
+
+#[test]
+fn an_offer_that_waits_for_the_lost_worker_waits_for_the_next() {
+    let mut rig = recorded(&[]);
+    rig.request("INVITE", &[], &SDP.replace("sendonly", "inactive"));
+    rig.lost();
+    rig.ready();
+    rig.ready();
+    let ok = rig.answer();
+    assert_eq!((ok.status(), sockets(&ok)[0].as_str()), (Some(200), "192.0.2.11:40000"));
+    rig.ack("");
+    ends_well(&mut rig);
+
+    // No worker in time: the peer may ask again.
+    let mut rig = recorded(&[]);
+    rig.request("INVITE", &[], &SDP.replace("sendonly", "inactive"));
+    rig.lost();
+    rig.refused(RefuseReason::NoWorker);
+    rig.wait(Duration::from_millis(4_500));
+    rig.sent.retain(|message| message.status() != Some(100));
+    let late = rig.answer();
+    assert_eq!((late.status(), late.header("Retry-After").is_some()), (Some(500), true));
+    rig.ready();
+    assert_eq!(rig.answer().method(), Method::Invite, "{}", rig.trace);
+}
+
+#[test]
+fn an_offer_of_ours_to_an_invite_without_one_names_the_new_sockets() {
+    let mut rig = Rig::new();
+    rig.request("INVITE", &[], SDP);
+    rig.ready();
+    let ok = rig.answer();
+    rig.established(&ok);
+    rig.lost();
+    rig.ready();
+    let ok = rig.ask("INVITE", &[], "");
+    assert_eq!((ok.status(), sockets(&ok)[0].as_str()), (Some(200), "192.0.2.11:40000"));
+    rig.ack(SDP);
+    assert_eq!(moved(&rig).len(), 1);
+}
+
+#[test]
+fn our_offer_and_the_peer_s_meet_and_both_come_again() {
+    let mut rig = recorded(&[]);
+    rig.lost();
+    rig.ready();
+    let ours = rig.answer();
+    assert_eq!(rig.ask("INVITE", &[], SDP).status(), Some(491));
+    rig.request("ACK", &[], "");
+    rig.respond(&ours, 491, "");
+    rig.sent.clear();
+    // The peer owns the Call-ID and waits longer; ours comes again before.
+    rig.wait(2 * SECOND);
+    let ours = rig.answer();
+    rig.respond(&ours, 200, SDP);
+    rig.sent.clear();
+    rig.request("INVITE", &[], SDP);
+    rig.ready();
+    assert_eq!(rig.answer().status(), Some(200));
+    rig.ack("");
+    ends_well(&mut rig);
+}
+
+#[test]
+fn a_refresh_under_way_comes_first() {
+    let mut rig = recorded(TIMER);
+    rig.wait(901 * SECOND);
+    let refresh = rig.answer();
+    assert_eq!(refresh.method(), Method::Invite);
+    rig.lost();
+    rig.ready();
+    assert!(rig.sent.is_empty());
+    rig.respond(&refresh, 200, SDP);
+    let (ack, offer) = (rig.sent.remove(0), rig.answer());
+    assert_eq!((ack.method(), offer.method()), (Method::Ack, Method::Invite));
+    rig.respond(&offer, 200, SDP);
+    assert_eq!(moved(&rig).len(), 1);
+    ends_well(&mut rig);
+}
+
+#[test]
+fn a_call_on_hold_moves_and_stays_on_hold() {
+    let mut rig = recorded(&[]);
+    rig.request("INVITE", &[], &SDP.replace("sendonly", "inactive"));
+    rig.ready();
+    rig.answer();
+    rig.ack("");
+    rig.lost();
+    rig.ready();
+    let offer = rig.answer();
+    assert_eq!(String::from_utf8_lossy(offer.body()).matches("a=inactive").count(), 2);
+    rig.respond(&offer, 200, &SDP.replace("sendonly", "inactive"));
+    rig.sent.clear();
+    assert!(rig.streams().iter().all(|stream| !stream.active));
+    ends_well(&mut rig);
+}
+
+#[test]
+fn a_second_loss_during_the_move_has_the_newest_sockets_told() {
+    let mut rig = recorded(&[]);
+    rig.lost();
+    rig.wait(Duration::from_millis(500));
+    rig.lost();
+    rig.ready();
+    let first = rig.answer();
+    assert_eq!(sockets(&first)[0], "192.0.2.12:40000");
+    rig.wait(Duration::from_millis(500));
+    rig.lost();
+    rig.respond(&first, 200, SDP);
+    rig.sent.clear();
+    rig.ready();
+    let second = rig.answer();
+    assert_eq!((sockets(&second)[0].as_str(), version(&second)), ("192.0.2.13:40000", version(&first) + 1));
+    rig.respond(&second, 200, SDP);
+    rig.sent.clear();
+    assert_eq!(moved(&rig), [(1, 4, 1_000)], "no media came in between");
+    // And once more, much later: another gap.
+    rig.wait(10 * SECOND);
+    rig.lost();
+    rig.ready();
+    let third = rig.answer();
+    rig.respond(&third, 200, SDP);
+    rig.sent.clear();
+    assert_eq!(moved(&rig)[1], (4, 5, 0));
+    ends_well(&mut rig);
+}
+
+#[test]
+fn a_bye_may_cross_everything() {
+    for steps in 0..4 {
+        let mut rig = recorded(&[]);
+        rig.lost();
+        if steps > 0 {
+            rig.ready();
+        }
+        if steps > 1 {
+            let offer = rig.answer();
+            if steps > 2 {
+                rig.respond(&offer, 488, "");
+            }
+        }
+        rig.sent.clear();
+        assert_eq!(rig.ask("BYE", &[], "").status(), Some(200));
+        assert_eq!(rig.released().last(), Some(&ReleaseCause::Bye), "{steps}");
+        rig.returned();
+        rig.lost();
+        rig.wait(64 * SECOND);
+        assert_eq!((rig.srs.sessions(), rig.srs.recordings(), rig.srs.transactions()), (0, 0, 0), "{steps}");
+        assert_eq!(rig.srs.poll_timeout(), None, "{steps}");
+    }
+}
+
+#[test]
+fn a_copy_that_takes_over_is_the_same_part_elsewhere() {
+    let mut rig = recorded(UPDATE);
+    let (recording, mut streams) = (rig.session(), rig.sockets());
+    for stream in &mut streams {
+        stream.address.set_ip([192, 0, 2, 77].into());
+    }
+    rig.capture(CaptureEvent::Promoted { recording, part: 1, streams });
+    let update = rig.answer();
+    assert_eq!(sockets(&update)[0], "192.0.2.77:40000");
+    rig.respond(&update, 200, SDP);
+    assert_eq!((moved(&rig), rig.part().number), (vec![(1, 1, 0)], 1));
+    ends_well(&mut rig);
+}
+
+/// Two halves of a call in one recording.
+fn pair() -> (Rig, RecordingId, [(String, String); 2]) {
+    let mut rig = Rig::new();
+    let one_line = SDP.split("m=audio").take(2).collect::<Vec<_>>().join("m=audio");
+    let mut ends = Vec::new();
+    let mut recording = None;
+    for end in ["near", "far"] {
+        rig.next_call();
+        rig.from = format!("sip:1@198.51.100.20;x-{end}end;x-refci=7");
+        rig.request("INVITE", &[], &one_line);
+        rig.ready();
+        let ok = rig.answer();
+        rig.established(&ok);
+        rig.ack("");
+        ends.push((ok.call_id().unwrap().into_owned(), rig.from.clone()));
+        recording = Some(rig.session());
+    }
+    (rig, recording.unwrap(), [ends[0].clone(), ends[1].clone()])
+}
+
+#[test]
+fn both_halves_of_a_call_move() {
+    let (mut rig, _, _) = pair();
+    rig.lost();
+    rig.ready();
+    let offers = std::mem::take(&mut rig.sent);
+    let targets: Vec<String> = offers.iter().flat_map(sockets).collect();
+    assert_eq!(targets, ["192.0.2.11:40000", "192.0.2.11:40064"], "{}", rig.trace);
+    rig.respond(&offers[0], 200, "");
+    assert!(moved(&rig).is_empty(), "one is still on its way");
+    // One that refuses does not undo the other's move.
+    rig.respond(&offers[1], 488, "");
+    assert_eq!((moved(&rig).len(), rig.released().len()), (1, 0));
+}
+
+#[test]
+fn a_recording_that_waits_for_the_other_half_needs_no_worker_before_that_comes() {
+    let mut rig = Rig::new();
+    let one_line = SDP.split("m=audio").take(2).collect::<Vec<_>>().join("m=audio");
+    rig.from = "sip:1@198.51.100.20;x-nearend;x-refci=7".to_owned();
+    rig.recorded(&[], &one_line);
+    rig.ask("BYE", &[], "");
+    rig.lost();
+    assert_eq!(rig.part().number, 1);
+    rig.next_call();
+    rig.from = "sip:1@198.51.100.20;x-farend;x-refci=7".to_owned();
+    rig.request("INVITE", &[], &one_line);
+    assert_eq!(rig.part().number, 2);
+    rig.ready();
+    rig.ready();
+    let ok = rig.answer();
+    assert_eq!(ok.status(), Some(200), "{}", rig.trace);
+    rig.established(&ok);
+    rig.ack("");
+    ends_well(&mut rig);
+}
+
+#[test]
+fn two_thousand_calls_of_one_worker_move_in_order_and_at_a_pace() {
+    let mut config = config();
+    config.max_sessions = 3_000;
+    config.limits.transactions = 10_000;
+    let mut rig = Rig::with(config);
+    let mut recordings = Vec::new();
+    for _ in 0..2_000 {
+        rig.next_call();
+        recordings.push(rig.recorded(&[], SDP));
+    }
+    rig.sent.clear();
+    for recording in &recordings {
+        rig.capture(CaptureEvent::Lost { recording: *recording, part: 1 });
+    }
+    let streams: Vec<_> = rig.sockets();
+    for recording in &recordings {
+        rig.capture(CaptureEvent::Ready { recording: *recording, part: 2, streams: streams.clone() });
+    }
+    assert_eq!(rig.sent.len(), 10, "the first leave at once");
+    let calls =
+        |sent: &[Message]| sent.iter().map(|message| message.call_id().unwrap().into_owned()).collect::<Vec<_>>();
+    let mut order = Vec::new();
+    for tick in 1..=200 {
+        let sent = std::mem::take(&mut rig.sent);
+        assert_eq!(sent.len(), 10, "tick {tick}");
+        order.extend(calls(&sent));
+        for offer in &sent {
+            rig.respond(offer, 200, SDP);
+        }
+        rig.sent.clear();
+        rig.wait(Duration::from_millis(10));
+    }
+    assert!(rig.sent.is_empty());
+    let wanted: Vec<String> = rig
+        .commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::Assign { part, info, .. } if part.number == 2 => Some(info.sip_call_id.clone()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(order, wanted);
+    assert_eq!(moved(&rig).len(), 2_000);
+}
