@@ -82,6 +82,14 @@ class Node:
         capture = ""
         if "capture" in self.roles:
             capture = f'[capture]\nrtp_address = "{address}"\nrtp_ports = "39500-41500"\n{lines.get("capture", "")}\n'
+        tenants = "".join(
+            f'[[sip.trust]]\nsource = "{source}"\ntenant = "{tenant}"\n'
+            f'[[tenant]]\nname = "{tenant}"\npublic_keys = ["{bed.home}/acme.public.pem"]\nstore = "{bed.store_url}"\nmirror = {mirror}\n'
+            for tenant, source, mirror in (
+                ("twice", f"{bed.mirrored_sbc.address}/32", "true"),
+                ("acme", "127.0.0.0/8" if bed.mirrored_sbc.namespace is None else "10.60.0.0/16", "false"),
+            )
+        )
         catalog = f'[catalog]\nurl = "{bed.database.url}"\npassword_file = "{bed.home}/database.secret"\n' if bed.database else ""
         self.config = self.home / "ferric.toml"
         self.config.write_text(
@@ -89,7 +97,7 @@ class Node:
             f'{listen if {"srs", "proxy"} & set(self.roles) else ""}'
             f"[sip.limits]\nrequests_per_second_per_source = 20000\n"
             f'{proxy}[recording]\n{lines.get("recording", "")}\n{capture}'
-            f'[[tenant]]\nname = "acme"\npublic_keys = ["{bed.home}/acme.public.pem"]\nstore = "{bed.store_url}"\n'
+            f"{tenants}"
             f'[upload]\n{lines.get("upload", "")}\n[console]\nlisten = "{address}:{HTTP}"\n'
             f'[cluster]\nname = "bed"\nquic = "{address}:{QUIC}"\nseeds = [{seeds}]\npreferred_site = "east"\n'
             f'ca = "{bed.keys}/cluster-ca.crt"\ncertificate = "{bed.keys}/{self.name}.crt"\nprivate_key = "{bed.keys}/{self.name}.key"\n'
@@ -220,6 +228,8 @@ class Bed:
         nats, database, store = self.wanted
         host = self.network.host
         self.sbc = host("sbc", "core", 10)
+        # Whoever calls from here is recorded twice.
+        self.mirrored_sbc = host("sbc-twice", "core", 11)
         self.dns = Dns(host=self.network.top).start()
         if database or store:
             core = host("core", "core", 20)

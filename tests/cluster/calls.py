@@ -14,17 +14,17 @@ class Load:
 
     number = 0
 
-    def __init__(self, bed, calls, hold, *, rate=20.0, first=None, to=None, options=()):
+    def __init__(self, bed, calls, hold, *, rate=20.0, first=None, host=None, options=()):
         Load.number += 1
         self.bed, self.calls, self.hold, self.rate, self.first = bed, calls, hold, rate, first or calls
         self.home = bed.home / f"load-{Load.number}"
         self.home.mkdir()
         self.report_file = self.home / "calls.jsonl"
-        command = [FERRIC, "load", "--to", to or f"sip:rec.{DOMAIN}", "--dns", bed.dns.address, "--calls", calls, "--rate", rate,
+        command = [FERRIC, "load", "--to", f"sip:rec.{DOMAIN}", "--dns", bed.dns.address, "--calls", calls, "--rate", rate,
                    "--hold", f"{hold}s", "--marked", "--report", self.report_file, "--patience", "1s", *options]
         self.log = self.home / "load.log"
         self.began = time.time()
-        self.process = bed.sbc.start(command, self.log)
+        self.process = (host or bed.sbc).start(command, self.log)
         bed.started.append(self.process)
 
     def wait_until_talking(self):
@@ -116,7 +116,7 @@ def verified(bed):
     if bed.store:
         bed.store.fetch(folder)
     sorted_by_node, wrong = bed.home / "by-node", []
-    for manifest in folder.glob("acme/*/*/*/*/manifest.json"):
+    for manifest in folder.glob("*/*/*/*/*/manifest.json"):
         made_by = json.loads(manifest.read_text())["node"]
         place = sorted_by_node / made_by / manifest.parent.name
         if not place.exists():

@@ -8,8 +8,8 @@
                           store, NATS
 
 The machine itself is 10.60.0.2, one hop from the router, so that a test can ask every host. A link between two sites is cut
-in the router, silently, as a broken cable far away is; a host is cut at its own port. The kernel has no netem: there is no
-delay and no loss. All names begin with `ferric-bed-`; what an earlier run left behind is taken away by those names.
+in the router, silently, as a broken cable far away is; a host is cut at its own port. The kernel has no netem: delay and
+loss between the two sites come from a relay of our own (relay.py). All names begin with `ferric-bed-`; what an earlier run left behind is taken away by those names.
 
 Where no namespaces can be made (no root), `Loopback` gives each host an address of 127.60/16 and can cut nothing.
 """
@@ -19,6 +19,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import sys
 import time
 
 PREFIX = "ferric-bed-"
@@ -87,7 +88,7 @@ class Namespaces:
     top = "10.60.0.2"
 
     def __init__(self):
-        self.lock = exclusive()
+        self.lock, self.relay = exclusive(), None
         sweep()
         wan = f"{PREFIX}wan"
         ip("netns", "add", wan)
@@ -127,12 +128,23 @@ class Namespaces:
         """Nothing passes between two networks any more, and nobody is told."""
         for source, target in ((one, other), (other, one)):
             networks = [f"10.60.{NETWORKS[site]}.0/24" for site in (source, target)]
-            ip("-n", f"{PREFIX}wan", "rule", "add", "from", networks[0], "to", networks[1], "blackhole")
+            ip("-n", f"{PREFIX}wan", "rule", "add", "from", networks[0], "to", networks[1], "blackhole", "priority", 100)
 
     def mend_between(self, one, other):
         for source, target in ((one, other), (other, one)):
             networks = [f"10.60.{NETWORKS[site]}.0/24" for site in (source, target)]
-            ip("-n", f"{PREFIX}wan", "rule", "del", "from", networks[0], "to", networks[1], "blackhole")
+            ip("-n", f"{PREFIX}wan", "rule", "del", "from", networks[0], "to", networks[1], "blackhole", "priority", 100)
+
+    def stretch(self, delay, loss=0.0):
+        """From now on the way between sites a and b takes `delay` seconds one way and loses a share of all packets."""
+        if not self.relay:
+            networks = [f"10.60.{NETWORKS[site]}.0/24" for site in "ab"]
+            command = ["ip", "netns", "exec", f"{PREFIX}wan", sys.executable, str(pathlib.Path(__file__).with_name("relay.py")), *networks]
+            self.relay = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+            assert self.relay.stdout.readline() == "ready\n", "the relay between the sites does not start"
+        self.relay.stdin.write(f"delay={delay} loss={loss}\n")
+        self.relay.stdin.flush()
+        assert self.relay.stdout.readline() == "ok\n", "the relay between the sites is gone"
 
     def cut_site(self, site):
         """The site's switch has no way out."""
@@ -148,6 +160,9 @@ class Namespaces:
         ip("-n", lan(site), "link", "set", f"p-{name}", "up")
 
     def remove(self):
+        if self.relay:
+            self.relay.kill()
+            self.relay.wait(10)
         sweep()
         self.lock.close()
 

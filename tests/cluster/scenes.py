@@ -185,6 +185,18 @@ class WorkerRefused(Worker):
     allowed = (8_000, 10_000)
 
 
+class MirroredWorker(Worker):
+    """A second worker, in the other site, has it all."""
+
+    title, name = "a worker, with mirror", "mirror"
+    allowed = (0, 0)
+    # Callers are told apart by their addresses.
+    cuts = True
+
+    def load(self):
+        return Load(self.bed, self.count, self.hold, host=self.bed.mirrored_sbc, options=self.options)
+
+
 class Srs(NodeKilled):
     title, name, node = "an SRS with its proxy", "srs", "edge-a1"
 
@@ -260,6 +272,24 @@ class Link(Scene):
         wait(self.bed.is_whole, 40, f"the sites do not find each other: {self.bed.seen()}")
 
 
+class Cable(Scene):
+    """The way between the sites gets long and lossy; nobody is given up for that."""
+
+    title, name, cuts = "the link, half: 100 ms each way, 2 % lost", "cable", True
+    away, hold = 8, 20
+
+    def break_it(self):
+        self.at = time.time()
+        self.bed.network.stretch(0.1, 0.02)
+        return []
+
+    def mend(self):
+        self.bed.network.stretch(0.0)
+        for name in self.bed.nodes:
+            told = [node for node, when in self.bed.told_down(name, self.at).items() if when is not None]
+            assert not told, f"{name} was given up by {', '.join(told)}"
+
+
 class Site(Scene):
     """All nodes of a site at once; calls are in the other one, or their mirror is."""
 
@@ -304,4 +334,4 @@ class Rolling(Scene):
         return []
 
 
-SCENES = [Nothing, Worker, WorkerRefused, Srs, Proxy, NatsLeader, AllNats, DatabaseKilled, Link, Site, Rolling]
+SCENES = [Nothing, Worker, MirroredWorker, WorkerRefused, Srs, Proxy, NatsLeader, AllNats, DatabaseKilled, Link, Cable, Site, Rolling]
