@@ -19,7 +19,7 @@ from bed import WORK, Bed  # noqa: E402 - found by the line above
 from demo import Progress, table  # noqa: E402
 from scenes import SCENES, NodeKilled  # noqa: E402
 
-HEAD = ["killed", "rounds", "detected, worst", "calls", "calls hit", "audio lost, median / worst", "calls failed", "not whole", "broken"]
+HEAD = ["killed", "rounds", "detected at the latest, own / other site", "calls", "calls hit", "audio lost, median / worst", "calls failed", "not whole", "broken"]
 
 
 def changes(kind, chance, bed):
@@ -57,10 +57,10 @@ def play(bed, kinds, rounds, calls, seed, say):
                 say.line(f"   {words}: {text}")
             broken += [f"{words}: {text}" for text in wrong]
         lost = [ms for result in results for ms in result.lost]
-        detected = [result.detected for result in results if result.detected is not None]
+        detected = [max((result.detected[which] for result in results if result.detected[which] is not None), default=None) for which in (0, 1)]
         count = sum(result.calls for result in results)
         rows.append([
-            kind.title, f"{len(results)} of {rounds}", f"{max(detected) * 1000:.0f} ms" if detected else "-", f"{count}", f"{len(lost)}",
+            kind.title, f"{len(results)} of {rounds}", " / ".join("-" if when is None else f"{when:.2f} s" for when in detected), f"{count}", f"{len(lost)}",
             f"{statistics.median(lost) / 1000:.2f} / {max(lost) / 1000:.2f} s" if lost else "0", f"{sum(result.failed for result in results)}",
             f"{count - sum(result.whole for result in results)}", f"{sum(1 for text in broken if text.startswith(kind.name + ' '))}",
         ])
