@@ -546,6 +546,8 @@ fn srs_config(config: &Config, bound: &[(Transport, SocketAddr)]) -> SrsConfig {
         max_sessions: config.capture.max_calls.saturating_mul(2).max(64),
         takeover: TakeoverConfig::default(),
         advertise: advertise.collect(),
+        contact: config.cluster.as_ref().and_then(|cluster| cluster.contact.clone()),
+        listeners: bound.to_vec(),
         seed: rand::random(),
         key_seed: rand::random(),
     }

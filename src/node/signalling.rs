@@ -362,11 +362,13 @@ impl Signalling {
     /// The ledger hears of every INVITE.
     fn note(&self, event: &SrsEvent) {
         match event {
-            SrsEvent::Offered { invite, tenant, call_id, source_kind } => {
+            SrsEvent::Offered { invite, tenant, call_id, source_kind }
+            | SrsEvent::Adopted { invite, tenant, call_id, source_kind } => {
                 self.ledger.received(invite.0, tenant, call_id, source_kind)
             }
             SrsEvent::Feeds { invite, recording } => self.ledger.recorded_by(invite.0, recording.0),
             SrsEvent::Refused { invite, status, cause } => self.ledger.refused(invite.0, *status, cause),
+            SrsEvent::GivenUp { invite } => self.ledger.ended(invite.0, "taken over by another node"),
             SrsEvent::Closed { invite, cause } => self.ledger.ended(invite.0, cause.as_str()),
             SrsEvent::Started { recording } => {
                 let _ = self.events.send(Event { recording: Some(recording.0), ..Event::new("call.started") });
@@ -479,6 +481,10 @@ fn log(event: SrsEvent) {
         SrsEvent::Offered { invite, source_kind, .. } => {
             tracing::debug!(invite = %invite.0, %source_kind, "a recording is asked for")
         }
+        SrsEvent::Adopted { invite, .. } => {
+            tracing::info!(invite = %invite.0, "a call was taken over from a lost node")
+        }
+        SrsEvent::GivenUp { invite } => tracing::info!(invite = %invite.0, "a call is another node's now"),
         SrsEvent::Feeds { invite, recording } => tracing::debug!(invite = %invite.0, %recording, "recorded as"),
         SrsEvent::Refused { invite, status, cause } => {
             tracing::info!(invite = %invite.0, status, cause, "not recorded")

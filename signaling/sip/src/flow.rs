@@ -4,8 +4,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// A transport protocol of SIP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// Datagrams.
     Udp,
@@ -43,7 +46,7 @@ impl fmt::Display for Transport {
 }
 
 /// One path between us and a peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Flow {
     /// How it travels.
     pub transport: Transport,
@@ -52,6 +55,7 @@ pub struct Flow {
     /// The peer's end.
     pub remote: SocketAddr,
     /// Which stream connection; 0 for UDP, and for "open one when needed".
+    #[serde(default)]
     pub connection: u64,
 }
 

@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::port::{RecordingId, ReleaseCause};
 
 /// One INVITE that asked for a recording, for the books (UUIDv7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct InviteId(pub uuid::Uuid);
 
 /// Something worth a log line, a count or an entry in the books.
@@ -38,6 +40,22 @@ pub enum SrsEvent {
         status: u16,
         /// Short word.
         cause: &'static str,
+    },
+    /// The dialog that the INVITE began came here from a node that is lost. One `Closed` or `GivenUp` follows.
+    Adopted {
+        /// Which.
+        invite: InviteId,
+        /// Whose call it is.
+        tenant: String,
+        /// Its Call-ID.
+        call_id: String,
+        /// How it came: `siprec`, `plain`, ...
+        source_kind: Cow<'static, str>,
+    },
+    /// The dialog that the INVITE began is another node's, which took it over.
+    GivenUp {
+        /// Which.
+        invite: InviteId,
     },
     /// The dialog that the INVITE began is over.
     Closed {

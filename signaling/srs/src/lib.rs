@@ -19,10 +19,12 @@ mod parties;
 pub mod placement;
 pub mod port;
 mod recording;
+pub mod replica;
 pub mod rescue;
 mod session;
 mod srs;
+mod tracked;
 
 pub use event::SrsEvent;
 pub use session::asks_for_recording;
-pub use srs::{Srs, SrsConfig, SrsOutput, TakeoverConfig};
+pub use srs::{AdoptedRecording, Ownership, Srs, SrsConfig, SrsOutput, TakeoverConfig};

@@ -115,6 +115,23 @@ impl Recording {
         self.takeover.as_ref().is_some_and(|takeover| matches!(takeover.step, Step::Waiting | Step::Stranded))
     }
 
+    /// One that another node began.
+    pub(crate) fn revived(
+        part: u32,
+        legs: Vec<Leg>,
+        assigned: Vec<AssignedStream>,
+        channels: Vec<(usize, u8)>,
+    ) -> Recording {
+        Recording { part, legs, assigned, begun: true, channels: channels.into_iter().collect(), ..Recording::new() }
+    }
+
+    /// The channels of all streams that it has had, by number of stream.
+    pub(crate) fn channels(&self) -> Vec<(usize, u8)> {
+        let mut all: Vec<(usize, u8)> = self.channels.iter().map(|(index, channel)| (*index, *channel)).collect();
+        all.sort_unstable();
+        all
+    }
+
     /// Adds a dialog with its lines.
     pub(crate) fn join(&mut self, session: SessionKey, end: Option<End>, lines: Vec<usize>) {
         let number = self.legs.len();

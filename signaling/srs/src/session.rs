@@ -98,6 +98,10 @@ pub(crate) struct Session {
     pub(crate) state: State,
     /// The INVITE that began it, for the books.
     pub(crate) invite: InviteId,
+    /// How often the dialog changed its node.
+    pub(crate) epoch: u32,
+    /// Attempts to tell the peer that its dialog is here now; `None`: it knows, or need not.
+    pub(crate) announcing: Option<u32>,
     pub(crate) dialog: Dialog,
     /// CSeq number of the first INVITE.
     pub(crate) invite_cseq: u32,
@@ -280,7 +284,7 @@ impl Session {
     }
 }
 
-fn port_of(uri: &Uri, transport: Transport) -> u16 {
+pub(crate) fn port_of(uri: &Uri, transport: Transport) -> u16 {
     uri.port.unwrap_or(if transport == Transport::Tls { 5061 } else { 5060 })
 }
 

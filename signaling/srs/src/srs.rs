@@ -1,15 +1,19 @@
 //! The server itself: requests in, sessions kept, answers out.
 
+mod adopt;
 mod answer;
 mod end;
 mod moving;
 mod place;
 mod reoffer;
+mod replicate;
 mod requests;
 mod send;
 mod snapshot;
 mod takeover;
 mod timers;
+
+pub use adopt::{AdoptedRecording, Ownership};
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
@@ -33,6 +37,7 @@ use crate::offer::MediaPolicy;
 use crate::port::{CaptureEvent, Command, RecordingId, RefuseReason, ReleaseCause};
 use crate::recording::Recording;
 use crate::session::{Session, SessionKey};
+use crate::tracked::Tracked;
 use ferric_sip::trust::TrustTable;
 use moving::Pace;
 pub use takeover::TakeoverConfig;
@@ -60,6 +65,10 @@ pub struct SrsConfig {
     pub takeover: TakeoverConfig,
     /// `host:port` for Via and Contact by the listener's address, where it is configured.
     pub advertise: Vec<(Transport, std::net::SocketAddr, String)>,
+    /// The name that stands in Contact instead of the listener's address: one that partners serve too, of SRV records.
+    pub contact: Option<String>,
+    /// Listeners of this node, for dialogs that began at another.
+    pub listeners: Vec<(Transport, std::net::SocketAddr)>,
     /// Seed of tags, ids and branches.
     pub seed: u64,
     /// Seed of our SRTP keys.
@@ -100,6 +109,8 @@ enum Due {
     Probe,
     /// A peer that put our offer off is asked again.
     Move,
+    /// The peer of a dialog that was taken over should know where it is.
+    Announce,
 }
 
 /// Whose deadline it is.
@@ -122,6 +133,7 @@ enum Purpose {
     Refresh,
     Snapshot,
     Move,
+    Announce,
     Bye,
 }
 
@@ -136,8 +148,9 @@ pub struct Srs {
     clock: (Instant, SystemTime),
     draining: bool,
     refusing: Option<RefuseReason>,
-    sessions: HashMap<SessionKey, Session>,
-    recordings: HashMap<RecordingId, Recording>,
+    sessions: Tracked<SessionKey, Session>,
+    recordings: Tracked<RecordingId, Recording>,
+    replication: replicate::Replication,
     /// Recordings of one half of a call, by tenant and key of the pair.
     halves: HashMap<(String, String), RecordingId>,
     by_dialog: HashMap<DialogId, SessionKey>,
@@ -169,8 +182,9 @@ impl Srs {
             clock: (now, wall),
             draining: false,
             refusing: None,
-            sessions: HashMap::new(),
-            recordings: HashMap::new(),
+            sessions: Tracked::default(),
+            recordings: Tracked::default(),
+            replication: replicate::Replication::default(),
             halves: HashMap::new(),
             by_dialog: HashMap::new(),
             by_invite: HashMap::new(),

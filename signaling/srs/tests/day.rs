@@ -158,6 +158,8 @@ impl World {
             max_sessions: 10_000,
             takeover: TakeoverConfig::default(),
             advertise: Vec::new(),
+            contact: None,
+            listeners: Vec::new(),
             seed,
             key_seed: [1; 32],
         };

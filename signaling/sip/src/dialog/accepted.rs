@@ -1,9 +1,11 @@
 //! A 2xx to an INVITE is repeated by the core until its ACK comes, on every
 //! transport (RFC 3261 13.3.1.4): after T1, doubled up to T2, for 64*T1.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::flow::Flow;
 use crate::transaction::Timers;
@@ -31,7 +33,46 @@ pub struct AcceptedInvite {
     end: Instant,
 }
 
+/// A 2xx that waits for its ACK, at one moment: what another node needs to repeat it. It may hold SRTP keys.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptedState {
+    cseq: u32,
+    message: String,
+    /// Until the wait ends, in ms.
+    ends_in_ms: u64,
+}
+
+impl fmt::Debug for AcceptedState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AcceptedState(CSeq {}, {} ms left)", self.cseq, self.ends_in_ms)
+    }
+}
+
 impl AcceptedInvite {
+    /// How it stands at `now`.
+    pub fn state(&self, now: Instant) -> AcceptedState {
+        let left = self.end.saturating_duration_since(now);
+        AcceptedState {
+            cseq: self.cseq,
+            message: String::from_utf8_lossy(&self.bytes).into_owned(),
+            ends_in_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Goes on with a 2xx that stood so at `then`; it is repeated at `now` for the first time.
+    pub fn resume(now: Instant, then: Instant, state: &AcceptedState, flow: Flow, timers: &Timers) -> AcceptedInvite {
+        let left = Duration::from_millis(state.ends_in_ms).min(timers.h);
+        AcceptedInvite {
+            cseq: state.cseq,
+            flow,
+            bytes: Bytes::from(state.message.clone().into_bytes()),
+            interval: timers.t1,
+            t2: timers.t2,
+            next: now,
+            end: then + left,
+        }
+    }
+
     /// The 2xx with CSeq number `cseq` was sent at `now`.
     pub fn new(now: Instant, cseq: u32, flow: Flow, bytes: Bytes, timers: &Timers) -> AcceptedInvite {
         AcceptedInvite {
@@ -99,5 +140,24 @@ mod tests {
             }
         }
         assert_eq!(at[..5], [500, 1_500, 3_500, 7_500, 11_500]);
+    }
+
+    #[test]
+    fn another_node_repeats_it_at_once_and_no_longer_than_the_first_would_have() {
+        let flow = Flow {
+            transport: Transport::Tcp,
+            local: ([192, 0, 2, 1], 5060).into(),
+            remote: ([192, 0, 2, 2], 5060).into(),
+            connection: 1,
+        };
+        let (start, timers) = (Instant::now(), Timers::default());
+        let accepted = AcceptedInvite::new(start, 7, flow, Bytes::from_static(b"200"), &timers);
+        let state = accepted.state(start + Duration::from_secs(2));
+        assert!(!format!("{state:?}").contains("200"), "it may hold keys");
+        let now = start + Duration::from_secs(3);
+        let mut resumed = AcceptedInvite::resume(now, start + Duration::from_secs(2), &state, flow, &timers);
+        assert_eq!((resumed.cseq(), resumed.poll_timeout()), (7, now));
+        assert_eq!(resumed.handle_timeout(now), AcceptedStep::Retransmit(flow, Bytes::from_static(b"200")));
+        assert_eq!(resumed.handle_timeout(start + Duration::from_secs(32)), AcceptedStep::GaveUp);
     }
 }

@@ -4,8 +4,10 @@
 mod accepted;
 mod session_timer;
 
-pub use accepted::{AcceptedInvite, AcceptedStep};
-pub use session_timer::{SessionTimer, SessionTimerConfig, TimerEvent};
+pub use accepted::{AcceptedInvite, AcceptedState, AcceptedStep};
+pub use session_timer::{SessionTimer, SessionTimerConfig, SessionTimerState, TimerEvent};
+
+use serde::{Deserialize, Serialize};
 
 use crate::header::{HeaderError, NameAddr};
 use crate::message::Message;
@@ -13,7 +15,7 @@ use crate::method::Method;
 use crate::validate::Reject;
 
 /// What identifies a dialog on our side.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DialogId {
     /// Call-ID.
     pub call_id: String,
@@ -35,7 +37,7 @@ impl DialogId {
 }
 
 /// The state that both sides of a dialog keep.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dialog {
     /// Its name.
     pub id: DialogId,
@@ -130,6 +132,11 @@ impl Dialog {
         Ok(())
     }
 
+    /// Leaves numbers out: whoever had the dialog before may have sent requests that nobody else knows of.
+    pub fn skip_ahead(&mut self, numbers: u32) {
+        self.local_cseq = self.local_cseq.saturating_add(numbers).min(0x7fff_0000).max(self.local_cseq);
+    }
+
     /// Takes the peer's new Contact out of a target refresh (INVITE, UPDATE or their 2xx).
     pub fn refresh_target(&mut self, message: &Message) {
         if let Some(contact) = message.contacts().ok().and_then(|all| all.into_iter().next()) {
@@ -215,6 +222,17 @@ mod tests {
         assert_eq!(dialog.check_request(&request).unwrap_err().status, 500);
         request.set_header("CSeq", "788291899 INVITE");
         assert!(dialog.check_request(&request).is_ok());
+    }
+
+    #[test]
+    fn who_takes_a_dialog_over_counts_on_above_all_that_was_sent() {
+        let mut dialog = Dialog::uas(&invite("Record-Route: <sip:p1;lr>\r\n"), "me", 41).unwrap();
+        let copy: Dialog = serde_json::from_str(&serde_json::to_string(&dialog).unwrap()).unwrap();
+        assert_eq!(copy, dialog);
+        dialog.skip_ahead(1_000);
+        assert_eq!(dialog.request(&Method::Bye).cseq().unwrap().to_string(), "1042 BYE");
+        dialog.skip_ahead(u32::MAX);
+        assert_eq!(dialog.request(&Method::Bye).cseq().unwrap().number, 0x7fff_0001);
     }
 
     #[test]

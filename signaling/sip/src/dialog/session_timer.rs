@@ -2,9 +2,18 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::header::{Refresher, SessionExpires};
 use crate::message::Message;
 use crate::validate::Reject;
+
+/// The longest interval.
+const LONGEST: Duration = Duration::from_secs(7 * 86_400);
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// What we offer and accept.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +40,7 @@ pub enum TimerEvent {
 }
 
 /// The running timer of one session.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionTimer {
     interval: Duration,
     refresher: Refresher,
@@ -39,7 +48,43 @@ pub struct SessionTimer {
     expires_at: Instant,
 }
 
+/// A timer at one moment, without that moment: what another node needs to let it run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionTimerState {
+    /// The session interval, in ms.
+    interval_ms: u64,
+    /// We refresh, and not the peer.
+    ours: bool,
+    /// Until our refresh is due, in ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refresh_in_ms: Option<u64>,
+    /// Until the session expires, in ms.
+    expires_in_ms: u64,
+}
+
 impl SessionTimer {
+    /// The timer as it stands at `now`.
+    pub fn state(&self, now: Instant) -> SessionTimerState {
+        let until = |at: Instant| millis(at.saturating_duration_since(now));
+        SessionTimerState {
+            interval_ms: millis(self.interval),
+            ours: self.refresher == Refresher::Uas,
+            refresh_in_ms: self.refresh_at.map(until),
+            expires_in_ms: until(self.expires_at),
+        }
+    }
+
+    /// Lets a timer run on that stood so at `then`.
+    pub fn resume(then: Instant, state: &SessionTimerState) -> SessionTimer {
+        let span = |ms: u64| Duration::from_millis(ms).min(LONGEST);
+        SessionTimer {
+            interval: span(state.interval_ms),
+            refresher: if state.ours { Refresher::Uas } else { Refresher::Uac },
+            refresh_at: state.refresh_in_ms.map(|ms| then + span(ms)),
+            expires_at: then + span(state.expires_in_ms),
+        }
+    }
+
     /// Agrees on a timer as the answering side (RFC 4028 9). `None` when the
     /// peer does not know session timers: other signs of life count then.
     ///
@@ -72,7 +117,7 @@ impl SessionTimer {
         let refresher = asked.and_then(|asked| asked.refresher).unwrap_or(Refresher::Uac);
         let mut timer = SessionTimer {
             // Days are as good as for ever, and keep the arithmetic safe.
-            interval: Duration::from_secs(seconds.min(7 * 86_400)),
+            interval: Duration::from_secs(seconds).min(LONGEST),
             refresher,
             refresh_at: None,
             expires_at: now,
@@ -183,6 +228,19 @@ mod tests {
         timer.refreshed(later);
         assert_eq!(timer.handle_timeout(later + Duration::from_secs(99)), None);
         assert_eq!(timer.handle_timeout(later + Duration::from_secs(100)), Some(TimerEvent::Expired));
+    }
+
+    #[test]
+    fn a_timer_runs_on_elsewhere() {
+        let (now, there) = (Instant::now(), Instant::now() + Duration::from_secs(5_000));
+        let headers = [("Supported", "timer"), ("Session-Expires", "100;refresher=uas")];
+        let timer = SessionTimer::negotiate(now, &request(&headers), &SessionTimerConfig::default()).unwrap().unwrap();
+        let state = timer.state(now + Duration::from_secs(20));
+        let mut resumed = SessionTimer::resume(there, &state);
+        assert_eq!(resumed.state(there), state);
+        assert_eq!(resumed.poll_timeout(), there + Duration::from_secs(30));
+        assert_eq!(resumed.handle_timeout(there + Duration::from_secs(30)), Some(TimerEvent::Refresh));
+        assert_eq!(resumed.handle_timeout(there + Duration::from_secs(48)), Some(TimerEvent::Expired));
     }
 
     #[test]

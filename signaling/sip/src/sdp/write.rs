@@ -3,10 +3,12 @@
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 use super::{CryptoAttribute, Direction, Format, Media, Sdp};
 
 /// The fields of our `o=` line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// Session id, the same for the whole session.
     pub id: u64,

@@ -12,7 +12,7 @@ use crate::rescue;
 use crate::session::{SessionKey, State};
 
 /// A recording of one half of a call stays open this long for the other half.
-const LINGER: Duration = Duration::from_secs(5);
+pub(super) const LINGER: Duration = Duration::from_secs(5);
 
 impl Srs {
     /// A CANCEL ends the call if its first INVITE still waits; a later INVITE is
@@ -166,7 +166,7 @@ impl Srs {
         if let Some(pending) = session.pending {
             self.by_invite.remove(&pending.transaction);
         }
-        for due in [Due::Accepted, Due::Capture, Due::SessionTimer, Due::End, Due::Probe, Due::Move] {
+        for due in [Due::Accepted, Due::Capture, Due::SessionTimer, Due::End, Due::Probe, Due::Move, Due::Announce] {
             self.deadlines.cancel(&Deadline::Session(key, due));
         }
     }

@@ -177,6 +177,8 @@ impl Srs {
         Ok(Session {
             state: State::Assigning,
             invite,
+            epoch: 0,
+            announcing: None,
             dialog,
             flow: *flow,
             pending: None,

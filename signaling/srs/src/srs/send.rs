@@ -38,6 +38,11 @@ impl Srs {
 
     /// Our Contact. The feature tag stands outside of the brackets: it belongs to the field, not to the URI.
     fn contact(&self, flow: &Flow) -> String {
+        // A name without a port is looked up as SRV records, so any node behind it will do (RFC 3263 4.2).
+        if let Some(name) = &self.config.contact {
+            let transport = flow.transport.as_str().to_ascii_lowercase();
+            return format!("<sip:srs@{name};transport={transport}>;+sip.srs");
+        }
         let transport = match flow.transport {
             Transport::Udp => "",
             Transport::Tcp => ";transport=tcp",

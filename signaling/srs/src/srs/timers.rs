@@ -40,6 +40,7 @@ impl Srs {
             }
             Due::Move => self.move_again(now, key),
             Due::End => self.end(now, key, ReleaseCause::TooLong, true),
+            Due::Announce => self.announce(now, key),
             Due::Probe => {
                 self.probe(now, key);
                 if self.sessions.contains_key(&key) {
@@ -135,7 +136,7 @@ impl Srs {
         let mut own = None;
         match purpose {
             Purpose::Probe => session.probing = false,
-            Purpose::Refresh | Purpose::Move => own = session.own.take(),
+            Purpose::Refresh | Purpose::Move | Purpose::Announce => own = session.own.take(),
             Purpose::Bye | Purpose::Snapshot => {}
         }
         if let Some(response) = response.filter(|_| status < 300 && own.is_some()) {
@@ -174,18 +175,22 @@ impl Srs {
                     self.deadlines.set(Deadline::Session(key, Due::SessionTimer), next);
                 }
             }
+            (Purpose::Announce, _) => self.announced(now, key, status),
             (Purpose::Snapshot, 481) => self.end(now, key, ReleaseCause::PeerGone, true),
             (Purpose::Move, _) => self.handle_move_answer(now, key, own, status, response),
             (Purpose::Probe | Purpose::Bye | Purpose::Snapshot, _) => {}
         }
-        if purpose == Purpose::Refresh {
+        if matches!(purpose, Purpose::Refresh | Purpose::Announce) {
             self.catch_up(now, key);
         }
     }
 
     /// A refresh of ours went through.
     pub(super) fn refreshed(&mut self, now: Instant, key: SessionKey) {
-        if let Some(timer) = self.sessions.get_mut(&key).and_then(|session| session.timer.as_mut()) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        // It named our Contact too.
+        session.announcing = None;
+        if let Some(timer) = session.timer.as_mut() {
             timer.refreshed(now);
             let next = timer.poll_timeout();
             self.deadlines.set(Deadline::Session(key, Due::SessionTimer), next);

@@ -61,6 +61,8 @@ pub fn config() -> SrsConfig {
         max_sessions: 100,
         takeover: TakeoverConfig::default(),
         advertise: Vec::new(),
+        contact: None,
+        listeners: Vec::new(),
         seed: 1,
         key_seed: [7; 32],
     }
@@ -197,7 +199,7 @@ impl Rig {
     /// The session of the last Assign.
     pub fn session(&self) -> RecordingId {
         let assigned = self.commands.iter().rev().find_map(|command| match command {
-            Command::Assign { recording, .. } => Some(*recording),
+            Command::Assign { recording, .. } | Command::Change { recording, .. } => Some(*recording),
             _ => None,
         });
         assigned.unwrap()
@@ -209,7 +211,8 @@ impl Rig {
             Command::Assign { part, .. } => Some(part.clone()),
             _ => None,
         });
-        part.unwrap()
+        // What this server took over is in its first part, unless somebody says otherwise.
+        part.unwrap_or_else(|| Part::first(self.session()))
     }
 
     pub fn streams(&self) -> Vec<StreamSpec> {

@@ -45,6 +45,8 @@ impl Server {
             max_sessions: 10,
             takeover: TakeoverConfig::default(),
             advertise: Vec::new(),
+            contact: None,
+            listeners: Vec::new(),
             seed,
             key_seed: [3; 32],
         };
