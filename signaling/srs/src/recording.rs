@@ -65,6 +65,13 @@ pub(crate) struct Takeover {
     pub(crate) returned: bool,
 }
 
+impl Takeover {
+    /// A part that had media was lost at this moment.
+    pub(crate) fn new(from: u32, lost_unix_ms: u64, until: Instant) -> Takeover {
+        Takeover { step: Step::Stranded, from, lost_unix_ms, until, unused: false, refused: false, returned: false }
+    }
+}
+
 /// What users see as one recording; capture writes one part of it at a time.
 #[derive(Debug)]
 pub(crate) struct Recording {

@@ -250,3 +250,139 @@ fn a_client_that_lost_the_call_says_481_and_the_recording_is_closed() {
     assert_closed(&mut pair);
     assert_eq!(pair.b.released, [ReleaseCause::PeerGone]);
 }
+
+#[test]
+fn a_lost_worker_costs_one_update() {
+    let mut pair = recorded("UPDATE", &[]);
+    let now = pair.now();
+    pair.b.lose(now);
+    pair.run_for(SECOND);
+    assert_eq!((pair.a.sends_to, pair.b.moved), (Some(pair.b.socket()), 1));
+    let now = pair.now();
+    pair.a.bye(now);
+    assert_closed(&mut pair);
+    insta::assert_snapshot!(pair.ladder, @r"
+                src                               srs 
+        0.000    |------------ INVITE 1 --------->|
+        0.010    |<------- 200 INVITE 1 ----------|
+        0.020    |------------- ACK 1 ----------->|
+        1.000    |<----- UPDATE 77772983 ---------|
+        1.010    |------ 200 UPDATE 77772983 ---->|
+        2.000    |------------- BYE 2 ----------->|
+        2.010    |<-------- 200 BYE 2 ------------|
+    ");
+}
+
+#[test]
+fn a_lost_worker_costs_one_reinvite_where_there_is_no_update() {
+    let mut pair = recorded("INVITE", &[]);
+    pair.link.lose_first(2, |packet| packet.bytes.starts_with(b"INVITE"));
+    let now = pair.now();
+    pair.b.lose(now);
+    pair.run_for(5 * SECOND);
+    assert_eq!((pair.a.sends_to, pair.b.moved), (Some(pair.b.socket()), 1));
+    let now = pair.now();
+    pair.a.bye(now);
+    assert_closed(&mut pair);
+    insta::assert_snapshot!(pair.ladder, @r"
+                src                               srs 
+        0.000    |------------ INVITE 1 --------->|
+        0.010    |<------- 200 INVITE 1 ----------|
+        0.020    |------------- ACK 1 ----------->|
+        1.000    |   x----- INVITE 77772983 ------|
+        1.500    |   x----- INVITE 77772983 ------|
+        2.500    |<----- INVITE 77772983 ---------|
+        2.510    |------ 200 INVITE 77772983 ---->|
+        2.520    |<------- ACK 77772983 ----------|
+        6.000    |------------- BYE 2 ----------->|
+        6.010    |<-------- 200 BYE 2 ------------|
+    ");
+}
+
+#[test]
+fn both_sides_change_the_session_when_the_worker_is_lost_and_both_come_through() {
+    let mut pair = recorded("INVITE", &[]);
+    let now = pair.now();
+    pair.b.lose(now);
+    pair.a.reinvite(now);
+    pair.run_for(6 * SECOND);
+    assert_eq!((pair.a.sends_to, pair.b.moved), (Some(pair.b.socket()), 1));
+    let now = pair.now();
+    pair.a.bye(now);
+    assert_closed(&mut pair);
+    insta::assert_snapshot!(pair.ladder, @r"
+                src                               srs 
+        0.000    |------------ INVITE 1 --------->|
+        0.010    |<------- 200 INVITE 1 ----------|
+        0.020    |------------- ACK 1 ----------->|
+        1.000    |------------ INVITE 2 --------->|
+        1.000    |<----- INVITE 77772983 ---------|
+        1.010    |<------- 491 INVITE 2 ----------|
+        1.010    |------ 491 INVITE 77772983 ---->|
+        1.020    |------------- ACK 2 ----------->|
+        1.020    |<------- ACK 77772983 ----------|
+        2.480    |<----- INVITE 77772984 ---------|
+        2.490    |------ 200 INVITE 77772984 ---->|
+        2.500    |<------- ACK 77772984 ----------|
+        4.020    |------------ INVITE 3 --------->|
+        4.030    |<------- 200 INVITE 3 ----------|
+        4.040    |------------- ACK 3 ----------->|
+        7.000    |------------- BYE 4 ----------->|
+        7.010    |<-------- 200 BYE 4 ------------|
+    ");
+}
+
+#[test]
+fn a_client_that_does_not_move_goes_on_when_the_worker_is_back() {
+    let mut pair = recorded("UPDATE", &[]);
+    pair.a.stays = true;
+    let sent_to = pair.a.sends_to;
+    let now = pair.now();
+    pair.b.lose(now);
+    pair.run_for(10 * SECOND);
+    let now = pair.now();
+    pair.b.give_back(now);
+    pair.run_for(SECOND);
+    assert_eq!((pair.a.sends_to, Some(pair.b.socket()), pair.b.moved), (sent_to, sent_to, 1));
+    let now = pair.now();
+    pair.a.bye(now);
+    assert_closed(&mut pair);
+    insta::assert_snapshot!(pair.ladder, @r"
+                 src                               srs 
+         0.000    |------------ INVITE 1 --------->|
+         0.010    |<------- 200 INVITE 1 ----------|
+         0.020    |------------- ACK 1 ----------->|
+         1.000    |<----- UPDATE 77772983 ---------|
+         1.010    |------ 488 UPDATE 77772983 ---->|
+         1.020    |<----- INVITE 77772984 ---------|
+         1.030    |------ 488 INVITE 77772984 ---->|
+         1.040    |<------- ACK 77772984 ----------|
+        12.000    |------------- BYE 2 ----------->|
+        12.010    |<-------- 200 BYE 2 ------------|
+    ");
+}
+
+#[test]
+fn over_a_link_that_loses_a_third_the_media_move_all_the_same() {
+    let mut there = 0;
+    for seed in 0..300 {
+        let trouble = LinkProfile { duplicate: 0.05, reorder: 0.1, ..LinkProfile::lossy(0.3) };
+        let mut pair = call(trouble, seed);
+        pair.a.allow = if seed % 2 == 0 { "UPDATE".to_owned() } else { String::new() };
+        let now = pair.now();
+        pair.a.invite(now, &[]);
+        pair.run_for(20 * SECOND);
+        for _ in 0..2 {
+            let now = pair.now();
+            pair.b.lose(now);
+            // The second time, the first move may be under way.
+            pair.run_for(Duration::from_millis(seed * 7));
+        }
+        pair.run_for(30 * SECOND);
+        there += usize::from(pair.a.sends_to == Some(pair.b.socket()));
+        let now = pair.now();
+        pair.a.bye(now);
+        assert_closed(&mut pair);
+    }
+    assert!(there >= 285, "{there} of 300");
+}

@@ -30,6 +30,7 @@ use super::answer::Description;
 use super::{Deadline, Due, Purpose, Srs};
 use crate::offer;
 use crate::port::ReleaseCause;
+use crate::recording::Step;
 use crate::session::{Moving, Own, SessionKey};
 
 /// Offers of one such span leave together.
@@ -84,12 +85,20 @@ impl Srs {
         session.told.iter().any(differs)
     }
 
+    /// True while a worker was asked for another recording of the dialog: one offer is to move them all.
+    fn is_awaited(&self, key: SessionKey) -> bool {
+        let recordings = self.sessions.get(&key).map(|session| session.recordings.as_slice()).unwrap_or_default();
+        let takeovers = recordings.iter().filter_map(|id| self.recordings.get(id)?.takeover.as_ref());
+        takeovers.into_iter().any(|takeover| takeover.step == Step::Asked)
+    }
+
     /// Looks whether a dialog is behind, when that or its idleness may have changed, and lets it catch up.
     pub(super) fn catch_up(&mut self, now: Instant, key: SessionKey) {
         let is_behind = self.is_behind(key);
         let Some(session) = self.sessions.get_mut(&key) else { return };
         if is_behind {
-            if session.moving == Moving::Still && !session.is_busy() {
+            if session.moving == Moving::Still && !session.is_busy() && !self.is_awaited(key) {
+                let Some(session) = self.sessions.get_mut(&key) else { return };
                 session.moving = Moving::Queued;
                 self.moves.push_back(key);
                 self.send_moves(now);
@@ -141,7 +150,7 @@ impl Srs {
     }
 
     fn offer_move(&mut self, now: Instant, key: SessionKey) {
-        if !self.is_behind(key) {
+        if !self.is_behind(key) || self.is_awaited(key) {
             return;
         }
         let assigned = self.assigned_to(key);

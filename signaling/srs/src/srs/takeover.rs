@@ -65,19 +65,12 @@ impl Srs {
         let waiting: Vec<SessionKey> = recording.questions.drain(..).flatten().collect();
         recording.later.extend(waiting);
         recording.assigned.clear();
-        let fresh = Takeover {
+        // Lost once more before any media came: the gap began with the first loss, and so did the search.
+        let earlier = recording.takeover.take().filter(|_| !had_media);
+        recording.takeover = Some(Takeover {
             step: Step::Stranded,
-            from: part,
-            lost_unix_ms,
-            until,
             unused: false,
-            refused: false,
-            returned: false,
-        };
-        // Lost once more before any media came: the gap began with the first loss.
-        recording.takeover = Some(match recording.takeover.take().filter(|_| !had_media) {
-            Some(earlier) => Takeover { from: earlier.from, lost_unix_ms: earlier.lost_unix_ms, ..fresh },
-            None => fresh,
+            ..earlier.unwrap_or(Takeover::new(part, lost_unix_ms, until))
         });
         // One that waits parked for the other half of its call needs no worker before that comes.
         if !recording.sessions().is_empty() {
@@ -143,6 +136,8 @@ impl Srs {
             let cause = ReleaseCause::NotMoved;
             self.outputs.push_back(SrsOutput::Capture(Command::Release { recording: id, cause }));
         }
+        // Other recordings of its dialogs need not wait for this one.
+        self.catch_up_all(now, id, false);
     }
 
     /// The next attempt is due, or the last has failed.
@@ -177,6 +172,7 @@ impl Srs {
 
     /// A copy goes on with the recording: only its sockets are others.
     pub(super) fn handle_promoted(&mut self, now: Instant, id: RecordingId, part: u32, streams: Vec<AssignedStream>) {
+        let until = now + self.config.takeover.unplaced;
         let lost_unix_ms = self.unix_ms(now);
         let had_media = self.was_moved(id);
         let Some(recording) = self.recordings.get_mut(&id).filter(|recording| recording.part == part) else { return };
@@ -189,15 +185,8 @@ impl Srs {
             return;
         }
         let earlier = recording.takeover.take().filter(|_| !had_media);
-        recording.takeover = Some(Takeover {
-            step: Step::Moving,
-            from: earlier.as_ref().map_or(part, |earlier| earlier.from),
-            lost_unix_ms: earlier.as_ref().map_or(lost_unix_ms, |earlier| earlier.lost_unix_ms),
-            until: now,
-            unused: false,
-            refused: false,
-            returned: false,
-        });
+        recording.takeover =
+            Some(Takeover { step: Step::Moving, ..earlier.unwrap_or(Takeover::new(part, lost_unix_ms, until)) });
         self.catch_up_all(now, id, true);
     }
 

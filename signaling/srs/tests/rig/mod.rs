@@ -3,6 +3,8 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+pub mod moves;
+
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ferric_simnet::{Endpoint, Packet};
-use ferric_sip::dialog::{Dialog, DialogId};
+use ferric_sip::dialog::{AcceptedInvite, AcceptedStep, Dialog, DialogId};
+use ferric_sip::sdp::Sdp;
 use ferric_sip::transaction::{
     ClientTransactionId, Timers, TransactionEvent, TransactionLayer, TransactionLimits, TransactionOutput,
 };
@@ -32,7 +33,17 @@ pub(crate) struct Client {
     pub(crate) allow: String,
     /// Hears and says nothing any more.
     pub(crate) is_dead: bool,
+    /// Takes no offer of the server's.
+    pub(crate) stays: bool,
+    /// Our 200 to an INVITE of the server's, until its ACK.
+    accepted: Option<AcceptedInvite>,
+    /// Where it sends its first stream.
+    pub(crate) sends_to: Option<SocketAddr>,
     seed: u64,
+}
+
+fn socket(message: &Message) -> Option<SocketAddr> {
+    Sdp::parse(message.body()).ok()?.media.first()?.rtp_address()
 }
 
 impl Client {
@@ -48,6 +59,9 @@ impl Client {
             log: Vec::new(),
             allow: "UPDATE".to_owned(),
             is_dead: false,
+            stays: false,
+            accepted: None,
+            sends_to: None,
             seed,
         }
     }
@@ -121,6 +135,7 @@ impl Client {
     fn handle_event(&mut self, now: Instant, event: TransactionEvent) {
         match event {
             TransactionEvent::Response { id, response, .. } => self.handle_response(now, id, &response),
+            TransactionEvent::Ack { .. } => self.accepted = None,
             TransactionEvent::Request { id, request, .. } => {
                 self.log.push(request.method().to_string());
                 let known = self
@@ -130,15 +145,21 @@ impl Client {
                 let status = match request.method() {
                     _ if !known => 481,
                     Method::Invite if self.reinvite.is_some() => 491,
+                    _ if self.stays && !request.body().is_empty() => 488,
                     _ => 200,
                 };
                 let mut response = Message::response(&request, status, None);
-                if request.method() == Method::Invite && status == 200 {
+                if !request.body().is_empty() && status == 200 {
+                    self.sends_to = socket(&request);
                     response.add_header("Contact", "<sip:src@10.0.0.7:5070>");
                     response.set_body("application/sdp", Bytes::from_static(SDP.as_bytes()));
                 }
                 if let Some(expires) = request.header("Session-Expires") {
                     response.add_header("Session-Expires", &expires);
+                }
+                if request.method() == Method::Invite && status == 200 {
+                    let (cseq, bytes) = (request.cseq().unwrap().number, response.to_bytes());
+                    self.accepted = Some(AcceptedInvite::new(now, cseq, FLOW, bytes, &Timers::default()));
                 }
                 if request.method() == Method::Bye {
                     self.dialog = None;
@@ -157,6 +178,7 @@ impl Client {
         }
         let first = self.invite.as_ref().filter(|(invite, _)| *invite == id).map(|(_, invite)| invite.clone());
         if status < 300 {
+            self.sends_to = socket(response);
             let cseq = response.cseq().unwrap().number;
             if let Some(invite) = first {
                 let dialog = Dialog::uac(&invite, response).unwrap();
@@ -194,11 +216,19 @@ impl Endpoint for Client {
         if self.again_at.take_if(|at| *at <= now).is_some() {
             self.reinvite(now);
         }
+        match self.accepted.as_mut().map(|accepted| accepted.handle_timeout(now)) {
+            Some(AcceptedStep::Retransmit(_, bytes)) => {
+                self.out.insert(0, Packet { from: CLIENT, to: super::SERVER, bytes });
+            }
+            Some(AcceptedStep::GaveUp) => self.accepted = None,
+            Some(AcceptedStep::Wait) | None => {}
+        }
         self.pump(now);
     }
 
     fn poll_timeout(&mut self) -> Option<Instant> {
-        [self.layer.poll_timeout(), self.again_at].into_iter().flatten().min()
+        let accepted = self.accepted.as_ref().map(AcceptedInvite::poll_timeout);
+        [self.layer.poll_timeout(), self.again_at, accepted].into_iter().flatten().min()
     }
 
     fn poll_transmit(&mut self, _: Instant) -> Option<Packet> {

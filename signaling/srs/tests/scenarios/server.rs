@@ -11,9 +11,14 @@ use ferric_sip::trust::TrustTable;
 use ferric_sip::{Flow, Message, Transport};
 use ferric_srs::offer::MediaPolicy;
 use ferric_srs::port::{AssignedStream, CaptureEvent, Command, RecordingId, ReleaseCause, StreamSpec};
-use ferric_srs::{Srs, SrsConfig, SrsOutput, TakeoverConfig};
+use ferric_srs::{Srs, SrsConfig, SrsEvent, SrsOutput, TakeoverConfig};
 
 pub(crate) const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 10)), 5060);
+
+/// Where a part is.
+fn host(part: u32) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9 + u8::try_from(part).unwrap()))
+}
 
 pub(crate) struct Server {
     pub(crate) srs: Srs,
@@ -23,6 +28,11 @@ pub(crate) struct Server {
     pub(crate) capture_takes: Duration,
     answers: VecDeque<(Instant, CaptureEvent)>,
     current: Option<RecordingId>,
+    /// The part that was assigned last; each is on a host of its own.
+    part: u32,
+    /// Where the first stream of it is, if those are the sockets of an earlier one.
+    restored: Option<SocketAddr>,
+    pub(crate) moved: usize,
     out: VecDeque<Packet>,
     config: SrsConfig,
 }
@@ -57,6 +67,9 @@ impl Server {
             capture_takes: Duration::ZERO,
             answers: VecDeque::new(),
             current: None,
+            part: 1,
+            restored: None,
+            moved: 0,
             out: VecDeque::new(),
             config,
         }
@@ -75,14 +88,36 @@ impl Server {
         }
     }
 
+    /// The worker is gone.
+    pub(crate) fn lose(&mut self, now: Instant) {
+        if let Some(recording) = self.current {
+            self.answers.clear();
+            self.srs.handle_capture(now, CaptureEvent::Lost { recording, part: self.part });
+            self.pump(now);
+        }
+    }
+
+    /// The worker is back.
+    pub(crate) fn give_back(&mut self, now: Instant) {
+        if let Some(recording) = self.current {
+            self.srs.handle_capture(now, CaptureEvent::Returned { recording });
+            self.pump(now);
+        }
+    }
+
+    /// Where capture listens for the first stream.
+    pub(crate) fn socket(&self) -> SocketAddr {
+        self.restored.unwrap_or(SocketAddr::new(host(self.part), 40_000))
+    }
+
     fn ready(&mut self, now: Instant, session: RecordingId, streams: &[StreamSpec]) {
+        let (part, host) = (self.part, self.socket().ip());
         let assign = |stream: &StreamSpec| {
             let port = 40_000 + 2 * u16::try_from(stream.index).unwrap();
-            AssignedStream { index: stream.index, address: SocketAddr::new(SERVER.ip(), port) }
+            AssignedStream { index: stream.index, address: SocketAddr::new(host, port) }
         };
         let streams = streams.iter().map(assign).collect();
-        self.answers
-            .push_back((now + self.capture_takes, CaptureEvent::Ready { recording: session, part: 1, streams }));
+        self.answers.push_back((now + self.capture_takes, CaptureEvent::Ready { recording: session, part, streams }));
     }
 
     fn pump(&mut self, now: Instant) {
@@ -92,15 +127,22 @@ impl Server {
                     SrsOutput::Transmit { flow, bytes } => {
                         self.out.push_back(Packet { from: SERVER, to: flow.remote, bytes });
                     }
-                    SrsOutput::Capture(Command::Assign { recording, streams, .. }) => {
-                        self.assigned += 1;
+                    SrsOutput::Capture(Command::Assign { recording, part, streams, .. }) => {
+                        self.assigned += usize::from(part.number == 1);
                         self.current = Some(recording);
+                        self.part = part.number;
+                        self.restored = part.restore.first().map(|stream| stream.address);
                         self.ready(now, recording, &streams);
                     }
                     SrsOutput::Capture(Command::Change { recording, streams, .. }) => {
                         self.ready(now, recording, &streams)
                     }
-                    SrsOutput::Capture(Command::Release { cause, .. }) => self.released.push(cause),
+                    SrsOutput::Capture(Command::Release { cause, .. }) if cause.is_of_part() => {}
+                    SrsOutput::Capture(Command::Release { cause, .. }) => {
+                        self.released.push(cause);
+                        self.current = None;
+                    }
+                    SrsOutput::Event(SrsEvent::Moved { .. }) => self.moved += 1,
                     SrsOutput::Capture(Command::Info { .. } | Command::Park { .. }) | SrsOutput::Event(_) => {}
                 }
             }
