@@ -21,6 +21,7 @@ mod keys;
 mod proxy_backend;
 mod registrar;
 mod request_log;
+mod reserve;
 mod route_test;
 mod sight;
 mod signalling;
@@ -139,6 +140,7 @@ impl Node {
     pub async fn start_from(config: Config, source: Option<Source>) -> anyhow::Result<Node> {
         raise_file_limit(config.capture.max_calls);
         let identity = keys::prepare(&config)?;
+        let reserve = reserve::Reserve::open(&config.node.data_dir);
         let cluster = Cluster::start(&config)?;
         let spool_root = config.node.data_dir.join("spool");
         let spool =
@@ -277,6 +279,7 @@ impl Node {
             steering: Arc::clone(&steering),
             request_log: request_log.clone(),
             books: books.clone(),
+            reserve,
             cluster: cluster.clone(),
         };
         let gate = Gate { orders: orders.clone(), worker: Arc::clone(&worker), cluster: cluster.clone() };

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::catalogue::Bookkeeper;
 use super::cluster::Cluster;
 use super::request_log::RequestLog;
+use super::reserve::Reserve;
 use super::signalling::SignallingStats;
 use super::steering::Steering;
 use crate::console::{Alarm, Readiness};
@@ -57,6 +58,7 @@ pub(super) struct Watcher {
     pub(super) steering: Arc<Steering>,
     pub(super) request_log: Option<RequestLog>,
     pub(super) books: Bookkeeper,
+    pub(super) reserve: Reserve,
     pub(super) cluster: Cluster,
 }
 
@@ -76,6 +78,9 @@ impl Watcher {
             }
             self.look(seconds.is_multiple_of(10), &groups);
             seconds += 1;
+            if seconds.is_multiple_of(60) {
+                self.reserve.keep();
+            }
         }
     }
 

@@ -231,6 +231,39 @@ def test_a_full_disk_refuses_calls_and_cuts_nothing_that_was_accepted():
         subprocess.run(["umount", "-l", disk], check=True)
 
 
+def test_a_node_starts_on_a_full_disk_and_makes_room():
+    home = folder("start-full")
+    assert os.geteuid() == 0, "this test mounts a small tmpfs and needs root"
+    disk = home / "small"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m,mode=700", "tmpfs", disk], check=True)
+    try:
+        node = Node(home, data_dir=disk / "data").start()
+        calls = [talk(node, number, 30) for number in range(3)]
+        time.sleep(4)
+        for call, sender, _ in calls:
+            call.close()
+            sender.halt.set()
+        node.kill()
+        # A node makes this file where there is plenty of room.
+        (disk / "data" / "reserve").write_bytes(b"\0" * (16 << 20))
+        with open(disk / "ballast", "ab", buffering=0) as ballast:
+            try:
+                while True:
+                    ballast.write(b"y" * 4096)
+            except OSError:
+                pass
+        node = Node(home, data_dir=disk / "data").start()
+        try:
+            recordings = node.stored(3, 40)
+            assert all(recording["state"] == "recovered" for recording in recordings), recordings
+            assert not list((disk / "data" / "spool" / "ready").iterdir())
+        finally:
+            node.kill()
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
 def test_damage_is_named_by_decrypt_and_verify():
     home = folder("damage")
     with Node(home) as node:

@@ -7,30 +7,39 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context as _;
-
 use crate::config::versions::write_whole;
 
 /// The file in the data folder.
 const FILE: &str = "state/incarnation";
 
 /// The number of the run that begins now; written before it is used.
-pub(super) fn next(data_dir: &Path) -> anyhow::Result<u64> {
+///
+/// A disk that takes nothing keeps no node from starting: its spool has to go out before the disk is free again. The clock
+/// alone gives the number then.
+pub(super) fn next(data_dir: &Path) -> u64 {
     let file = data_dir.join(FILE);
-    let last = match std::fs::read_to_string(&file) {
+    let last: Option<u64> = match std::fs::read_to_string(&file) {
         Ok(text) => text.trim().parse().ok(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error).with_context(|| format!("{} cannot be read", file.display())),
+        Err(error) => {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                tracing::warn!(file = %file.display(), %error, "the number of the last run cannot be read");
+            }
+            None
+        }
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let next = u64::try_from(now.as_micros()).unwrap_or(u64::MAX).max(last.unwrap_or(0_u64).saturating_add(1));
-    if let Some(folder) = file.parent() {
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.with_context(|| format!("{} cannot be made", folder.display()))?;
+    let next = u64::try_from(now.as_micros()).unwrap_or(u64::MAX).max(last.unwrap_or(0).saturating_add(1));
+    if let Err(error) = write(&file, next) {
+        tracing::warn!(file = %file.display(), %error, "the number of this run cannot be written; the clock alone makes the next one larger");
     }
-    write_whole(&file, format!("{next}\n").as_bytes(), 0o600)
-        .with_context(|| format!("{} cannot be written", file.display()))?;
-    Ok(next)
+    next
+}
+
+fn write(file: &Path, number: u64) -> std::io::Result<()> {
+    if let Some(folder) = file.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    write_whole(file, format!("{number}\n").as_bytes(), 0o600)
 }
 
 #[cfg(test)]
@@ -41,12 +50,20 @@ mod tests {
     #[test]
     fn each_run_has_a_larger_number_though_the_clock_was_set_back() {
         let folder = tempfile::tempdir().unwrap();
-        let first = next(folder.path()).unwrap();
-        assert!(next(folder.path()).unwrap() > first);
+        let first = next(folder.path());
+        assert!(next(folder.path()) > first);
         let ahead = u64::MAX / 2;
         std::fs::write(folder.path().join(FILE), ahead.to_string()).unwrap();
-        assert_eq!(next(folder.path()).unwrap(), ahead + 1);
+        assert_eq!(next(folder.path()), ahead + 1);
         std::fs::write(folder.path().join(FILE), "rubbish").unwrap();
-        assert!(next(folder.path()).unwrap() >= first);
+        assert!(next(folder.path()) >= first);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_keeps_nobody_from_starting() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("state"), "no folder").unwrap();
+        let first = next(folder.path());
+        assert!(next(folder.path()) > first);
     }
 }

@@ -88,7 +88,7 @@ impl Cluster {
     /// A certificate, the UDP port, or a file in the data folder cannot be used.
     pub(super) fn start(config: &Config) -> anyhow::Result<Cluster> {
         let incarnation = match config.cluster {
-            Some(_) => incarnation::next(&config.node.data_dir)?,
+            Some(_) => incarnation::next(&config.node.data_dir),
             None => 1,
         };
         let state = ClusterState::start(state_config(config, incarnation)?).context("the shared state cannot start")?;
