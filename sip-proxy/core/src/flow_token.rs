@@ -10,6 +10,10 @@
 //!    transport
 //! ```
 //!
+//! A hop (`h` in place of `f`) is the same for a Route to this node that another node of the cluster puts before a request to
+//! a phone that registered here: a request that begins something may take that one only. What is seen by phones, the `f`,
+//! begins nothing.
+//!
 //! The check keeps others from naming flows. That of a connection ends with this process, as the connection does; then the
 //! contact is all there is. That of a datagram flow lasts as long as the proxy's secret.
 
@@ -23,8 +27,20 @@ use crate::branch::Branches;
 const CHECK: usize = 16;
 const FIXED: usize = 2 + 4 + 16;
 
-/// The user part that stands for a flow.
+/// The user part that stands for a flow within a dialog.
 pub(crate) fn seal(branches: &Branches, flow: &Flow) -> String {
+    format!("f{}", sealed(branches, flow, ""))
+}
+
+/// The user part that stands for the flow of a phone, for other nodes.
+pub(crate) fn seal_hop(branches: &Branches, flow: &Flow) -> String {
+    format!("h{}", sealed(branches, flow, HOP))
+}
+
+/// Makes the check of a hop another one.
+const HOP: &str = " hop";
+
+fn sealed(branches: &Branches, flow: &Flow, purpose: &str) -> String {
     let transport = match flow.transport {
         Transport::Udp => 0,
         Transport::Tcp => 1,
@@ -35,20 +51,35 @@ pub(crate) fn seal(branches: &Branches, flow: &Flow) -> String {
         IpAddr::V6(v6) => format!("{:032x}", v6.to_bits()),
     };
     let text = format!("{transport:02x}{:04x}{:016x}{address}", flow.remote.port(), flow.connection);
-    let check = check(branches, &text);
-    format!("f{text}{check:016x}")
+    let check = check(branches, &text, purpose);
+    format!("{text}{check:016x}")
 }
 
 /// Connections are numbered anew by each process.
-fn check(branches: &Branches, text: &str) -> u64 {
-    if text.starts_with("00") { branches.keyed(text) } else { branches.keyed(&format!("{text} {:x}", branches.life())) }
+fn check(branches: &Branches, text: &str, purpose: &str) -> u64 {
+    let life = if text.starts_with("00") { String::new() } else { format!(" {:x}", branches.life()) };
+    branches.keyed(&[text, &life, purpose].concat())
 }
 
-/// The flow that a user part stands for, without its local end.
+/// The flow that a user part stands for within a dialog, without its local end.
 pub(crate) fn open(branches: &Branches, user: &str) -> Option<(Transport, SocketAddr, u64)> {
-    let text = user.strip_prefix('f')?;
+    opened(branches, user.strip_prefix('f')?, "")
+}
+
+/// The flow of a phone that a hop stands for.
+pub(crate) fn open_hop(branches: &Branches, user: &str) -> Option<(Transport, SocketAddr, u64)> {
+    opened(branches, user.strip_prefix('h')?, HOP)
+}
+
+/// A user part that looks like a hop, whoever made it.
+pub(crate) fn is_hop(user: &str) -> bool {
+    let digits = user.strip_prefix('h').filter(|text| text.bytes().all(|b| b.is_ascii_hexdigit()));
+    digits.is_some_and(|text| [FIXED + 8 + CHECK, FIXED + 32 + CHECK].contains(&text.len()))
+}
+
+fn opened(branches: &Branches, text: &str, purpose: &str) -> Option<(Transport, SocketAddr, u64)> {
     let (text, check) = text.split_at_checked(text.len().checked_sub(CHECK)?)?;
-    if u64::from_str_radix(check, 16).ok()? != self::check(branches, text) {
+    if u64::from_str_radix(check, 16).ok()? != self::check(branches, text, purpose) {
         return None;
     }
     let transport = match text.get(..2)? {
@@ -98,6 +129,12 @@ mod tests {
             assert!(token.bytes().all(|b| b.is_ascii_alphanumeric()));
             assert_eq!(open(&ours, &token), Some((transport, remote.parse().unwrap(), 77)));
             assert_eq!(open(&others, &token), None);
+            let hop = seal_hop(&ours, &flow(transport, remote));
+            assert_eq!(open_hop(&ours, &hop), Some((transport, remote.parse().unwrap(), 77)));
+            assert!(
+                is_hop(&hop) && !is_hop(&token) && open(&ours, &hop).is_none() && open_hop(&others, &hop).is_none()
+            );
+            assert_eq!(open_hop(&ours, &token.replacen('f', "h", 1)), None, "what phones see begins nothing");
             for at in 0..token.len() {
                 let other = if &token[at..=at] == "0" { "1" } else { "0" };
                 assert_eq!(open(&ours, &format!("{}{other}{}", &token[..at], &token[at + 1..])), None, "{at}");

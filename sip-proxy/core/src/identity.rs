@@ -116,6 +116,27 @@ impl Identity {
         (address, self.sent_by.get(place).map_or("", String::as_str))
     }
 
+    /// The listener at which other nodes hand over what is for a flow: by TLS what came by it, else by UDP, else by TCP. Its
+    /// name, and the transport as a parameter of a URI.
+    pub(crate) fn hand_over(&self, flow: &Flow) -> Option<(&str, &'static str)> {
+        let wanted: &[Transport] = match flow.transport {
+            Transport::Tls => &[Transport::Tls],
+            Transport::Udp | Transport::Tcp => &[Transport::Udp, Transport::Tcp],
+        };
+        let fits = |transport: &Transport| {
+            let same = |have: &Listener| have.transport == *transport && have.address.is_ipv4() == flow.local.is_ipv4();
+            let of_flow = |have: &Listener| same(have) && have.address.ip() == flow.local.ip();
+            self.listeners.iter().position(of_flow).or_else(|| self.listeners.iter().position(same))
+        };
+        let place = wanted.iter().find_map(fits)?;
+        let parameter = match self.listeners.get(place)?.transport {
+            Transport::Udp => "",
+            Transport::Tcp => ";transport=tcp",
+            Transport::Tls => ";transport=tls",
+        };
+        Some((self.sent_by.get(place)?, parameter))
+    }
+
     /// The listener's address lies in a network with another one.
     fn is_beside(&self, listener: &Listener, other: IpAddr) -> bool {
         self.networks.iter().any(|(own, network)| *own == listener.address.ip() && network.contains(other))

@@ -9,6 +9,7 @@ use ferric_sip::header::NameAddr;
 use ferric_sip::message::Message;
 use ferric_sip::uri::Uri;
 
+use crate::flow_token::is_hop;
 use crate::identity::{Identity, TWIN};
 use crate::witnessed::SEAL;
 
@@ -29,6 +30,8 @@ pub(crate) struct Preprocessed {
     pub(crate) leaves_by: Option<SocketAddr>,
     /// What stands before its host: maybe a flow.
     pub(crate) token: Option<String>,
+    /// What stands before the host of a Route that another node of the cluster made: the flow of a phone.
+    pub(crate) hop: Option<String>,
     /// The seal of a Record-Route of ours.
     pub(crate) seal: Option<String>,
     /// The flow to the other side, which takes the place of the target.
@@ -66,6 +69,9 @@ pub(crate) fn preprocess(request: &Message, identity: &Identity) -> Preprocessed
             found.leaves_by = identity.listener_of(&uri);
             found.token = uri.user.as_deref().map(str::to_owned);
         }
+        if found.own_routes == 0 && !uri.params.has(TWIN) {
+            found.hop = uri.user.as_deref().filter(|user| is_hop(user)).map(str::to_owned);
+        }
         found.own_routes += 1;
         if found.own_routes == 2 || !uri.params.has(TWIN) {
             break;
@@ -76,6 +82,11 @@ pub(crate) fn preprocess(request: &Message, identity: &Identity) -> Preprocessed
 }
 
 impl Preprocessed {
+    /// It comes from another node of the cluster, along the flow of a phone that registered here.
+    pub(crate) fn is_hop(&self) -> bool {
+        self.hop.is_some() && self.along.is_some()
+    }
+
     /// Does it to the request.
     pub(crate) fn apply(&self, request: &mut Message) {
         if self.last_route_is_target {

@@ -197,6 +197,13 @@ impl Proxy {
         self.location.as_deref_mut()
     }
 
+    /// A value of Route by which another node of the cluster reaches a phone that registered over this flow: requests come
+    /// here and go along it (RFC 5626 5.3). `None`: there is no listener for it.
+    pub fn hop(&self, flow: &Flow) -> Option<String> {
+        let (host, transport) = self.identity.hand_over(flow)?;
+        Some(format!("<sip:{}@{host}{transport};lr>", flow_token::seal_hop(&self.branches, flow)))
+    }
+
     /// Follows the wall clock.
     pub fn set_clock(&mut self, now: Instant, unix_s: u64) {
         self.clock = (now, unix_s);
@@ -421,7 +428,8 @@ impl Proxy {
         }
         let decision = match well_formed(request) {
             Err(reject) => Decision::Reject(reject, "invalid"),
-            Ok(()) => self.permit(now, request, flow, in_dialog).unwrap_or_else(|| match decision {
+            // Along a hop it was let in by the node that took it.
+            Ok(()) => self.permit(now, request, flow, in_dialog || before.is_hop()).unwrap_or_else(|| match decision {
                 Ok(decision) => decision,
                 Err(aor) => self.contacts(now, &aor, request),
             }),
@@ -456,12 +464,13 @@ impl Proxy {
     /// What its Route says, and the flow that a Record-Route of ours remembers.
     pub(crate) fn preprocessed(&self, request: &Message) -> Preprocessed {
         let mut before = preprocess(request, &self.identity);
-        before.along = before.token.as_deref().and_then(|token| flow_token::open(&self.branches, token)).map(
-            |(transport, remote, connection)| {
-                let (local, _) = self.identity.outgoing(transport, remote, None, before.leaves_by);
-                Flow { transport, local, remote, connection }
-            },
-        );
+        let within = |token: &String| flow_token::open(&self.branches, token);
+        let hop = |hop: &String| flow_token::open_hop(&self.branches, hop);
+        let opened = before.token.as_ref().and_then(within).or_else(|| before.hop.as_ref().and_then(hop));
+        before.along = opened.map(|(transport, remote, connection)| {
+            let (local, _) = self.identity.outgoing(transport, remote, None, before.leaves_by);
+            Flow { transport, local, remote, connection }
+        });
         before
     }
 

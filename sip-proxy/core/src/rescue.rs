@@ -19,6 +19,8 @@ pub(crate) enum Trouble {
     NoUser,
     /// A Route or Request-URI that cannot be followed.
     BadUri,
+    /// The flow of a phone is gone.
+    FlowFailed,
     /// A scheme that leads nowhere.
     Scheme,
     /// The name does not exist.
@@ -47,6 +49,7 @@ impl Trouble {
             Trouble::NotRegistered => Reject::new(480),
             Trouble::NoUser => Reject::new(404),
             Trouble::BadUri => Reject::because(400, "Bad Route Or Request-URI"),
+            Trouble::FlowFailed => Reject::because(430, "Flow Failed"),
             Trouble::Scheme => Reject::new(416),
             Trouble::NoSuchHost => Reject::because(404, "Host Not Found"),
             Trouble::DnsDown => Reject::because(503, "Name Lookup Failed").with("Retry-After", "5"),
@@ -67,6 +70,7 @@ impl Trouble {
             Trouble::NotRegistered => "not-registered",
             Trouble::NoUser => "no-user",
             Trouble::BadUri => "bad-uri",
+            Trouble::FlowFailed => "flow-failed",
             Trouble::Scheme => "scheme",
             Trouble::NoSuchHost => "no-such-host",
             Trouble::DnsDown => "dns-down",

@@ -5,6 +5,7 @@
 //! | within a dialog, to our address or to a group's name, of a call that a group has | to the element that has it |
 //! | within a dialog | along its Route, else along the flow that our Record-Route remembers, else to its Request-URI |
 //! | along a Route that does not end here | along it |
+//! | along a Route with the flow of a phone, which another node of the cluster made | along that flow, else 430 (RFC 5626 5.3) |
 //! | any other that begins something | as the rules say |
 //! | without a rule: asks for a recording | to this node's recorder |
 //! | without a rule: to the name of a group | to the group |
@@ -145,6 +146,16 @@ impl Router<'_> {
         if let Some(route) = &before.next_route {
             let forward = self.by_route(route, request);
             return fixed(forward);
+        }
+        if before.hop.is_some() {
+            // The contact counts for what is recorded of the way: it may lead nowhere else.
+            return fixed(match before.along {
+                Some(flow) => {
+                    let uri = Some(before.target.clone());
+                    Decision::Forward(vec![vec![Target { uri, routes: vec![], next: Next::Flow(flow) }]])
+                }
+                None => refuse(&Trouble::FlowFailed, request),
+            });
         }
         if in_dialog && let Some(flow) = before.along {
             return fixed(Decision::Forward(vec![vec![Target { uri: None, routes: vec![], next: Next::Flow(flow) }]]));

@@ -96,3 +96,35 @@ fn a_hidden_phone_that_calls_is_found_by_the_callee() {
     let routes = bench.to(PHONE).message.values("Record-Route");
     assert!(!routes[1].contains('@'), "{routes:?}");
 }
+
+/// A request as another node of the cluster hands it over.
+fn handed_over(method: &str, hop: &str) -> ferric_sip::message::Message {
+    request_as(&format!("z9hG4bK{method}"), method, HIDDEN, &format!("Route: {hop}\nTo: <sip:bob@example.com>\n"))
+}
+
+#[test]
+fn section_5_3_another_node_hands_over_what_is_for_a_flow_of_this_one() {
+    let mut bench = bench(HIDDEN);
+    let hop = bench.proxy.hop(&flow()).unwrap();
+    assert!(hop.starts_with("<sip:h01") && hop.ends_with("@192.168.0.5:5060;lr>"), "{hop}");
+    // No rule and no contact of our domains: the hop alone leads there.
+    bench.put(CALLER, handed_over("INVITE", &hop));
+    let sent = bench.to(PHONE);
+    assert_eq!((sent.line(), sent.transport), (format!("INVITE {HIDDEN}"), Transport::Tcp));
+    assert!(sent.message.header("Route").is_none());
+    let routes = sent.message.values("Record-Route");
+    assert!(routes[0].starts_with("<sip:f"), "what follows in the dialog finds the phone, too: {routes:?}");
+}
+
+#[test]
+fn section_5_3_a_flow_that_is_gone_or_was_never_ours_is_answered_with_430() {
+    let mut bench = bench(HIDDEN);
+    let hop = bench.proxy.hop(&flow()).unwrap();
+    // What phones see of a flow begins nothing.
+    let seen = recorded(&mut bench)[0].replace(";twin", "").replacen("<sip:f", "<sip:h", 1);
+    for forged in [hop.replacen("<sip:h01", "<sip:h00", 1), hop.replacen("<sip:h0100", "<sip:h0101", 1), seen] {
+        bench.clear();
+        bench.put(CALLER, handed_over("OPTIONS", &forged));
+        assert_eq!(bench.to(CALLER).message.status(), Some(430), "{forged}");
+    }
+}

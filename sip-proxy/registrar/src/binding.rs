@@ -44,6 +44,15 @@ pub(crate) struct Extra {
     pub(crate) reg_id: Option<u32>,
     /// Values of Path, in order.
     pub(crate) path: Box<[Box<str>]>,
+    /// The node of the cluster that has the flow, if it is another one.
+    pub(crate) home: Option<Home>,
+}
+
+/// Another node, and the Route over it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Home {
+    pub(crate) node: Box<str>,
+    pub(crate) hop: Box<str>,
 }
 
 impl Binding {
@@ -57,6 +66,10 @@ impl Binding {
 
     pub(crate) fn path(&self) -> &[Box<str>] {
         self.extra.as_ref().map_or(&[], |extra| &extra.path)
+    }
+
+    pub(crate) fn home(&self) -> Option<&Home> {
+        self.extra.as_ref()?.home.as_ref()
     }
 
     /// Preference in thousandths.
@@ -106,6 +119,7 @@ impl Binding {
             reg_id: self.reg_id(),
             path: self.path().iter().map(|value| value.to_string()).collect(),
             flow: self.flow.as_deref().map(SavedFlow::of),
+            home: self.home().map(|home| SavedHome { node: home.node.to_string(), hop: home.hop.to_string() }),
             outbound: self.outbound,
             reachable: self.reachable,
         }
@@ -160,6 +174,9 @@ pub struct Saved {
     /// Where requests go instead of where the URI points.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flow: Option<SavedFlow>,
+    /// The node of the cluster that has the flow; absent: the one that keeps this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<SavedHome>,
     /// Bound by instance and reg-id.
     #[serde(default, skip_serializing_if = "is_false")]
     pub outbound: bool,
@@ -191,11 +208,32 @@ pub struct SavedFlow {
     pub local: SocketAddr,
     /// The peer's end.
     pub remote: SocketAddr,
+    /// The number of the connection in this process; 0: a datagram flow, or one of another process.
+    #[serde(skip)]
+    pub connection: u64,
+}
+
+/// The node that has a flow, and how others reach the flow over it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedHome {
+    /// The node.
+    pub node: String,
+    /// A value of Route.
+    pub hop: String,
 }
 
 impl SavedFlow {
     fn of(flow: &Flow) -> SavedFlow {
-        SavedFlow { transport: flow.transport.as_str().to_owned(), local: flow.local, remote: flow.remote }
+        let Flow { transport, local, remote, connection } = *flow;
+        SavedFlow { transport: transport.as_str().to_owned(), local, remote, connection }
+    }
+
+    /// The flow, while it is there.
+    pub fn live(&self) -> Option<Flow> {
+        let known = [Transport::Udp, Transport::Tcp, Transport::Tls];
+        let transport = known.into_iter().find(|known| known.as_str() == self.transport)?;
+        let is_there = transport == Transport::Udp || self.connection != 0;
+        is_there.then_some(Flow { transport, local: self.local, remote: self.remote, connection: self.connection })
     }
 
     /// The flow, when it can be used after a restart: datagrams only.

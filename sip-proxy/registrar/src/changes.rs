@@ -14,6 +14,8 @@ pub enum Change {
     Set(Box<Saved>),
     /// A binding is gone.
     Remove(SavedKey),
+    /// The life of a binding is over: whoever else has it finds so by itself.
+    Expired(SavedKey),
     /// Changes were not fetched in time; those before this one are missing.
     Lost,
 }

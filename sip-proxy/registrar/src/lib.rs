@@ -29,10 +29,11 @@ mod equal;
 mod reach;
 mod register;
 mod registrar;
+mod shared;
 mod table;
 mod users;
 
-pub use binding::{Saved, SavedFlow, SavedKey};
+pub use binding::{Saved, SavedFlow, SavedHome, SavedKey};
 pub use changes::Change;
 pub use config::RegistrarConfig;
 pub use digest::Algorithm;

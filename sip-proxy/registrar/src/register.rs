@@ -80,6 +80,7 @@ impl<'a> Facts<'a> {
             instance: wanted.instance.as_deref().map(Box::from),
             reg_id: wanted.reg_id,
             path: self.path.clone(),
+            home: None,
         };
         Binding {
             uri: wanted.text.as_str().into(),

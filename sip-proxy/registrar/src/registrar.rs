@@ -1,6 +1,6 @@
 //! The registrar: REGISTER in, bindings kept, contacts out.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Instant;
 
 use ferric_proxy::{Contact, Location};
@@ -10,7 +10,7 @@ use ferric_sip::uri::Uri;
 use ferric_sip::validate::{Reject, validate_require};
 
 use crate::aor::Aor;
-use crate::binding::{Binding, Extra, NO_Q, Saved};
+use crate::binding::{Binding, Saved, SavedKey};
 use crate::changes::{Change, Changes};
 use crate::config::RegistrarConfig;
 use crate::contact::contacts;
@@ -49,16 +49,20 @@ pub struct Counters {
 /// A registrar and location service.
 #[derive(Debug)]
 pub struct Registrar {
-    config: RegistrarConfig,
+    pub(crate) config: RegistrarConfig,
     /// `None`: everybody who gets this far may register.
     users: Option<Users>,
     auth: Authenticator,
-    table: Table,
-    changes: Changes,
-    order: u64,
+    pub(crate) table: Table,
+    pub(crate) changes: Changes,
+    pub(crate) order: u64,
     counters: Counters,
     /// The text of a second: there may be many answers in it.
     date: (u64, String),
+    /// When a REGISTER came last, by both clocks.
+    seen: Option<(Instant, u64)>,
+    /// Other nodes that are there: what is reached over one that is not is not reached.
+    pub(crate) there: BTreeSet<String>,
 }
 
 impl Registrar {
@@ -74,6 +78,8 @@ impl Registrar {
             order: 0,
             counters: Counters::default(),
             date: (0, String::new()),
+            seen: None,
+            there: BTreeSet::new(),
         }
     }
 
@@ -85,7 +91,7 @@ impl Registrar {
         for slot in 0..self.table.slots() {
             let stays = self.table.slot(slot).is_none_or(|record| self.may_exist(&record.aor));
             if !stays {
-                self.remove(slot, |_| true);
+                self.remove(slot, Change::Remove, |_| true);
             }
         }
     }
@@ -136,53 +142,8 @@ impl Registrar {
         alive.map(|binding| binding.save(aor, now, unix_s)).collect()
     }
 
-    /// Takes a binding back; false when it is over, of nobody that may register, over a limit, or could be reached only
-    /// along a connection that is gone.
-    pub fn restore(&mut self, now: Instant, unix_s: u64, saved: Saved) -> bool {
-        let left = saved.expires.saturating_sub(unix_s).min(self.config.max_expires.as_secs());
-        let is_gone =
-            saved.flow.as_ref().is_some_and(|flow| flow.revive().is_none()) && (saved.outbound || !saved.reachable);
-        if left == 0
-            || is_gone
-            || !self.may_exist(&saved.aor)
-            || Uri::parse(&saved.uri).is_err()
-            || saved.q.is_some_and(|q| q > 1_000)
-        {
-            return false;
-        }
-        let key = saved.key();
-        let extra = Extra {
-            instance: saved.instance.map(String::into_boxed_str),
-            reg_id: saved.reg_id,
-            path: saved.path.into_iter().map(String::into_boxed_str).collect(),
-        };
-        let binding = Binding {
-            uri: saved.uri.into_boxed_str(),
-            call: saved.call,
-            expires: now + std::time::Duration::from_secs(left),
-            order: saved.order,
-            flow: saved.flow.and_then(|flow| flow.revive()).map(Box::new),
-            extra: (extra != Extra::default()).then(|| Box::new(extra)),
-            cseq: saved.cseq,
-            q: saved.q.unwrap_or(NO_Q),
-            outbound: saved.outbound,
-            reachable: saved.reachable,
-        };
-        self.order = self.order.max(binding.order);
-        let (room, most) = (self.table.len() < self.config.max_bindings, self.config.max_contacts);
-        self.table.edit(&saved.aor, |bindings| {
-            let has_room = room && bindings.len() < most;
-            match bindings.iter_mut().find(|have| have.key(&key.aor) == key) {
-                Some(have) => *have = binding,
-                None if has_room => bindings.push(binding),
-                None => return false,
-            }
-            true
-        })
-    }
-
     /// The address of record is of one of our domains and, where users are listed, of one of them.
-    fn may_exist(&self, aor: &str) -> bool {
+    pub(crate) fn may_exist(&self, aor: &str) -> bool {
         let domain = aor.rsplit_once('@').map_or("", |(_, domain)| domain);
         self.config.domain(domain) == Some(domain) && self.users.as_ref().is_none_or(|users| users.knows(aor))
     }
@@ -345,17 +306,17 @@ impl Registrar {
         for binding in
             gone.iter().filter(|_| self.changes.is_wanted()).map(|binding| binding.key(aor)).collect::<Vec<_>>()
         {
-            self.changes.push(Change::Remove(binding));
+            self.changes.push(Change::Expired(binding));
         }
     }
 
-    /// Removes bindings of a slot; how many.
-    fn remove(&mut self, slot: u32, which: impl Fn(&Binding) -> bool) -> u64 {
+    /// Removes bindings of a slot; how many. `told`: as what.
+    fn remove(&mut self, slot: u32, told: fn(SavedKey) -> Change, which: impl Fn(&Binding) -> bool) -> u64 {
         let (aor, gone) = self
             .table
             .edit_slot(slot, |bindings| bindings.extract_if(.., |binding| which(binding)).collect::<Vec<_>>());
         if let Some(aor) = aor.filter(|_| self.changes.is_wanted()) {
-            gone.iter().for_each(|binding| self.changes.push(Change::Remove(binding.key(&aor))));
+            gone.iter().for_each(|binding| self.changes.push(told(binding.key(&aor))));
         }
         gone.len() as u64
     }
@@ -364,6 +325,7 @@ impl Registrar {
 impl Location for Registrar {
     fn register(&mut self, now: Instant, unix_s: u64, request: &Message, flow: &Flow) -> Message {
         let before = self.counters;
+        self.seen = Some((now, unix_s));
         self.answer_register(now, unix_s, request, flow).unwrap_or_else(|reject| {
             if self.counters == before {
                 self.counters.refused += 1;
@@ -388,6 +350,7 @@ impl Location for Registrar {
         // A sips request goes to sips contacts only (RFC 5630 5.3).
         let fits = |binding: &&Binding| {
             binding.expires > now
+                && self.is_reached(binding)
                 && (!secure || binding.uri.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("sips:")))
         };
         let mut found: Vec<&Binding> = self.table.get(&aor.key).iter().filter(fits).collect();
@@ -399,7 +362,7 @@ impl Location for Registrar {
         let contact = |binding: &Binding| Contact {
             uri: binding.uri.to_string(),
             q: binding.preference(),
-            path: binding.path().iter().map(|value| value.to_string()).collect(),
+            path: self.way(binding),
             flow: binding.flow.as_deref().copied(),
         };
         Some(found.into_iter().map(contact).collect())
@@ -415,16 +378,26 @@ impl Location for Registrar {
         proof.err().map(|reject| reject.response(request))
     }
 
-    fn flow_failed(&mut self, _now: Instant, flow: &Flow) {
-        if flow.connection == 0 {
-            return;
-        }
+    fn flow_failed(&mut self, now: Instant, flow: &Flow) {
+        // Before the first REGISTER nobody has a connection.
+        let Some((then, unix_s)) = self.seen.filter(|_| flow.connection != 0) else { return };
+        let unix_s = unix_s + now.saturating_duration_since(then).as_secs();
         let lost = |binding: &Binding| binding.connection() == Some(flow.connection);
         for slot in self.table.along(flow.connection) {
-            self.counters.flow_lost += self.remove(slot, |binding| lost(binding) && binding.dies_with_flow());
-            self.table.edit_slot(slot, |bindings| {
-                bindings.iter_mut().filter(|binding| lost(binding)).for_each(|binding| binding.flow = None);
+            let dies = |binding: &Binding| lost(binding) && binding.dies_with_flow();
+            self.counters.flow_lost += self.remove(slot, Change::Remove, dies);
+            let (aor, stay) = self.table.edit_slot(slot, |bindings| {
+                let mut stay = Vec::new();
+                for binding in bindings.iter_mut().filter(|binding| lost(binding)) {
+                    binding.flow = None;
+                    stay.push(binding.clone());
+                }
+                stay
             });
+            if let Some(aor) = aor.filter(|_| self.changes.is_wanted()) {
+                let told = stay.iter().map(|binding| Change::Set(Box::new(binding.save(&aor, now, unix_s))));
+                told.collect::<Vec<_>>().into_iter().for_each(|change| self.changes.push(change));
+            }
         }
     }
 
@@ -435,7 +408,7 @@ impl Location for Registrar {
     fn handle_timeout(&mut self, now: Instant) {
         for _ in 0..SWEEP {
             let Some(slot) = self.table.pop_due(now) else { return };
-            self.counters.expired += self.remove(slot, |binding| binding.expires <= now);
+            self.counters.expired += self.remove(slot, Change::Expired, |binding| binding.expires <= now);
         }
     }
 }

@@ -118,7 +118,7 @@ proptest! {
             while let Some(change) = rig.registrar.poll_change() {
                 match change {
                     Change::Set(saved) => drop(elsewhere.insert(saved.key(), *saved)),
-                    Change::Remove(key) => prop_assert!(elsewhere.remove(&key).is_some(), "{:?} was not there", key),
+                    Change::Remove(key) | Change::Expired(key) => prop_assert!(elsewhere.remove(&key).is_some(), "{:?} was not there", key),
                     Change::Lost => prop_assert!(false, "nothing was lost"),
                 }
             }
