@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ferric_state::{Identity, SoftConfig};
 use url::Url;
 
+use crate::carrier::Carrier;
 use crate::error::ClusterError;
 
 /// One node's part in the shared state.
@@ -19,8 +20,10 @@ pub struct ClusterConfig {
     pub data_dir: PathBuf,
     /// Limits and lives of soft state: alike on all nodes.
     pub soft: SoftConfig,
-    /// `None`: a single node, everything embedded.
+    /// `None`: documents, leases and events are this node's own.
     pub nats: Option<NatsConfig>,
+    /// Another way for soft state; without it and NATS this is a single node.
+    pub beside: Option<Arc<dyn Carrier>>,
 }
 
 /// How NATS is reached.
@@ -98,6 +101,7 @@ mod tests {
                 tls: None,
                 replicas: 3,
             }),
+            beside: None,
         }
     }
 

@@ -18,12 +18,15 @@ const BUCKETS_AT_ONCE: u16 = 16;
 pub(crate) struct Memory {
     soft: Mutex<Soft>,
     wake: Notify,
+    /// Whether NATS is there, and whether anybody is reached by the way beside it.
+    ways: Mutex<[bool; 2]>,
     changes: broadcast::Sender<(Name, Change)>,
 }
 
 impl Memory {
     pub(crate) fn new(soft: Soft) -> Memory {
-        Memory { soft: Mutex::new(soft), wake: Notify::new(), changes: broadcast::channel(FOLLOWER_BEHIND).0 }
+        let changes = broadcast::channel(FOLLOWER_BEHIND).0;
+        Memory { soft: Mutex::new(soft), wake: Notify::new(), ways: Mutex::default(), changes }
     }
 
     pub(crate) fn put(&self, kind: Kind, key: &[u8], value: &[u8], life: Duration) -> Result<(), PutError> {
@@ -63,12 +66,33 @@ impl Memory {
         self.wake.notify_one();
     }
 
-    pub(crate) fn link(&self, up: bool) {
-        lock(&self.soft).handle_link(Instant::now(), up);
+    /// NATS is there, or is not.
+    pub(crate) fn nats(&self, up: bool) {
+        self.ways(|[nats, _]| *nats = up);
     }
 
+    /// Somebody is reached by the way beside NATS, or nobody.
+    pub(crate) fn beside(&self, up: bool) {
+        self.ways(|[_, beside]| *beside = up);
+    }
+
+    fn ways(&self, change: impl FnOnce(&mut [bool; 2])) {
+        let mut ways = lock(&self.ways);
+        change(&mut ways);
+        lock(&self.soft).handle_link(Instant::now(), ways.contains(&true));
+        drop(ways);
+        self.wake.notify_one();
+    }
+
+    /// A message; whoever calls this takes the next [`Memory::turn`] too.
     pub(crate) fn message(&self, bytes: &[u8]) {
         lock(&self.soft).handle_message(Instant::now(), bytes);
+    }
+
+    /// A message that came by another way.
+    pub(crate) fn received(&self, bytes: &[u8]) {
+        self.message(bytes);
+        self.wake.notify_one();
     }
 
     /// Something of the soft state itself.

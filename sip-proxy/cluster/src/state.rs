@@ -126,6 +126,16 @@ impl ClusterState {
         self.inner.memory.node(node, up);
     }
 
+    /// A message of soft state that came by the way beside NATS.
+    pub fn receive(&self, message: &[u8]) {
+        self.inner.memory.received(message);
+    }
+
+    /// Somebody is reached by the way beside NATS, or nobody is.
+    pub fn set_beside(&self, up: bool) {
+        self.inner.memory.beside(up);
+    }
+
     /// A document, from memory.
     pub fn document(&self, space: Space, name: &str) -> Option<Document> {
         let stored = self.inner.documents.get(&space.key(name).ok()?)?;
@@ -212,6 +222,7 @@ impl ClusterState {
         Health {
             connection: gauges.connection(),
             joined,
+            joined_alone: gauges.alone.get() > 0,
             documents_current: documents.is_current(),
             connects: gauges.connects.get(),
             sends_dropped: gauges.sends_dropped.get(),
@@ -260,6 +271,7 @@ impl Started {
             gauges: Arc::clone(&self.gauges),
             prefix: format!("ferric.{}.soft.", config.cluster),
             node: config.identity.node.clone(),
+            beside: config.beside.clone(),
             alone,
         };
         (bus, asked)

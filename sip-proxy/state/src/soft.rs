@@ -306,6 +306,8 @@ impl Soft {
     /// A node is known, from elsewhere, to be dead or alive.
     pub fn handle_node(&mut self, now: Instant, node: &NodeId, up: bool) {
         if let Some(peer) = self.peers.get_mut(node) {
+            // Who was away is compared with at once: both may have written meanwhile.
+            self.digest_at = if up && peer.down && self.link { Some(now) } else { self.digest_at };
             peer.down = !up;
         } else if !up {
             self.note_peer(now, &Identity { node: node.clone(), incarnation: 0 });

@@ -1,7 +1,7 @@
 //! Soft state over core publish/subscribe.
 //!
 //! What cannot be sent at once is dropped and counted: the next digest finds what it would have told. Without a link this task
-//! only keeps the lives of entries.
+//! keeps the lives of entries, and sends by the way beside NATS, if there is one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::AGAIN_AFTER;
 use super::link::{Link, down, up};
+use crate::carrier::Carrier;
 use crate::health::Gauges;
 use crate::keeper::{Keeper, Record};
 use crate::memory::Memory;
@@ -28,12 +29,14 @@ pub(crate) struct Bus {
     /// `ferric.CLUSTER.soft.`
     pub(crate) prefix: String,
     pub(crate) node: NodeId,
+    /// Another way to the other nodes.
+    pub(crate) beside: Option<Arc<dyn Carrier>>,
     /// Told when nobody was there to join: what is kept is to be read.
     pub(crate) alone: mpsc::Sender<()>,
 }
 
 impl Bus {
-    /// A node without others.
+    /// A node without NATS.
     pub(crate) async fn run_alone(self) {
         self.turn_until(None, std::future::pending()).await;
     }
@@ -47,9 +50,9 @@ impl Bus {
             let Some(client) = client else { return };
             match self.subscribe(&client).await {
                 Ok(subscriptions) => {
-                    self.memory.link(true);
+                    self.memory.nats(true);
                     self.turn_until(Some((client, subscriptions)), down(waiting.clone())).await;
-                    self.memory.link(false);
+                    self.memory.nats(false);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "NATS: soft state cannot be subscribed to");
@@ -93,6 +96,10 @@ impl Bus {
     async fn perform(&self, client: Option<&Client>, output: Output) {
         match output {
             Output::Send(to, bytes) => {
+                let beside = self.beside.as_ref().is_some_and(|beside| beside.send(&to, &bytes));
+                if beside && matches!(to, Destination::Node(_)) {
+                    return;
+                }
                 let subject = match to {
                     Destination::All => format!("{}all", self.prefix),
                     Destination::Node(node) => format!("{}to.{node}", self.prefix),
@@ -106,7 +113,7 @@ impl Bus {
                     }
                     None => false,
                 };
-                if !sent {
+                if !sent && !beside {
                     self.gauges.sends_dropped.add(1);
                 }
             }
@@ -116,6 +123,7 @@ impl Bus {
                 }
             }
             Output::Joined { alone: true } => {
+                self.gauges.alone.add(1);
                 // A question that waits already is as good.
                 let _ = self.alone.try_send(());
             }

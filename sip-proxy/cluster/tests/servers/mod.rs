@@ -138,6 +138,7 @@ pub(crate) fn config(folder: &Path, number: usize, incarnation: u64, nats: Optio
         data_dir: folder.join(format!("node{number}")),
         soft: SoftConfig { digest_interval: Duration::from_secs(1), ..SoftConfig::default() },
         nats,
+        beside: None,
     }
 }
 
