@@ -18,7 +18,7 @@ enum Kind {
 /// Name, kind, unit, meaning.
 type Row = (&'static str, Kind, Unit, &'static str);
 
-const TABLE: [Row; 43] = [
+const TABLE: [Row; 44] = [
     ("ferric_calls_active", Kind::Gauge, Unit::Count, "Recording sessions at the moment"),
     ("ferric_calls_total", Kind::Counter, Unit::Count, "Recording sessions by result: recorded, refused, cancelled"),
     (
@@ -83,6 +83,12 @@ const TABLE: [Row; 43] = [
         "REGISTERs and bindings by what became of them: accepted, refused, challenged, stale, wrong_password, throttled, expired, flow_lost",
     ),
     ("ferric_registrations", Kind::Gauge, Unit::Count, "Contacts registered"),
+    (
+        "ferric_registrations_unshared_total",
+        Kind::Counter,
+        Unit::Count,
+        "Registrations that the other nodes of the cluster were not told of: too long, or too many",
+    ),
     ("ferric_request_log_lost_total", Kind::Counter, Unit::Count, "Finished requests that the log could not take"),
     ("ferric_hep_lost_total", Kind::Counter, Unit::Count, "Copies of signalling that did not get to Homer"),
     ("ferric_failovers_total", Kind::Counter, Unit::Count, "Work that moved to another place, by kind: element"),

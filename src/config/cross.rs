@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::time::Duration;
 
 use ferric_sip::flow::Transport;
 
@@ -12,6 +13,9 @@ use super::document::Collector;
 const LIVE_FIRST: u16 = 49_152;
 /// A usual call has two streams with an RTP and an RTCP port each.
 const PORTS_PER_CALL: usize = 4;
+
+/// The longest life of a registration on the other nodes of a cluster.
+const SHARED_LIFE: Duration = Duration::from_secs(2 * 3600);
 
 /// `places` are those of the listeners, in the order of `config.sip.listeners`.
 pub(super) fn check(config: &Config, places: &[Range<usize>], warnings: &mut Vec<String>, errors: &mut Collector<'_>) {
@@ -55,6 +59,11 @@ fn cluster(config: &Config, warnings: &mut Vec<String>) {
     if config.cluster.is_some() && config.records() && config.catalog.url.starts_with("sqlite:") {
         let text =
             "catalog.url is SQLite: each node of the cluster sees its own recordings only; postgres:// is for all";
+        warnings.push(text.to_owned());
+    }
+    let longest = config.proxy.as_ref().map(|proxy| proxy.registrar.max_expires);
+    if config.cluster.is_some() && longest.is_some_and(|longest| longest > SHARED_LIFE) {
+        let text = "proxy.registrar.max_expires is longer than 2h: the other nodes forget a registration that is not refreshed for so long";
         warnings.push(text.to_owned());
     }
 }

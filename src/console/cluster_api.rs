@@ -4,13 +4,14 @@ use axum::extract::{Path, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
-use super::cluster_views::{NodeView, NodesView};
+use super::cluster_views::{NodeView, NodesView, WorkerView};
 use super::proxy_api::Answered;
 use super::{Console, Problem};
 
 pub(super) fn router() -> Router<Console> {
     Router::new()
         .route("/nodes", get(nodes))
+        .route("/workers", get(workers))
         .route("/nodes/{id}", get(node))
         .route("/nodes/{id}/drain", post(drain))
         .route("/nodes/{id}/enable", post(enable))
@@ -19,6 +20,11 @@ pub(super) fn router() -> Router<Console> {
 #[utoipa::path(get, path = "/api/v1/nodes", responses((status = 200, body = NodesView)))]
 pub(super) async fn nodes(State(console): State<Console>) -> Answered<NodesView> {
     Ok(Json(console.backend.nodes().await?))
+}
+
+#[utoipa::path(get, path = "/api/v1/workers", responses((status = 200, body = Vec<WorkerView>)))]
+pub(super) async fn workers(State(console): State<Console>) -> Answered<Vec<WorkerView>> {
+    Ok(Json(console.backend.workers().await?))
 }
 
 #[utoipa::path(get, path = "/api/v1/nodes/{id}", params(("id" = String, Path,)), responses((status = 200, body = NodeView), (status = 404)))]

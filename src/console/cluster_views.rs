@@ -61,6 +61,8 @@ pub struct NodeStatus {
     pub load: LoadView,
     /// Its connection to NATS.
     pub nats: NatsView,
+    /// The epoch of server groups and routes in force; absent: its configuration is its own.
+    pub config_epoch: Option<u64>,
     /// Its links to the others.
     pub links: Vec<LinkView>,
     /// Messages of the fabric that nobody read.
@@ -85,6 +87,30 @@ pub struct LoadView {
     pub spool_bytes: u64,
     /// Recordings that wait for their store.
     pub uploads_waiting: u64,
+}
+
+/// A worker of capture as all nodes hear of it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct WorkerView {
+    /// Its node.
+    pub node: String,
+    /// Where it stands; absent when this node does not know it.
+    pub site: Option<String>,
+    /// As of a node: `up`, `suspect`, `down`.
+    pub state: String,
+    /// Calls at the moment.
+    pub calls: u32,
+    /// Calls at most.
+    pub max_calls: u32,
+    /// How short it is of processor or spool, from 0 to 1.
+    pub pressure: f64,
+    /// It gets calls only when no active one can take them.
+    pub standby: bool,
+    /// It takes no new calls.
+    pub draining: bool,
+    /// It refuses calls for now: its spool is full or its disk fails.
+    pub closed: bool,
 }
 
 /// The connection of a node to NATS.

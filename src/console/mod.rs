@@ -24,7 +24,7 @@ pub use backend::{
     StreamView, UploadsView,
 };
 pub use cluster_backend::ClusterBackend;
-pub use cluster_views::{LinkView, LoadView, NatsView, NodeStatus, NodeView, NodesView};
+pub use cluster_views::{LinkView, LoadView, NatsView, NodeStatus, NodeView, NodesView, WorkerView};
 pub use events::{BACKLOG, Event};
 pub use problem::Problem;
 pub use proxy_backend::{Object, ProxyBackend};

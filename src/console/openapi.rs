@@ -47,6 +47,7 @@ use super::{api, cluster_api, config_api, proxy_api};
         config_api::diff,
         config_api::rollback,
         cluster_api::nodes,
+        cluster_api::workers,
         cluster_api::node,
         cluster_api::drain,
         cluster_api::enable

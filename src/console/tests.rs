@@ -28,6 +28,9 @@ impl ClusterBackend for Fake {
         let node = NodeView { id: "edge-a1".into(), state: "up".into(), this: true, ..NodeView::default() };
         found(ID, NodesView { cluster: None, seen_from: "edge-a1".into(), nodes: vec![node] })
     }
+    fn workers(&self) -> Answer<'_, Vec<WorkerView>> {
+        found(ID, vec![WorkerView { node: "edge-a1".into(), calls: 3, ..WorkerView::default() }])
+    }
     fn set_node_draining(&self, id: String, draining: bool) -> Answer<'_, NodeView> {
         Box::pin(async move {
             match id.as_str() {
@@ -309,6 +312,7 @@ async fn nodes_are_shown_drained_and_enabled() {
         assert_eq!((status, &body["draining"]), (200, &draining.into()));
         assert_eq!(ask("POST", &path, &[], "").await.0, StatusCode::UNAUTHORIZED);
     }
+    assert_eq!(json("GET", "/api/v1/workers", "").await.1[0]["calls"], 3);
     assert_eq!(json("POST", "/api/v1/nodes/edge-b1/drain", "").await.0, 404);
     let (status, body) = json("GET", "/api/v1/nodes/edge-b1", "").await;
     assert_eq!(status, 404);

@@ -25,7 +25,7 @@ use super::watch::Watcher;
 use crate::console::{
     Alarm, Answer, AssuranceQuery, AssuranceView, Backend, BackendError, CallView, ClusterBackend, ControlView, Event,
     NodeView, NodesView, ObjectKind, ParticipantView, Readiness, RecordingView, RecordingsPage, RecordingsQuery,
-    StreamView, UploadsView,
+    StreamView, UploadsView, WorkerView,
 };
 
 pub(super) struct NodeBackend {
@@ -122,6 +122,10 @@ fn call_view(call: CallSnapshot, tenant: String, started_at: String) -> CallView
 impl ClusterBackend for NodeBackend {
     fn nodes(&self) -> Answer<'_, NodesView> {
         Box::pin(async { Ok(self.admin.nodes().await) })
+    }
+
+    fn workers(&self) -> Answer<'_, Vec<WorkerView>> {
+        Box::pin(async { Ok(self.admin.workers()) })
     }
 
     fn set_node_draining(&self, id: String, draining: bool) -> Answer<'_, NodeView> {

@@ -21,7 +21,7 @@ use ferric_proxy::routing::Action;
 use ferric_proxy::{
     Explanation, Handled, Listener, LocateTarget, Location, Proxy, ProxyConfig, ProxyOutput, RequestDone,
 };
-use ferric_registrar::{RegistrarConfig, Saved, Users};
+use ferric_registrar::{Change, RegistrarConfig, Saved, SavedFlow, Users};
 use ferric_sip::flow::{Destination, Flow, Transport};
 use ferric_sip::message::Message;
 use ferric_sip::transaction::{Timers, TransactionLimits};
@@ -32,6 +32,7 @@ use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 
 use super::directory::{Directory, DnsEvent};
+use super::registrar::shared::{News, Sharing};
 use super::registrar::{self, NodeRegistrar};
 use super::sight::Sight;
 use crate::config::{self, Complaints, Config};
@@ -55,6 +56,15 @@ pub(super) enum EdgeEvent {
     Group(GroupEvent),
 }
 
+/// What the edge waits for.
+#[derive(Debug)]
+pub(super) enum EdgeInput {
+    /// DNS answered.
+    Dns(DnsEvent),
+    /// Other nodes told something.
+    News(News),
+}
+
 /// The proxy of this node.
 pub(super) struct Edge {
     proxy: Proxy,
@@ -62,18 +72,27 @@ pub(super) struct Edge {
     is_idle: bool,
     /// Elements that metrics know of.
     known: HashSet<(String, String)>,
+    /// Registrations of other nodes.
+    sharing: Option<Sharing>,
 }
 
 impl Edge {
     /// `drained` is what was drained before the start; `secret` outlives the process.
-    pub(super) fn new(epoch: Epoch, drained: Drained, directory: Directory, secret: u64, now: Instant) -> Edge {
+    pub(super) fn new(
+        epoch: Epoch,
+        drained: Drained,
+        directory: Directory,
+        secret: u64,
+        sharing: Option<Sharing>,
+        now: Instant,
+    ) -> Edge {
         let is_idle = is_idle(&epoch.proxy);
         let limits = TransactionLimits { transactions: TRANSACTIONS };
         let proxy =
             Proxy::new(epoch.proxy, Timers::default(), limits, now, unix_s(), rand::random()).with_secret(secret);
-        let mut edge = Edge { proxy, directory, is_idle, known: HashSet::new() };
+        let mut edge = Edge { proxy, directory, is_idle, known: HashSet::new(), sharing };
         edge.proxy.groups().restore_drained(drained);
-        edge.apply_registrar(epoch.registrar);
+        edge.apply_registrar(now, epoch.registrar);
         edge.directory.keep_warm(now, &fixed_targets(edge.proxy.config()));
         edge.directory.watch(now, edge.proxy.groups());
         edge
@@ -83,7 +102,7 @@ impl Edge {
     pub(super) fn apply(&mut self, now: Instant, epoch: Epoch) -> Option<Box<dyn Location>> {
         self.is_idle = is_idle(&epoch.proxy);
         self.proxy.apply(now, epoch.proxy);
-        let ended = self.apply_registrar(epoch.registrar);
+        let ended = self.apply_registrar(now, epoch.registrar);
         self.directory.keep_warm(now, &fixed_targets(self.proxy.config()));
         self.directory.watch(now, self.proxy.groups());
         self.directory.update(now, self.proxy.groups());
@@ -91,10 +110,15 @@ impl Edge {
     }
 
     /// Takes the registrar over, begins one, or ends it. No file is touched here.
-    fn apply_registrar(&mut self, wanted: Registering) -> Option<Box<dyn Location>> {
+    fn apply_registrar(&mut self, now: Instant, wanted: Registering) -> Option<Box<dyn Location>> {
         match wanted {
             Registering::Off => self.proxy.set_location(None),
-            Registering::On(registrar) => self.proxy.set_location(Some(registrar)),
+            Registering::On(mut registrar) => {
+                if let Some(sharing) = &mut self.sharing {
+                    sharing.introduce(now, &mut registrar);
+                }
+                self.proxy.set_location(Some(registrar))
+            }
             Registering::By(settings, users) => {
                 match self.registrar() {
                     Some(registrar) => registrar.apply(*settings, users),
@@ -106,8 +130,7 @@ impl Edge {
     }
 
     fn registrar(&mut self) -> Option<&mut NodeRegistrar> {
-        let location: &mut dyn Any = self.proxy.location()?;
-        location.downcast_mut()
+        registrar_of(&mut self.proxy)
     }
 
     /// Bindings of one user, or of all from a place on.
@@ -170,7 +193,8 @@ impl Edge {
     }
 
     pub(super) fn poll_timeout(&mut self) -> Option<Instant> {
-        [self.proxy.poll_timeout(), self.directory.poll_timeout()].into_iter().flatten().min()
+        let sharing = self.sharing.as_ref().and_then(Sharing::poll_timeout);
+        [self.proxy.poll_timeout(), self.directory.poll_timeout(), sharing].into_iter().flatten().min()
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
@@ -181,16 +205,50 @@ impl Edge {
             self.directory.handle_timeout(now);
             self.directory.update(now, self.proxy.groups());
         }
+        if let Some(sharing) = &mut self.sharing {
+            sharing.handle_timeout(now, registrar_of(&mut self.proxy));
+        }
     }
 
-    /// Waits for DNS.
-    pub(super) async fn recv(&mut self) -> DnsEvent {
-        self.directory.recv().await
+    /// Waits for DNS, and for news of other nodes.
+    pub(super) async fn recv(&mut self) -> EdgeInput {
+        let Some(sharing) = &mut self.sharing else { return EdgeInput::Dns(self.directory.recv().await) };
+        tokio::select! {
+            event = self.directory.recv() => EdgeInput::Dns(event),
+            news = sharing.recv() => EdgeInput::News(news),
+        }
     }
 
-    pub(super) fn handle_dns(&mut self, now: Instant, event: DnsEvent) {
-        self.directory.handle(now, event);
-        self.directory.update(now, self.proxy.groups());
+    pub(super) fn handle(&mut self, now: Instant, input: EdgeInput) {
+        match input {
+            EdgeInput::Dns(event) => {
+                self.directory.handle(now, event);
+                self.directory.update(now, self.proxy.groups());
+            }
+            EdgeInput::News(news) => {
+                if let Some(sharing) = &mut self.sharing {
+                    sharing.handle(now, news, registrar_of(&mut self.proxy));
+                }
+            }
+        }
+    }
+
+    /// Tells the other nodes what was registered here.
+    fn share(&mut self, now: Instant) {
+        let Some(sharing) = &mut self.sharing else { return };
+        let Some(changes) = registrar_of(&mut self.proxy).map(NodeRegistrar::take_outbox) else { return };
+        for change in changes {
+            match change {
+                Change::Set(saved) => {
+                    let flow = saved.flow.as_ref().and_then(SavedFlow::live);
+                    let hop = flow.and_then(|flow| self.proxy.hop(&flow));
+                    sharing.put(*saved, hop);
+                }
+                Change::Remove(key) => sharing.remove(&key),
+                Change::Expired(_) => {}
+                Change::Lost => sharing.tell_all(now),
+            }
+        }
     }
 
     pub(super) fn set_clock(&mut self, now: Instant) {
@@ -205,6 +263,7 @@ impl Edge {
         sight: &Sight,
         tell: &mut impl FnMut(EdgeEvent),
     ) {
+        self.share(now);
         loop {
             while let Some(output) = self.proxy.poll_output() {
                 match output {
@@ -290,6 +349,11 @@ impl Edge {
     pub(super) fn save(&self) {
         self.directory.save();
     }
+}
+
+fn registrar_of(proxy: &mut Proxy) -> Option<&mut NodeRegistrar> {
+    let location: &mut dyn Any = proxy.location()?;
+    location.downcast_mut()
 }
 
 /// A challenge is no refusal: the call comes again with a password.

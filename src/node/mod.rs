@@ -241,7 +241,14 @@ impl Node {
             sip_thread.handle.spawn(start).await.context("the SIP thread is gone")??
         };
         let drained = steering::read_drained(&config);
-        let edge = edge::Edge::new(epoch, drained, directory, identity.proxy_secret, Instant::now());
+        let edge = edge::Edge::new(
+            epoch,
+            drained,
+            directory,
+            identity.proxy_secret,
+            registrar::shared::Sharing::start(&cluster),
+            Instant::now(),
+        );
         let task = Signalling::new(
             srs,
             edge,
@@ -264,7 +271,10 @@ impl Node {
             events.clone(),
         )));
 
-        let steering = Steering::open(&config, source, &sip, registers, asks, events.clone());
+        let is_proxy = config.node.roles.iter().any(|role| role == "proxy");
+        let shared = steering::Shared::of(&cluster, is_proxy);
+        let steering = Steering::open(&config, source, &sip, registers, asks, events.clone(), shared);
+        tasks.push(tokio::spawn(Arc::clone(&steering).follow()));
         let watcher = watch::Watcher {
             worker: Arc::clone(&worker),
             spool,

@@ -38,6 +38,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config;
 
+pub(super) mod shared;
+
 /// Changes that may wait for the disk.
 const QUEUE: usize = 65_536;
 /// Bindings handed out in one go when all are written anew, and the pause between.
@@ -68,6 +70,8 @@ pub(super) fn settings(config: &config::Registrar) -> RegistrarConfig {
 pub(super) struct NodeRegistrar {
     core: Registrar,
     journal: Journal,
+    /// Changes that other nodes are to hear; `None`: there are none.
+    outbox: Option<Vec<Change>>,
 }
 
 impl NodeRegistrar {
@@ -99,13 +103,48 @@ impl NodeRegistrar {
             );
         }
         let journal = Journal::start(file)?;
-        Ok((NodeRegistrar { core, journal }, restored))
+        Ok((NodeRegistrar { core, journal, outbox: None }, restored))
     }
 
     /// Takes over another configuration and other users.
     pub(super) fn apply(&mut self, settings: RegistrarConfig, users: Option<Users>) {
         self.core.apply(settings, users);
-        self.journal.take(&mut self.core);
+        // Each node reads its own file of users.
+        self.take(false);
+    }
+
+    /// From now on changes are for other nodes, too.
+    fn share(&mut self) {
+        self.outbox.get_or_insert_default();
+    }
+
+    /// Changes that other nodes are to hear.
+    pub(super) fn take_outbox(&mut self) -> Vec<Change> {
+        self.outbox.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Other nodes are to hear of a binding as it is.
+    fn tell(&mut self, saved: Saved) {
+        self.post(Change::Set(Box::new(saved)));
+    }
+
+    fn post(&mut self, change: Change) {
+        let Some(outbox) = &mut self.outbox else { return };
+        if outbox.len() >= QUEUE {
+            *outbox = vec![Change::Lost];
+        }
+        outbox.push(change);
+    }
+
+    /// Passes on what changed; `is_own`: it happened here.
+    fn take(&mut self, is_own: bool) {
+        while let Some(change) = self.core.poll_change() {
+            if is_own && self.outbox.is_some() {
+                self.post(change.clone());
+            }
+            self.journal.keep(change);
+        }
+        self.journal.look();
     }
 
     /// Bindings of one user, or of all from a place on and the place to go on from.
@@ -130,7 +169,7 @@ impl NodeRegistrar {
 impl Location for NodeRegistrar {
     fn register(&mut self, now: Instant, unix_s: u64, request: &Message, flow: &Flow) -> Message {
         let response = self.core.register(now, unix_s, request, flow);
-        self.journal.take(&mut self.core);
+        self.take(true);
         response
     }
 
@@ -148,7 +187,7 @@ impl Location for NodeRegistrar {
 
     fn flow_failed(&mut self, now: Instant, flow: &Flow) {
         self.core.flow_failed(now, flow);
-        self.journal.take(&mut self.core);
+        self.take(true);
     }
 
     fn poll_timeout(&mut self) -> Option<Instant> {
@@ -157,7 +196,7 @@ impl Location for NodeRegistrar {
 
     fn handle_timeout(&mut self, now: Instant) {
         self.core.handle_timeout(now);
-        self.journal.take(&mut self.core);
+        self.take(true);
         self.journal.handle_timeout(now, &self.core);
     }
 }
@@ -258,23 +297,25 @@ impl Journal {
         Ok(Journal { queue: Some(queue), thread: Some(thread), failed, from: None, due: None })
     }
 
-    /// Passes the changes on.
-    fn take(&mut self, core: &mut Registrar) {
-        while let Some(change) = core.poll_change() {
-            // All bindings are to be written soon: what changes until then is among them.
-            if self.due.is_some() && self.from.is_none() {
-                continue;
-            }
-            match change {
-                Change::Set(saved) => {
-                    self.send(Entry::Line(Line::Set(saved)));
-                }
-                Change::Remove(key) => {
-                    self.send(Entry::Line(Line::Remove(key)));
-                }
-                Change::Lost => self.give_up(),
-            }
+    /// Passes a change on.
+    fn keep(&mut self, change: Change) {
+        // All bindings are to be written soon: what changes until then is among them.
+        if self.due.is_some() && self.from.is_none() {
+            return;
         }
+        match change {
+            Change::Set(saved) => {
+                self.send(Entry::Line(Line::Set(saved)));
+            }
+            Change::Remove(key) | Change::Expired(key) => {
+                self.send(Entry::Line(Line::Remove(key)));
+            }
+            Change::Lost => self.give_up(),
+        }
+    }
+
+    /// Whether the thread could write.
+    fn look(&mut self) {
         if self.failed.swap(false, Ordering::Relaxed) {
             self.give_up();
         }

@@ -155,7 +155,7 @@ impl Signalling {
                     self.srs.set_clock(Instant::now(), SystemTime::now());
                     self.edge.set_clock(Instant::now());
                 }
-                event = self.edge.recv() => self.edge.handle_dns(Instant::now(), event),
+                input = self.edge.recv() => self.edge.handle(Instant::now(), input),
                 () = &mut timer, if armed.is_some() => armed = None,
                 count = inbound.recv_many(&mut batch, BATCH) => {
                     if count == 0 {

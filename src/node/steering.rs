@@ -12,6 +12,7 @@
 //! - The file on the disk is what a person edits: a change over the API does not overwrite what was not read yet.
 //! - What was drained is known to the groups themselves, over changes; `data_dir/config/drained.json` keeps it for the next start.
 //! - A registrar is opened and let go of here, files and all: signalling only swaps it.
+//! - In a cluster, server groups and routes are an epoch of all nodes: [`shared`].
 //! - Versions that cannot be kept are no reason to refuse what a person puts into the file; each change tries again.
 //!
 //! All of it blocks (files, fsync): it runs beside the async threads.
@@ -20,7 +21,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ferric_proxy::group::{Drained, GroupView};
@@ -32,6 +33,10 @@ use super::edge;
 use crate::config::versions::{MOST_BYTES, Versions, replace_file, sha256, write_whole};
 use crate::config::{Complaints, Config, Source, changes, unified};
 use crate::console::{BackendError, ConfigChange, ConfigCheck, Event, TextError};
+
+mod shared;
+
+pub(super) use shared::Shared;
 
 /// `drained.json`: group, element, whether it is drained.
 type DrainedFile = BTreeMap<String, BTreeMap<String, bool>>;
@@ -76,6 +81,12 @@ pub(super) struct Steering {
     /// Why versions are not kept.
     unversioned: Mutex<Option<String>>,
     has_groups: AtomicBool,
+    /// Where server groups and routes are the cluster's.
+    shared: Option<Shared>,
+    /// The epoch of the cluster in force; 0: none yet. Changes while the state is locked.
+    epoch: AtomicU64,
+    /// Why this node does not run by the cluster's epoch.
+    behind: Mutex<Option<String>>,
 }
 
 impl Steering {
@@ -87,6 +98,7 @@ impl Steering {
         registers: bool,
         asks: Asks,
         events: broadcast::Sender<Event>,
+        shared: Option<Shared>,
     ) -> Arc<Steering> {
         let mut state = State { source, versions: None, config: config.clone(), applied: config.clone(), registers };
         let unversioned = Mutex::new(state.open_versions(config));
@@ -100,6 +112,9 @@ impl Steering {
             refused: Mutex::new(None),
             unversioned,
             has_groups,
+            shared,
+            epoch: AtomicU64::new(0),
+            behind: Mutex::new(None),
         })
     }
 
@@ -128,6 +143,10 @@ impl Steering {
     /// Why the file was refused when it was read last.
     pub(super) fn refused(&self) -> Option<String> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn behind(&self) -> MutexGuard<'_, Option<String>> {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Why versions are not kept, if they are not.
@@ -272,7 +291,16 @@ impl Steering {
         }
         if change.changed {
             change.changes = note.into_iter().chain(words(&state.config, &config, false)).collect();
+            let before = state.source.as_ref().map(|source| (source.text.clone(), source.on_disk.clone()));
             self.keep(state, &text, by, &change)?;
+            match self.share(before.as_ref().map(|(text, _)| text.as_str()), &text, by, &change) {
+                Ok(Some(epoch)) => self.epoch.store(epoch, Ordering::Relaxed),
+                Ok(None) => {}
+                Err(error) => {
+                    self.put_back(state, before, by);
+                    return Err(error);
+                }
+            }
         }
         let ended = self.asks.ask_now(|done| Ask::Apply(Box::new(epoch), done))?;
         state.registers = registers;
@@ -317,7 +345,7 @@ impl Steering {
                 BackendError::Unavailable(format!("the version cannot be kept, nothing changes: {error}"))
             })?;
         }
-        if by == "api"
+        if by != "sighup"
             && let Err(error) = replace_file(&source.file, text)
         {
             if let Some(versions) = versions {
@@ -332,6 +360,28 @@ impl Steering {
         source.on_disk = Some(text.to_owned());
         text.clone_into(&mut source.text);
         Ok(())
+    }
+
+    /// What was kept did not come into force after all.
+    fn put_back(&self, state: &mut State, before: Option<(String, Option<String>)>, by: &str) {
+        let State { source: Some(source), versions, .. } = state else { return };
+        let Some((text, on_disk)) = before else { return };
+        if let Some(versions) = versions {
+            versions.take_back();
+        }
+        if by == "sighup" {
+            // The file is a person's: it waits for the next SIGHUP.
+            source.text = text;
+            return;
+        }
+        let done = match &on_disk {
+            Some(on_disk) => replace_file(&source.file, on_disk),
+            None => std::fs::remove_file(&source.file),
+        };
+        if let Err(error) = done {
+            tracing::error!(file = %source.file.display(), %error, "the file says what is not in force, and cannot be put back");
+        }
+        (source.text, source.on_disk) = (text, on_disk);
     }
 
     /// Drains an element, or takes it back; false when there is none of that name.

@@ -262,6 +262,12 @@ impl Watcher {
             let advice = "Correct the file (`ferric check` shows what is wrong) and send SIGHUP again.";
             alarms.push(Alarm { name: "config-refused", text, advice });
         }
+        if let Some(why) = self.steering.epoch_missing() {
+            let text = format!("this node does not run by the cluster's server groups and routes: {why}");
+            let advice =
+                "Correct what the text names on this node, or change the configuration so that every node can take it.";
+            alarms.push(Alarm { name: "config-behind", text, advice });
+        }
         if let Some(why) = self.steering.unversioned() {
             let text = format!("versions of the configuration are not kept, so none can be taken back: {why}");
             let advice =

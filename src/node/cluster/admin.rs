@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use ferric_cluster::Connection;
 use ferric_fabric::{Fabric, Inbound, Kind, LinkQuality, Member, MemberState, RequestError, Responder};
+use ferric_srs::placement::LoadReport;
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -21,7 +22,7 @@ use super::super::gate::Gate;
 use super::super::proxy_backend::ago;
 use super::super::watch::Watcher;
 use super::{Cluster, Topic};
-use crate::console::{BackendError, LinkView, LoadView, NatsView, NodeStatus, NodeView, NodesView};
+use crate::console::{BackendError, LinkView, LoadView, NatsView, NodeStatus, NodeView, NodesView, WorkerView};
 
 const STATUS: Kind = Topic::Admin.kind(1);
 const DRAIN: Kind = Topic::Admin.kind(2);
@@ -92,6 +93,7 @@ impl Admin {
             reasons: readiness.reasons,
             load,
             nats: self.nats(),
+            config_epoch: watcher.steering.epoch(),
             links: self.cluster.members().iter().filter_map(link).collect(),
             fabric_unread: fabric.map_or(0, Fabric::unread),
             fabric_datagrams_dropped: fabric.map_or(0, Fabric::datagrams_dropped),
@@ -120,6 +122,53 @@ impl Admin {
         nodes.sort_by(|a, b| a.id.cmp(&b.id));
         let cluster = self.cluster.settings().map(|settings| settings.name.clone());
         NodesView { cluster, seen_from: self.cluster.node().to_string(), nodes }
+    }
+
+    /// The workers that told their load, and this node's own.
+    pub(in crate::node) fn workers(&self) -> Vec<WorkerView> {
+        let own = self.cluster.node().as_str();
+        let members = self.cluster.members();
+        let told = self.cluster.state().list(ferric_cluster::Kind::Load);
+        let mut workers: Vec<WorkerView> = told
+            .into_iter()
+            .filter_map(|entry| {
+                let node = std::str::from_utf8(&entry.key).ok()?.to_owned();
+                let report: LoadReport = serde_json::from_slice(&entry.value).ok()?;
+                let member = members.iter().find(|member| member.node.as_str() == node);
+                let (site, state) = match member {
+                    Some(member) => (Some(member.site.to_string()), state(member.state)),
+                    None if node == own => (Some(self.cluster.site().to_string()), "up"),
+                    None => (None, "known"),
+                };
+                Some(WorkerView {
+                    node,
+                    site,
+                    state: state.to_owned(),
+                    calls: report.calls,
+                    max_calls: report.max_calls,
+                    pressure: f64::from(report.pressure) / 1_000.0,
+                    standby: report.standby,
+                    draining: report.draining,
+                    closed: report.closed,
+                })
+            })
+            .collect();
+        if self.records && !workers.iter().any(|worker| worker.node == own) {
+            let worker = &self.watcher.worker;
+            let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+            workers.push(WorkerView {
+                node: own.to_owned(),
+                site: Some(self.cluster.site().to_string()),
+                state: "up".to_owned(),
+                calls: number(worker.call_count()),
+                max_calls: number(worker.max_calls()),
+                draining: worker.is_draining(),
+                closed: !self.watcher.gauge.is_open(),
+                ..WorkerView::default()
+            });
+        }
+        workers.sort_by(|a, b| a.node.cmp(&b.node));
+        workers
     }
 
     fn own(&self) -> NodeView {

@@ -112,6 +112,7 @@ impl Teller {
         match event {
             FabricEvent::Up { node, restarted, .. } => {
                 tell_state(&self.state, &node, true);
+                self.state.set_beside(true);
                 if let Some(member) = self.find(&node) {
                     self.tell(MemberEvent::Up(Box::new(Seen::new(&member, restarted))));
                 }
@@ -119,6 +120,7 @@ impl Teller {
             }
             FabricEvent::Down { node, cause } => {
                 tell_state(&self.state, &node, false);
+                self.state.set_beside(self.fabric.members().iter().any(Member::is_up));
                 self.tell_outside("node.down", &node, Some(why(cause)));
                 self.tell(MemberEvent::Down { node, cause });
             }
@@ -137,6 +139,7 @@ impl Teller {
                 for member in self.fabric.members() {
                     tell_state(&self.state, &member.node, member.is_up());
                 }
+                self.state.set_beside(self.fabric.members().iter().any(Member::is_up));
                 self.tell(MemberEvent::Missed);
             }
         }

@@ -20,13 +20,14 @@
 
 mod admin;
 mod alarms;
+mod carrier;
 #[allow(dead_code)]
 mod exclusive;
 mod incarnation;
 mod members;
 mod outward;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod topic;
 
 use std::collections::BTreeMap;
@@ -34,7 +35,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use ferric_cluster::{ClusterConfig, ClusterState, Connection, NatsConfig, SoftConfig};
+use ferric_cluster::{Carrier, ClusterConfig, ClusterState, Connection, NatsConfig, SoftConfig};
 use ferric_fabric::{Datagram, Fabric, FabricConfig, FabricEvent, Inbound, Incarnation, Member, NodeId, Site};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
@@ -44,6 +45,7 @@ use crate::config::{self, Config};
 use crate::console::{Alarm, Event};
 use crate::metrics;
 use alarms::Heard;
+use carrier::Beside;
 
 pub(super) use admin::Admin;
 #[allow(unused_imports)]
@@ -61,6 +63,7 @@ pub(super) struct Cluster(Arc<Inner>);
 struct Inner {
     node: NodeId,
     site: Site,
+    incarnation: u64,
     settings: Option<config::Cluster>,
     fabric: Option<Fabric>,
     state: ClusterState,
@@ -91,35 +94,36 @@ impl Cluster {
             Some(_) => incarnation::next(&config.node.data_dir),
             None => 1,
         };
-        let state = ClusterState::start(state_config(config, incarnation)?).context("the shared state cannot start")?;
-        let (members, _) = broadcast::channel(members::BACKLOG);
-        let mut inner = Inner {
+        let (mut fabric, mut queues, mut thread) = (None, Queues::default(), None);
+        if let Some(settings) = &config.cluster {
+            let wanted = fabric_config(config, settings, incarnation)?;
+            let own = OwnThread::start("fabric")?;
+            let started = {
+                let _within = own.handle.enter();
+                Fabric::start(wanted)
+            };
+            let (started, inbox) = started.context("[cluster]")?;
+            tracing::info!(address = %started.local_address(), node = config.node.id, site = config.node.site, "the fabric listens");
+            // What comes for a topic that nobody knows yet has no reader: it is counted.
+            queues = Queues { topics: inbox.topics, datagrams: Some(inbox.datagrams), events: Some(inbox.events) };
+            (fabric, thread) = (Some(started), Some(own));
+        }
+        let beside = fabric.clone().map(|fabric| Arc::new(Beside(fabric)) as Arc<dyn Carrier>);
+        let state = ClusterState::start(state_config(config, incarnation, beside)?);
+        let state = state.context("the shared state cannot start")?;
+        let inner = Inner {
             node: NodeId::new(&config.node.id).or_else(|_| NodeId::new(&token(&config.node.id)))?,
             site: Site::new(&config.node.site)?,
+            incarnation,
             settings: config.cluster.clone(),
-            fabric: None,
+            fabric,
             state,
-            members,
+            members: broadcast::channel(members::BACKLOG).0,
             heard: Arc::default(),
-            queues: Mutex::default(),
+            queues: Mutex::new(queues),
             tasks: Mutex::default(),
-            thread: Mutex::default(),
+            thread: Mutex::new(thread),
         };
-        if let Some(settings) = &config.cluster {
-            let fabric = fabric_config(config, settings, incarnation)?;
-            let thread = OwnThread::start("fabric")?;
-            let started = {
-                let _within = thread.handle.enter();
-                Fabric::start(fabric)
-            };
-            let (fabric, inbox) = started.context("[cluster]")?;
-            tracing::info!(address = %fabric.local_address(), node = %inner.node, site = %inner.site, "the fabric listens");
-            inner.fabric = Some(fabric);
-            // What comes for a topic that nobody knows yet has no reader: it is counted.
-            let queues = Queues { topics: inbox.topics, datagrams: Some(inbox.datagrams), events: Some(inbox.events) };
-            inner.queues = Mutex::new(queues);
-            inner.thread = Mutex::new(Some(thread));
-        }
         Ok(Cluster(Arc::new(inner)))
     }
 
@@ -142,7 +146,7 @@ impl Cluster {
     /// Everybody has taken what is theirs: what comes is told now, also to those who read the events of the API, and what
     /// nobody took is closed.
     pub(super) fn open(&self, outside: broadcast::Sender<Event>) {
-        let Queues { events, .. } = std::mem::take(&mut *self.queues());
+        let Queues { events, mut topics, .. } = std::mem::take(&mut *self.queues());
         if let (Some(events), Some(fabric)) = (events, self.0.fabric.clone()) {
             let teller = members::Teller {
                 fabric,
@@ -154,6 +158,9 @@ impl Cluster {
             let heard = teller.outside.subscribe();
             let mut tasks = lock(&self.0.tasks);
             tasks.push(tokio::spawn(outward::run(heard, self.0.state.clone(), self.0.node.to_string())));
+            if let Some(messages) = topics.remove(&Topic::State.number()) {
+                tasks.push(tokio::spawn(carrier::receive(messages, self.0.state.clone())));
+            }
             tasks.push(tokio::spawn(teller.run(events)));
         }
     }
@@ -188,6 +195,11 @@ impl Cluster {
     /// This node.
     pub(super) fn node(&self) -> &NodeId {
         &self.0.node
+    }
+
+    /// The number of this run of it.
+    pub(super) fn incarnation(&self) -> u64 {
+        self.0.incarnation
     }
 
     /// Where it stands.
@@ -258,7 +270,7 @@ fn fabric_config(config: &Config, settings: &config::Cluster, incarnation: u64) 
     })
 }
 
-fn state_config(config: &Config, incarnation: u64) -> anyhow::Result<ClusterConfig> {
+fn state_config(config: &Config, incarnation: u64, beside: Option<Arc<dyn Carrier>>) -> anyhow::Result<ClusterConfig> {
     let id = token(&config.node.id);
     let node = ferric_cluster::NodeId::new(&id).context("node.id cannot be used")?;
     let settings = config.cluster.as_ref();
@@ -275,9 +287,18 @@ fn state_config(config: &Config, incarnation: u64) -> anyhow::Result<ClusterConf
         cluster: settings.map_or_else(|| "ferric".to_owned(), |settings| settings.name.clone()),
         identity: ferric_cluster::Identity { node, incarnation },
         data_dir: config.node.data_dir.clone(),
-        soft: SoftConfig::default(),
+        soft: soft_config(config),
         nats,
+        beside,
     })
+}
+
+fn soft_config(config: &Config) -> SoftConfig {
+    let mut soft = SoftConfig::default();
+    if let (Some(proxy), [registrations, ..]) = (&config.proxy, &mut soft.most) {
+        *registrations = (*registrations).max(proxy.registrar.max_bindings);
+    }
+    soft
 }
 
 /// The id of a single node may be any host name; the names of the shared state are narrower.

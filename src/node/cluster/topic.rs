@@ -2,7 +2,7 @@
 //!
 //! Messages of a topic arrive in order; topics do not wait for each other. Bodies are JSON: a reader passes over fields it
 //! does not know and takes the default for those that are missing, so two neighbouring versions understand each other.
-//! Mirrored RTP alone has a layout of its own, in datagrams.
+//! Mirrored RTP and soft state alone have layouts of their own.
 //!
 //! A number is never given to something else.
 
@@ -25,12 +25,14 @@ pub(in crate::node) enum Topic {
     Admin = 4,
     /// What became of recordings, to the node that owns the call.
     Ledger = 5,
+    /// Soft state, as it also travels by NATS: the bytes of `ferric-state`.
+    State = 6,
 }
 
 impl Topic {
     /// All of them.
-    pub(in crate::node) const ALL: [Topic; 5] =
-        [Topic::Capture, Topic::Replica, Topic::Mirror, Topic::Admin, Topic::Ledger];
+    pub(in crate::node) const ALL: [Topic; 6] =
+        [Topic::Capture, Topic::Replica, Topic::Mirror, Topic::Admin, Topic::Ledger, Topic::State];
 
     /// Its number on the wire.
     pub(in crate::node) const fn number(self) -> u8 {
@@ -50,7 +52,7 @@ mod tests {
 
     #[test]
     fn topics_keep_their_numbers() {
-        assert_eq!(Topic::ALL.map(Topic::number), [1, 2, 3, 4, 5]);
+        assert_eq!(Topic::ALL.map(Topic::number), [1, 2, 3, 4, 5, 6]);
         assert_eq!((Topic::Mirror.kind(9).topic(), Topic::Mirror.kind(9).number()), (3, 9));
     }
 }

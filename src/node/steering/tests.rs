@@ -38,7 +38,7 @@ impl Bench {
             }
         });
         let (events, _) = broadcast::channel(8);
-        let steering = Steering::open(&config, Some(source), &[], false, asks, events);
+        let steering = Steering::open(&config, Some(source), &[], false, asks, events, None);
         Bench { home, steering, applied }
     }
 
