@@ -10,7 +10,8 @@
 //! ```
 //!
 //! All of it has a serialised form (serde) that neighbouring versions understand:
-//! unknown fields are ignored, and fields that came later have a default.
+//! unknown fields are ignored, fields that came later have a default, and a reason that is
+//! not known here is [`ReleaseCause::Other`] or [`RefuseReason::Other`].
 
 use std::borrow::Cow;
 use std::fmt;
@@ -196,6 +197,9 @@ pub enum ReleaseCause {
     NotMoved,
     /// Its worker was lost, and no other could take it over in time.
     Orphaned,
+    /// For a reason that a later version knows: it is over all the same.
+    #[serde(other)]
+    Other,
 }
 
 impl ReleaseCause {
@@ -214,6 +218,7 @@ impl ReleaseCause {
             ReleaseCause::SessionOver => "session-over",
             ReleaseCause::NotMoved => "not-moved",
             ReleaseCause::Orphaned => "orphaned",
+            ReleaseCause::Other => "other",
         }
     }
 
@@ -297,6 +302,9 @@ pub enum RefuseReason {
     Broken,
     /// No worker is there that could take it.
     NoWorker,
+    /// A reason that a later version knows.
+    #[serde(other)]
+    Other,
 }
 
 impl RefuseReason {
@@ -309,6 +317,7 @@ impl RefuseReason {
             RefuseReason::Draining => "draining",
             RefuseReason::Broken => "broken",
             RefuseReason::NoWorker => "no-worker",
+            RefuseReason::Other => "other",
         }
     }
 }

@@ -29,7 +29,7 @@ pub fn refused(reason: RefuseReason) -> Reject {
         RefuseReason::SpoolFull => "Recording spool full",
         RefuseReason::NoPorts => "No RTP port free",
         RefuseReason::Draining => "Draining",
-        RefuseReason::Broken | RefuseReason::NoWorker => "Recording unavailable",
+        RefuseReason::Broken | RefuseReason::NoWorker | RefuseReason::Other => "Recording unavailable",
     };
     Reject::because(503, phrase).with("Retry-After", RETRY_AFTER.to_string())
 }
@@ -56,6 +56,7 @@ pub fn ended(cause: ReleaseCause, recorded: bool) -> Reject {
         | ReleaseCause::SessionOver
         | ReleaseCause::NotMoved
         | ReleaseCause::Orphaned
+        | ReleaseCause::Other
         | ReleaseCause::CaptureFailed => Reject::new(487),
     }
 }

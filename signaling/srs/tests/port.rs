@@ -140,6 +140,17 @@ fn fields_that_came_later_have_a_default() {
     assert_eq!(part, Part::first(recording()));
 }
 
+/// An unreadable `Release` would leave a recording open until it is too long.
+#[test]
+fn a_reason_of_a_later_version_is_understood_as_another_one() {
+    let json = format!(r#"{{"command":"release","recording":"{}","cause":"of-tomorrow"}}"#, recording());
+    let release: Command = serde_json::from_str(&json).unwrap();
+    assert_eq!(release, Command::Release { recording: recording(), cause: ReleaseCause::Other });
+    let json = format!(r#"{{"event":"refused","recording":"{}","part":2,"reason":"of-tomorrow"}}"#, recording());
+    let refused: CaptureEvent = serde_json::from_str(&json).unwrap();
+    assert_eq!(refused, CaptureEvent::Refused { recording: recording(), part: 2, reason: RefuseReason::Other });
+}
+
 #[test]
 fn words_are_the_same_on_the_wire_and_in_logs() {
     for reason in [
@@ -149,6 +160,7 @@ fn words_are_the_same_on_the_wire_and_in_logs() {
         RefuseReason::Draining,
         RefuseReason::Broken,
         RefuseReason::NoWorker,
+        RefuseReason::Other,
     ] {
         assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
     }
@@ -165,6 +177,7 @@ fn words_are_the_same_on_the_wire_and_in_logs() {
         ReleaseCause::SessionOver,
         ReleaseCause::NotMoved,
         ReleaseCause::Orphaned,
+        ReleaseCause::Other,
     ] {
         assert_eq!(serde_json::to_value(cause).unwrap(), cause.as_str());
         assert_eq!(cause.is_of_part(), cause == ReleaseCause::NotMoved);
