@@ -1,6 +1,9 @@
 //! A day of traffic in simulated time: eight new calls a second, two thousand at once, lengths as people talk, and every kind
 //! of fault in one call of a hundred. Every INVITE has one end, and nothing is left: no session, no timer, no port.
 //!
+//! Four workers record; each hour one is lost and comes back a little later, and at times all are. The media of every call
+//! move, or the reason why not is known.
+//!
 //! `FERRIC_DAY_HOURS` changes the length, `FERRIC_DAY_SEED` the dice; both are printed.
 
 #![allow(
@@ -14,18 +17,21 @@
 )]
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use ferric_sip::dialog::SessionTimerConfig;
+use ferric_sip::sdp::{Media, Sdp};
 use ferric_sip::transaction::{Timers, TransactionLimits};
 use ferric_sip::trust::TrustTable;
 use ferric_sip::{Flow, Message, Method, Transport};
 use ferric_srs::event::InviteId;
 use ferric_srs::offer::MediaPolicy;
-use ferric_srs::port::{AssignedStream, CaptureEvent, Command, RecordingId, RefuseReason, StreamSpec};
+use ferric_srs::port::{
+    AssignedStream, CaptureEvent, Command, Part, RecordingId, RefuseReason, ReleaseCause, StreamSpec,
+};
 use ferric_srs::{Srs, SrsConfig, SrsEvent, SrsOutput, TakeoverConfig};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -36,6 +42,9 @@ const MEDIAN_S: f64 = 180.0;
 const SIGMA: f64 = 0.8;
 const FAULT: f64 = 0.01;
 const PORTS: usize = 16_000;
+const WORKERS: u64 = 4;
+/// After a loss, the media of a call may go wrong for so long.
+const MOVE_MS: u64 = 10_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
@@ -53,6 +62,10 @@ enum Step {
     MediaHeard,
     MediaSilent,
     CaptureDies,
+    /// A worker is gone, with all that it had.
+    Kill,
+    /// It is back, with nothing.
+    Back,
 }
 
 /// What goes wrong with a call, if anything.
@@ -72,9 +85,11 @@ enum Fault {
     CaptureSilent,
     CaptureDies,
     OneHalf,
+    /// The client takes no offer of the server's.
+    Stays,
 }
 
-const FAULTS: [Fault; 12] = [
+const FAULTS: [Fault; 13] = [
     Fault::InviteTwice,
     Fault::AckLost,
     Fault::AckLostAndSilent,
@@ -87,6 +102,7 @@ const FAULTS: [Fault; 12] = [
     Fault::CaptureSilent,
     Fault::CaptureDies,
     Fault::OneHalf,
+    Fault::Stays,
 ];
 
 struct Client {
@@ -96,6 +112,36 @@ struct Client {
     cseq: u32,
     ends_ms: u64,
     answered: bool,
+    /// Where its first stream goes.
+    sends_to: Option<SocketAddr>,
+}
+
+impl Client {
+    fn new() -> Client {
+        Client {
+            fault: Fault::None,
+            timer: false,
+            to_tag: String::new(),
+            cseq: 1,
+            ends_ms: 0,
+            answered: false,
+            sends_to: None,
+        }
+    }
+}
+
+/// A part of a recording at a worker.
+struct Placed {
+    worker: u64,
+    part: u32,
+    streams: Vec<AssignedStream>,
+}
+
+/// A question to capture, and the answer that it will get: `Err` is a refusal.
+struct Question {
+    recording: RecordingId,
+    part: u32,
+    answer: Result<(), RefuseReason>,
 }
 
 struct World {
@@ -106,7 +152,17 @@ struct World {
     due: BinaryHeap<Reverse<(u64, Step, u64)>>,
     calls: HashMap<u64, Client>,
     /// Questions to capture, with what it will say.
-    questions: VecDeque<(RecordingId, Vec<StreamSpec>, bool, Option<u64>)>,
+    questions: VecDeque<Question>,
+    /// What runs, and where.
+    placed: HashMap<RecordingId, Placed>,
+    /// Recordings that no worker took; nobody may have said so yet.
+    unplaced: HashSet<RecordingId>,
+    /// Recordings that were lost: where they were, and when.
+    homes: HashMap<RecordingId, (u64, u64)>,
+    up: [bool; WORKERS as usize],
+    moved: u64,
+    stayed: u64,
+    orphaned: u64,
     ports: HashMap<RecordingId, Vec<(usize, u16)>>,
     free: Vec<u16>,
     /// INVITEs by what became of them: offered, refused, closed.
@@ -132,6 +188,10 @@ fn sdp(call: u64, direction: &str, codec: u8) -> String {
         line(1),
         line(2)
     )
+}
+
+fn socket(message: &Message) -> Option<SocketAddr> {
+    Sdp::parse(message.body()).ok()?.media.iter().find_map(Media::rtp_address)
 }
 
 const METADATA: &str = "<recording xmlns='urn:ietf:params:xml:ns:recording:1'><datamode>complete</datamode><session session_id='s1'/>\
@@ -171,8 +231,15 @@ impl World {
             due: BinaryHeap::new(),
             calls: HashMap::new(),
             questions: VecDeque::new(),
+            placed: HashMap::new(),
+            unplaced: HashSet::new(),
+            homes: HashMap::new(),
+            up: [true; WORKERS as usize],
+            moved: 0,
+            stayed: 0,
+            orphaned: 0,
             ports: HashMap::new(),
-            free: (0..PORTS as u16).rev().collect(),
+            free: (1_000..1_000 + PORTS as u16).rev().collect(),
             books: HashMap::new(),
             offered: 0,
             refused: 0,
@@ -257,10 +324,7 @@ impl World {
         let normal: f64 = (0..12).map(|_| self.rng.random::<f64>()).sum::<f64>() - 6.0;
         let length_ms = (MEDIAN_S * (SIGMA * normal).exp() * 1_000.0) as u64;
         let timer = self.rng.random_bool(0.6);
-        self.calls.insert(
-            call,
-            Client { fault, timer, to_tag: String::new(), cseq: 1, ends_ms: self.now_ms + length_ms, answered: false },
-        );
+        self.calls.insert(call, Client { fault, timer, ends_ms: self.now_ms + length_ms, ..Client::new() });
         self.refuse_next = fault == Fault::CaptureRefuses;
         self.silent_next = fault == Fault::CaptureSilent;
         self.invite(call);
@@ -276,6 +340,10 @@ impl World {
     fn step(&mut self, step: Step, call: u64) {
         if step == Step::Capture {
             self.capture_answers();
+            return;
+        }
+        if matches!(step, Step::Kill | Step::Back) {
+            self.turn(call, step == Step::Back);
             return;
         }
         let Some(client) = self.calls.get(&call) else { return };
@@ -331,22 +399,70 @@ impl World {
     }
 
     fn capture_answers(&mut self) {
-        let Some((recording, streams, refuse, _)) = self.questions.pop_front() else { return };
-        let event = if refuse {
-            CaptureEvent::Refused { recording, part: 1, reason: RefuseReason::Capacity }
-        } else if let Some(ports) = self.ports.get(&recording) {
-            let of =
-                |stream: &StreamSpec| ports.iter().find(|(index, _)| *index == stream.index).map(|(_, port)| *port);
-            let assigned = streams.iter().filter_map(|stream| {
-                Some(AssignedStream { index: stream.index, address: ([192, 0, 2, 10], of(stream)?).into() })
-            });
-            CaptureEvent::Ready { recording, part: 1, streams: assigned.collect() }
-        } else {
-            return;
+        let Some(Question { recording, part, answer }) = self.questions.pop_front() else { return };
+        let event = match answer {
+            Err(reason) => CaptureEvent::Refused { recording, part, reason },
+            Ok(()) => match self.placed.get(&recording).filter(|placed| placed.part == part) {
+                Some(placed) => CaptureEvent::Ready { recording, part, streams: placed.streams.clone() },
+                None => return,
+            },
         };
         let now = self.now();
         self.srs.handle_capture(now, event);
         self.drain();
+    }
+
+    /// A worker goes or comes back.
+    fn turn(&mut self, worker: u64, up: bool) {
+        self.up[worker as usize] = up;
+        let mut events: Vec<(RecordingId, CaptureEvent)> = if up {
+            let back = self.homes.iter().filter(|(id, (home, _))| *home == worker && !self.placed.contains_key(*id));
+            back.map(|(id, _)| (*id, CaptureEvent::Returned { recording: *id })).collect()
+        } else {
+            let had = self.placed.iter().filter(|(_, placed)| placed.worker == worker);
+            had.map(|(id, placed)| (*id, CaptureEvent::Lost { recording: *id, part: placed.part })).collect()
+        };
+        events.sort_by_key(|(id, _)| *id);
+        for (id, event) in events {
+            if !up {
+                self.free_ports(id);
+                self.placed.remove(&id);
+                self.homes.insert(id, (worker, self.now_ms));
+            }
+            let now = self.now();
+            self.srs.handle_capture(now, event);
+            self.drain();
+        }
+    }
+
+    fn free_ports(&mut self, recording: RecordingId) {
+        let ports = self.ports.remove(&recording).expect("freed once, and only what was taken");
+        self.free.extend(ports.into_iter().map(|(_, port)| port));
+    }
+
+    /// A worker for a part: the one that had the sockets, or any that is there.
+    fn choose(&mut self, part: &Part) -> Option<u64> {
+        let of =
+            |stream: &AssignedStream| stream.address.to_string().split('.').nth(3)?.split(':').next()?.parse().ok();
+        if let Some(home) = part.restore.first().and_then(of) {
+            let _: u64 = home;
+            return Some(home - 10).filter(|worker| self.up[*worker as usize]);
+        }
+        let there: Vec<u64> = (0..WORKERS).filter(|worker| self.up[*worker as usize]).collect();
+        (!there.is_empty()).then(|| there[self.rng.random_range(0..there.len())])
+    }
+
+    /// The sockets of a part: its own ports, or those that it had before.
+    fn place(&mut self, recording: RecordingId, worker: u64, part: &Part, streams: &[StreamSpec]) {
+        self.take_ports(recording, streams);
+        let host = [192, 0, 2, 10 + worker as u8];
+        let had = self.placed.get(&recording).map(|placed| placed.streams.clone()).unwrap_or_default();
+        let socket = |(index, port): &(usize, u16)| {
+            let known = part.restore.iter().chain(&had).find(|stream| stream.index == *index);
+            known.copied().unwrap_or(AssignedStream { index: *index, address: (host, *port).into() })
+        };
+        let streams = self.ports[&recording].iter().map(socket).collect();
+        self.placed.insert(recording, Placed { worker, part: part.number, streams });
     }
 
     fn take_ports(&mut self, recording: RecordingId, streams: &[StreamSpec]) {
@@ -370,32 +486,71 @@ impl World {
         while let Some(output) = self.srs.poll_output() {
             match output {
                 SrsOutput::Transmit { bytes, .. } => self.hear(&Message::parse(bytes).unwrap()),
-                SrsOutput::Capture(Command::Assign { recording, streams, info, .. }) => {
+                SrsOutput::Capture(Command::Assign { recording, part, streams, info, .. }) => {
                     let call: u64 = info.sip_call_id[1..].parse().unwrap();
                     let refuse = std::mem::take(&mut self.refuse_next);
-                    if !refuse {
-                        self.take_ports(recording, &streams);
-                        self.owner.insert(recording, call);
-                    }
+                    let answer = match self.choose(&part).filter(|_| !refuse) {
+                        Some(worker) => {
+                            assert!(!self.placed.contains_key(&recording), "assigned twice");
+                            self.place(recording, worker, &part, &streams);
+                            self.owner.insert(recording, call);
+                            Ok(())
+                        }
+                        None => {
+                            self.unplaced.insert(recording);
+                            Err(RefuseReason::NoWorker)
+                        }
+                    };
                     if !std::mem::take(&mut self.silent_next) {
-                        self.questions.push_back((recording, streams, refuse, Some(call)));
+                        self.questions.push_back(Question { recording, part: part.number, answer });
                         self.later(2, Step::Capture, 0);
                     }
                 }
                 SrsOutput::Capture(Command::Change { recording, streams, .. }) => {
-                    self.take_ports(recording, &streams);
-                    self.questions.push_back((recording, streams, false, None));
+                    let Placed { worker, part, .. } = self.placed[&recording];
+                    let part = Part { number: part, ..Part::first(recording) };
+                    self.place(recording, worker, &part, &streams);
+                    self.questions.push_back(Question { recording, part: part.number, answer: Ok(()) });
                     self.later(2, Step::Capture, 0);
                 }
-                SrsOutput::Capture(Command::Release { recording, .. }) => {
-                    let ports = self.ports.remove(&recording).expect("released once, and only what was taken");
-                    self.free.extend(ports.into_iter().map(|(_, port)| port));
-                    self.owner.remove(&recording);
+                SrsOutput::Capture(Command::Release { recording, cause }) => {
+                    self.is_heard(recording, cause);
+                    let was_placed = self.placed.remove(&recording).is_some();
+                    let was_lost = self.homes.contains_key(&recording);
+                    let was_asked = self.unplaced.remove(&recording);
+                    assert!(
+                        was_placed || was_asked || (was_lost && !cause.is_of_part()),
+                        "released once, and only what was taken"
+                    );
+                    if was_placed {
+                        self.free_ports(recording);
+                    }
+                    if !cause.is_of_part() {
+                        self.owner.remove(&recording);
+                        self.homes.remove(&recording);
+                    } else if let Some((home, _)) =
+                        self.homes.get(&recording).filter(|(home, _)| self.up[*home as usize])
+                    {
+                        self.later(1, Step::Back, *home);
+                    }
                 }
                 SrsOutput::Capture(Command::Info { .. } | Command::Park { .. }) => {}
                 SrsOutput::Event(event) => self.note(&event),
             }
         }
+    }
+
+    /// When a call ends as it should, its media went where they are recorded.
+    fn is_heard(&self, recording: RecordingId, cause: ReleaseCause) {
+        let client = self.owner.get(&recording).and_then(|call| self.calls.get(call));
+        let Some(client) = client.filter(|client| cause == ReleaseCause::Bye && client.fault != Fault::Stays) else {
+            return;
+        };
+        let lost_ms = self.homes.get(&recording).map_or(0, |(_, at)| *at);
+        let outage = self.up.contains(&false) || self.now_ms < lost_ms + MOVE_MS;
+        let sockets = self.placed.get(&recording).map(|placed| placed.streams.as_slice()).unwrap_or_default();
+        let hears = sockets.iter().any(|stream| Some(stream.address) == client.sends_to);
+        assert!(hears || (outage && lost_ms > 0), "{recording}: {:?}, not {sockets:?}", client.sends_to);
     }
 
     fn note(&mut self, event: &SrsEvent) {
@@ -417,6 +572,9 @@ impl World {
                 end(invite, 1);
                 self.closed += 1;
             }
+            SrsEvent::Moved { .. } => self.moved += 1,
+            SrsEvent::MoveRefused { .. } => self.stayed += 1,
+            SrsEvent::Ended { cause: ReleaseCause::Orphaned, .. } => self.orphaned += 1,
             _ => {}
         }
         // What has its end is forgotten here too, or the day would not fit into memory.
@@ -433,7 +591,13 @@ impl World {
         if message.is_request() {
             let gone = client.fault == Fault::Vanishes && self.now_ms > client.ends_ms;
             if message.method() != Method::Ack && !gone {
-                let response = Message::response(message, 200, None);
+                let offers = !message.body().is_empty();
+                let stays = offers && client.fault == Fault::Stays;
+                let mut response = Message::response(message, if stays { 488 } else { 200 }, None);
+                if offers && !stays {
+                    client.sends_to = socket(message);
+                    response.set_body("application/sdp", Bytes::from(sdp(call, "sendonly", 0)));
+                }
                 let response = Message::parse(response.to_bytes()).unwrap();
                 let (now, flow) = (self.now(), self.flow());
                 self.srs.handle_message(now, response, flow);
@@ -442,6 +606,7 @@ impl World {
         }
         if message.method() == Method::Invite && message.status() == Some(200) {
             client.to_tag = message.to().unwrap().tag().unwrap().to_owned();
+            client.sends_to = socket(message);
             let first = !std::mem::replace(&mut client.answered, true);
             let (fault, ends_ms) = (client.fault, client.ends_ms);
             self.later(5, Step::Ack, call);
@@ -525,18 +690,23 @@ fn every_call_of_a_day_is_accounted_for() {
         while at < minute as f64 * 60_000.0 {
             call += 1;
             world.due.push(Reverse((at as u64, Step::Invite, call)));
-            world.calls.insert(
-                call,
-                Client {
-                    fault: Fault::None,
-                    timer: false,
-                    to_tag: String::new(),
-                    cseq: 1,
-                    ends_ms: u64::MAX,
-                    answered: false,
-                },
-            );
+            world.calls.insert(call, Client { ends_ms: u64::MAX, ..Client::new() });
             at += -(1.0 - world.rng.random::<f64>()).ln() / CALLS_PER_SECOND * 1_000.0;
+        }
+        match minute % 60 {
+            // One each hour, and all of them at noon: for a while, and so long that calls are given up.
+            _ if minute == 12 * 60 + 10 || minute == 12 * 60 + 40 => {
+                for worker in 0..WORKERS {
+                    world.later(worker, Step::Kill, worker);
+                    world.later(if minute % 60 == 10 { 20_000 } else { 90_000 }, Step::Back, worker);
+                }
+            }
+            30 => {
+                let worker = minute / 60 % WORKERS;
+                world.later(500, Step::Kill, worker);
+                world.later(20_000, Step::Back, worker);
+            }
+            _ => {}
         }
         world.run_until(minute * 60_000);
         if minute % 10 == 0 {
@@ -551,11 +721,14 @@ fn every_call_of_a_day_is_accounted_for() {
         "{call} calls, {} at once, {} refused, {early_kib} KiB after an hour, {late_kib} KiB at the end",
         world.most_sessions, world.refused
     );
+    println!("{} moved, {} refused to, {} given up", world.moved, world.stayed, world.orphaned);
+    assert!(hours < 24 || (world.moved > 8_000 && world.stayed > 50 && world.orphaned > 1_000));
     assert!(world.most_sessions > 1_500 || hours < 1, "the day is what it should be");
     // Nobody calls any more: all that is left ends by itself.
     world.run_until((hours + 16) * 3_600_000);
     assert_eq!((world.srs.sessions(), world.srs.recordings(), world.srs.transactions()), (0, 0, 0));
     assert_eq!(world.srs.poll_timeout(), None, "no timer is left");
+    assert_eq!((world.placed.len(), world.homes.len()), (0, 0));
     assert_eq!((world.ports.len(), world.free.len()), (0, PORTS), "every port is back");
     assert!(world.offered >= call, "an INVITE that comes twice in two transactions would be counted");
     assert_eq!(world.offered, world.refused + world.closed);
