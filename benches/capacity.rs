@@ -22,6 +22,7 @@ use ferric_codecs::resample::Resampler;
 use ferric_codecs::{g711, opus_packet};
 use ferric_media::keys::PrivateKey;
 use ferric_media::metadata::SessionInfo;
+use ferric_media::part::Part;
 use ferric_media::rtp::StreamIndex;
 use ferric_media::stats::Channel;
 use ferric_media::stream::{PayloadKind, StreamConfig};
@@ -153,12 +154,14 @@ fn main() {
             srtp: None,
         };
         let assignment = Assignment {
-            id: uuid::Uuid::from_u128(number as u128 + 1),
+            part: Part::first(uuid::Uuid::from_u128(number as u128 + 1)),
+            lost: None,
             tenant: "t".into(),
             started: SystemTime::now(),
             session: SessionInfo::default(),
             streams: vec![stream(0, Channel::Left), stream(1, Channel::Right)],
             takes: Vec::new(),
+            restore: Vec::new(),
             beside: None,
         };
         for address in worker.assign(assignment).unwrap() {

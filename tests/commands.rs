@@ -10,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 use ferric_media::eopus::Content;
 use ferric_media::keys::{NodeKey, PrivateKey};
 use ferric_media::manifest::{AudioEntry, Digest, Manifest, MetadataEntry, RecordingState, SignedManifest};
+use ferric_media::part::Part;
 use ferric_media::seal::{SealHeader, Sealer, seal_document};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -51,7 +52,7 @@ impl Place {
         let folder = self.path("store").join(id.to_string());
         fs::create_dir_all(&folder).unwrap();
         let created = "2026-01-31T08:00:00Z".parse().unwrap();
-        let header = |content| SealHeader { id, tenant: "acme".into(), content, created };
+        let header = |content| SealHeader { part: Part::first(id), tenant: "acme".into(), content, created };
         let recipients = [self.tenant.public().clone()];
         let (mut sealer, mut audio) = Sealer::new(&header(Content::OggOpus), &recipients, &mut rand::rng()).unwrap();
         for _ in 0..2 {
@@ -62,7 +63,7 @@ impl Place {
         let (metadata, about) = seal_document(&header(Content::Json), &recipients, b"{}", &mut rand::rng()).unwrap();
         fs::write(folder.join("metadata.ejson"), metadata).unwrap();
         let manifest = Manifest {
-            id,
+            part: Part::first(id),
             tenant: "acme".into(),
             node: "edge-a1".into(),
             state: RecordingState::Complete,

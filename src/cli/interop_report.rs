@@ -226,6 +226,7 @@ pub(super) fn advice_for_refusal(cause: &str) -> &'static str {
 mod tests {
     use super::*;
     use ferric_media::metadata::{Participant, SessionInfo, SrcMetadata, StreamReport};
+    use ferric_media::part::Part;
     use uuid::Uuid;
 
     fn metadata() -> RecordingMetadata {
@@ -245,7 +246,8 @@ mod tests {
             source_kind: Some("siprec".into()),
             ..SessionInfo::default()
         };
-        let mut metadata = RecordingMetadata::new(Uuid::from_u128(1), "t", "n", Timestamp::from_unix_ms(0), session);
+        let mut metadata =
+            RecordingMetadata::new(Part::first(Uuid::from_u128(1)), "t", "n", Timestamp::from_unix_ms(0), session);
         let stream = |channel: u8, packets, lost| StreamReport {
             label: Some((channel + 1).to_string()),
             channel: Some(channel),

@@ -62,7 +62,7 @@ pub(crate) fn run(arguments: &VerifyArguments) -> anyhow::Result<ExitCode> {
                 let about = &manifest.manifest;
                 say!(
                     "ok    {}  {}  {:.1} s  {}",
-                    about.id,
+                    about.part.file,
                     about.state.as_str(),
                     seconds(about.duration_ms),
                     folder.display()
@@ -149,8 +149,8 @@ pub(crate) fn check(folder: &Path, key: Option<&NodePublicKey>) -> anyhow::Resul
     let manifest = std::fs::read(folder.join(MANIFEST)).context("manifest.json cannot be read")?;
     let manifest = SignedManifest::parse(&manifest)?;
     // A folder under another recording's name would pass every hash.
-    if let Some(name) = recording_id(folder).filter(|name| *name != manifest.manifest.id) {
-        bail!("the folder is named for {name}, and its manifest belongs to {}", manifest.manifest.id);
+    if let Some(name) = recording_id(folder).filter(|name| *name != manifest.manifest.part.file) {
+        bail!("the folder is named for {name}, and its manifest belongs to {}", manifest.manifest.part.file);
     }
     if let Some(key) = key {
         manifest.verify(key)?;

@@ -17,7 +17,7 @@ pub const BACKLOG: usize = 1_024;
 /// Something that happened. Ids only: who spoke is asked for by id, with the right to know it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Event {
-    /// `call.started`, `call.paused`, `call.resumed`, `call.ended`, `recording.finished`, `recording.stored`, `assurance.outcome`, `config.applied`, `element.up`, `element.down`,
+    /// `call.started`, `call.paused`, `call.resumed`, `call.ended`, `recording.finished`, `recording.handed-over`, `recording.stored`, `assurance.outcome`, `config.applied`, `element.up`, `element.down`,
     /// `node.up`, `node.down`, `node.changed`.
     #[serde(skip)]
     pub name: &'static str,
@@ -27,6 +27,12 @@ pub struct Event {
     /// The recording.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recording: Option<uuid::Uuid>,
+    /// Which part of it, where it is not the only one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part: Option<u32>,
+    /// Audio that nobody recorded before this part, in ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost_ms: Option<u64>,
     /// `complete`, `partial`, ...
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<&'static str>,
@@ -54,6 +60,8 @@ impl Event {
             name,
             invite: None,
             recording: None,
+            part: None,
+            lost_ms: None,
             outcome: None,
             cause: None,
             group: None,
@@ -64,7 +72,7 @@ impl Event {
     }
 }
 
-#[utoipa::path(get, path = "/api/v1/events", responses((status = 200, description = "Server-sent events, from now on: call.started, call.paused, call.resumed, call.ended, recording.finished, recording.stored, assurance.outcome, config.applied, element.up, element.down, node.up, node.down, node.changed; `missed` tells how many a slow reader lost", content_type = "text/event-stream")))]
+#[utoipa::path(get, path = "/api/v1/events", responses((status = 200, description = "Server-sent events, from now on: call.started, call.paused, call.resumed, call.ended, recording.finished, recording.handed-over, recording.stored, assurance.outcome, config.applied, element.up, element.down, node.up, node.down, node.changed; `missed` tells how many a slow reader lost", content_type = "text/event-stream")))]
 pub(super) async fn events(State(console): State<Console>) -> Sse<impl Stream<Item = Result<SseEvent, axum::Error>>> {
     let receiver = console.backend.events();
     let stream = unfold(receiver, |mut receiver: broadcast::Receiver<Event>| async move {

@@ -49,7 +49,7 @@ pub(super) fn finished(ledger: &Ledger, signed: &SignedManifest) {
     let manifest = &signed.manifest;
     let finished =
         Finished { state: manifest.state, duration_ms: manifest.duration_ms, manifest: Some(signed.digest()) };
-    ledger.finished(manifest.id, &finished);
+    ledger.finished(manifest.part.recording, &finished);
 }
 
 /// What capture knows of the gaps of a recording that just ended.

@@ -12,7 +12,9 @@ use ferric_media::stats::Channel;
 use ferric_media::stream::{PayloadKind, StreamConfig};
 use ferric_media::timestamp::Timestamp;
 use ferric_sip::sdp::{Format, KeyParameter, Mki};
-use ferric_srs::port::{AssignedStream, RefuseReason, SessionInfo as Signalled, StreamKeys, StreamSpec, TakenStream};
+use ferric_srs::port::{
+    AssignedStream, Part, RecordingId, RefuseReason, SessionInfo as Signalled, StreamKeys, StreamSpec, TakenStream,
+};
 use ferric_worker::call::{Refusal, StreamAddress, Taken};
 
 /// What can be decrypted, with the length of key and salt.
@@ -81,6 +83,16 @@ fn payload(format: &ferric_sip::sdp::Format) -> Option<(u8, PayloadKind)> {
         )?)
     };
     Some((format.payload_type, kind))
+}
+
+/// Which files of which recording.
+pub(super) fn part(recording: RecordingId, part: &Part) -> ferric_media::part::Part {
+    ferric_media::part::Part::new(recording.0, part.number, part.file)
+}
+
+/// Addresses that streams had before.
+pub(super) fn restore(streams: &[AssignedStream]) -> Vec<StreamAddress> {
+    streams.iter().map(|had| StreamAddress { stream: index(had.index), address: had.address }).collect()
 }
 
 /// Addresses for the answer.

@@ -39,6 +39,7 @@ use anyhow::{Context as _, bail};
 use ferric_assurance::Ledger;
 use ferric_media::keys::Recipient;
 use ferric_media::manifest::RecordingState;
+use ferric_media::part::Part;
 use ferric_sip::dialog::SessionTimerConfig;
 use ferric_sip::flow::Transport;
 use ferric_sip::transaction::{Timers, TransactionLimits};
@@ -183,7 +184,7 @@ impl Node {
         let stored = events.clone();
         let upload_events = Box::new(move |event| {
             if let UploadEvent::Stored { manifest, .. } = &event {
-                let _ = stored.send(Event { recording: Some(manifest.manifest.id), ..Event::new("recording.stored") });
+                let _ = stored.send(part_event("recording.stored", manifest.manifest.part));
             }
             watch::upload_event(&upload_books, event);
         });
@@ -199,7 +200,7 @@ impl Node {
         let gauge = Arc::new(SpoolGauge::new(spool.clone(), HighWater::Percent(config.upload.spool_high_water)));
         let (submit, ended_ledger) = (Arc::clone(&finisher), ledger.clone());
         let finish = move |finished: FinishedRecording, ending: &Ending| {
-            let id = finished.start.id;
+            let id = finished.start.part.recording;
             let reason = (finished.state == RecordingState::Partial).then(|| ending.reason.to_owned());
             assurance::details(&ended_ledger, id, ending, reason);
             submit.submit(finished);
@@ -566,6 +567,12 @@ fn srs_config(config: &Config, bound: &[(Transport, SocketAddr)]) -> SrsConfig {
     }
 }
 
+/// An event of a part of a recording.
+fn part_event(name: &'static str, part: Part) -> Event {
+    let number = part.is_later().then_some(part.number.get());
+    Event { recording: Some(part.recording), part: number, ..Event::new(name) }
+}
+
 /// What capture tells, to whom it concerns.
 async fn capture_events(
     mut events: mpsc::UnboundedReceiver<WorkerEvent>,
@@ -587,11 +594,16 @@ async fn capture_events(
             WorkerEvent::Failed { id } => {
                 let _ = orders.send(Order::Capture(CaptureEvent::Died { recording: RecordingId(id) }));
             }
-            WorkerEvent::Finished { id, tenant, state, ending } => {
+            WorkerEvent::TookOver { part, lost_ms } => {
+                metrics::failovers("worker", 1);
+                let _ = told.send(Event { lost_ms: Some(lost_ms), ..part_event("recording.handed-over", part) });
+            }
+            WorkerEvent::Finished { part, tenant, state, ending } => {
+                let id = part.recording;
                 metrics::recording(state.as_str());
                 books.finished(id, &tenant, &ending);
                 let outcome = Some(state.as_str());
-                let _ = told.send(Event { recording: Some(id), outcome, ..Event::new("recording.finished") });
+                let _ = told.send(Event { outcome, ..part_event("recording.finished", part) });
                 signalling.decryptable(id);
                 tracing::info!(recording = %id, state = state.as_str(), ms = ending.totals.duration_ms, "recording finished");
             }

@@ -23,7 +23,7 @@ use ferric_sip::flow::{Destination, Flow};
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
 use ferric_sip_io::{Inbound, InboundKind, SipSockets};
-use ferric_srs::port::{CaptureEvent, Command, Part, RecordingId, RefuseReason, ReleaseCause, SessionInfo, StreamSpec};
+use ferric_srs::port::{CaptureEvent, Command, RecordingId, RefuseReason, ReleaseCause, SessionInfo, StreamSpec};
 use ferric_srs::{Srs, SrsEvent, SrsOutput};
 use ferric_worker::call::Assignment;
 use ferric_worker::worker::Worker;
@@ -391,24 +391,23 @@ impl Signalling {
         let now = Instant::now();
         match command {
             // The one worker of a single node is never lost while the node lives, so nothing is to be taken over.
-            Command::Assign { recording, part, .. } if part.number > 1 => {
-                let (part, reason) = (part.number, RefuseReason::NoWorker);
-                self.srs.handle_capture(now, CaptureEvent::Refused { recording, part, reason });
-            }
-            Command::Assign { recording, part: Part { number: part, .. }, streams, takes, beside, info } => {
+            Command::Assign { recording, part, streams, takes, beside, info } => {
                 let started = SystemTime::now();
                 let unix = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
                 let started_unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
                 let document = bridge::session(&info, &streams, started_unix_ms);
                 let assignment = Assignment {
-                    id: recording.0,
+                    part: bridge::part(recording, &part),
+                    lost: part.lost_unix_ms.map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms)),
                     tenant: info.tenant.clone(),
                     started,
                     session: document.clone(),
                     streams: bridge::streams(&streams),
                     takes: bridge::taken(&takes),
+                    restore: bridge::restore(&part.restore),
                     beside: beside.map(|beside| beside.0),
                 };
+                let part = part.number;
                 match self.worker.assign(assignment) {
                     Ok(addresses) => {
                         self.books.running(recording.0, &info.tenant, started, &document);

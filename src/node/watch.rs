@@ -382,7 +382,7 @@ pub(super) fn upload_event(books: &Bookkeeper, event: UploadEvent) {
     match event {
         UploadEvent::Stored { manifest, key, bytes } => {
             metrics::upload("stored");
-            tracing::info!(recording = %manifest.manifest.id, key, bytes, "recording stored");
+            tracing::info!(recording = %manifest.manifest.part.recording, key, bytes, "recording stored");
         }
         UploadEvent::Failed { id, tenant, error } => {
             metrics::upload("failed");

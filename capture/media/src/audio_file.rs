@@ -43,7 +43,9 @@ impl AudioFile {
         let (mut sealer, mut first) = Sealer::new(header, recipients, rng)?;
         let mut writer = OpusWriter::new(rng.random());
         let mut plain = Vec::new();
-        writer.headers(rate, &[("RECORDING_ID", &header.id.to_string())], &mut plain);
+        let (recording, number) = (header.part.recording.to_string(), header.part.number.to_string());
+        let tags = [("RECORDING_ID", recording.as_str()), ("PART", number.as_str())];
+        writer.headers(rate, &tags, &mut plain);
         sealer.seal(&plain, &mut first)?;
         plain.clear();
         let frame_ms = frame_ms.max(1);

@@ -20,9 +20,9 @@
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use uuid::Uuid;
 
 use crate::keys::KeyId;
+use crate::part::Part;
 use crate::timestamp::Timestamp;
 
 /// The first 8 bytes of every file; the last of them is the version.
@@ -56,8 +56,9 @@ pub enum Content {
 pub struct Header {
     /// Format version, 1.
     pub v: u32,
-    /// The recording.
-    pub id: Uuid,
+    /// Which files of which recording.
+    #[serde(flatten)]
+    pub part: Part,
     /// Whose it is.
     pub tenant: String,
     /// What the plaintext is.

@@ -16,6 +16,7 @@ pub mod manifest;
 pub mod metadata;
 pub mod mirror;
 pub mod open;
+pub mod part;
 pub mod seal;
 pub mod timestamp;
 

@@ -25,6 +25,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::keys::{KeyId, NodeKey, NodePublicKey};
+use crate::part::Part;
 use crate::timestamp::Timestamp;
 
 /// A SHA-256, written as 64 lower-case hexadecimal digits.
@@ -121,8 +122,9 @@ pub struct MetadataEntry {
 /// What a manifest says, apart from its signature.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The recording.
-    pub id: Uuid,
+    /// Which files of which recording.
+    #[serde(flatten)]
+    pub part: Part,
     /// Whose it is.
     pub tenant: String,
     /// The node that recorded it.
@@ -338,7 +340,7 @@ fn write_canonical(value: &Value, out: &mut Vec<u8>) -> Result<(), ManifestError
 /// How the manifests of one node hang together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chain {
-    /// Recordings in chain order; one run per unbroken stretch, longest unbroken first to last.
+    /// Files in chain order; one run per unbroken stretch, longest unbroken first to last.
     pub runs: Vec<Vec<Uuid>>,
     /// Manifests whose predecessor is not among those given. One, the oldest, is normal where retention deletes.
     pub missing: Vec<(Uuid, Digest)>,
@@ -356,16 +358,16 @@ impl Chain {
 /// Checks every signature and orders the manifests of one node, given in any order.
 ///
 /// # Errors
-/// The first manifest that is not signed by `key`, with its recording.
+/// The first manifest that is not signed by `key`, with the id of its files.
 pub fn verify_chain(manifests: &[SignedManifest], key: &NodePublicKey) -> Result<Chain, (Uuid, ManifestError)> {
     let mut followers: HashMap<Option<Digest>, Vec<(Digest, Uuid)>> = HashMap::new();
     let mut known = HashSet::new();
     for signed in manifests {
-        signed.verify(key).map_err(|error| (signed.manifest.id, error))?;
+        signed.verify(key).map_err(|error| (signed.manifest.part.file, error))?;
         let digest = signed.digest();
         // The same file found twice (spool and store) is one manifest.
         if known.insert(digest) {
-            followers.entry(signed.manifest.previous).or_default().push((digest, signed.manifest.id));
+            followers.entry(signed.manifest.previous).or_default().push((digest, signed.manifest.part.file));
         }
     }
     let mut chain = Chain::default();
@@ -417,7 +419,7 @@ mod tests {
 
     fn manifest(number: u128, previous: Option<Digest>, key: &NodeKey) -> SignedManifest {
         Manifest {
-            id: Uuid::from_u128(number),
+            part: Part::first(Uuid::from_u128(number)),
             tenant: "acme \"é\"\n".into(),
             node: "edge-a1".into(),
             state: RecordingState::Complete,
@@ -469,6 +471,18 @@ mod tests {
         let value: Value = serde_json::from_str(text).unwrap();
         assert_eq!(canonical_json(&value).unwrap(), signed.as_bytes());
         assert!(canonical_json(&serde_json::json!({"a": 1.5})).is_err());
+    }
+
+    #[test]
+    fn later_parts_and_copies_say_so_in_their_manifest() {
+        let key = node(1);
+        let original = manifest(1, None, &key).manifest;
+        let part = original.part.copied(Uuid::from_u128(2));
+        let signed = Manifest { part, ..original }.sign(&key).unwrap();
+        let read = SignedManifest::parse(signed.as_bytes()).unwrap();
+        read.verify(key.public()).unwrap();
+        assert_eq!((read.manifest.part, read.manifest.part.recording), (part, Uuid::from_u128(1)));
+        assert!(std::str::from_utf8(signed.as_bytes()).unwrap().contains(r#""copy":true"#));
     }
 
     #[test]

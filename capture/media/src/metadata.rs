@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::manifest::RecordingState;
+use crate::part::Part;
 use crate::stats::Bursts;
 use crate::timestamp::Timestamp;
 
@@ -26,8 +27,9 @@ pub const METADATA_VERSION: u32 = 1;
 pub struct RecordingMetadata {
     /// Shape version, [`METADATA_VERSION`].
     pub v: u32,
-    /// The recording.
-    pub id: Uuid,
+    /// Which files of which recording.
+    #[serde(flatten)]
+    pub part: Part,
     /// Whose it is.
     pub tenant: String,
     /// `recording` while the call runs, then how it ended.
@@ -67,9 +69,12 @@ pub struct RecordingMetadata {
     /// Tags set by control while the call ran.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<Tag>,
-    /// Nodes that took part, in order; a second one is a hand-over.
+    /// Nodes that wrote these files, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<NodePart>,
+    /// How the recording came from one node to another, as far as this part knows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hand_overs: Vec<HandOver>,
     /// What was odd and did not stop the recording.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -77,10 +82,10 @@ pub struct RecordingMetadata {
 
 impl RecordingMetadata {
     /// The document of a recording that begins now.
-    pub fn new(id: Uuid, tenant: &str, node: &str, started_at: Timestamp, session: SessionInfo) -> RecordingMetadata {
+    pub fn new(part: Part, tenant: &str, node: &str, started_at: Timestamp, session: SessionInfo) -> RecordingMetadata {
         RecordingMetadata {
             v: METADATA_VERSION,
-            id,
+            part,
             tenant: tenant.to_owned(),
             state: MetadataState::Recording,
             started_at,
@@ -96,6 +101,7 @@ impl RecordingMetadata {
             dtmf: Vec::new(),
             tags: Vec::new(),
             nodes: vec![NodePart { node: node.to_owned(), from: started_at, to: None, reason: None }],
+            hand_overs: Vec::new(),
             warnings: Vec::new(),
         }
     }
@@ -415,6 +421,23 @@ pub struct NodePart {
     pub reason: Option<String>,
 }
 
+/// A recording went on at another node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandOver {
+    /// The part that began with it.
+    pub part: u32,
+    /// The node that took over.
+    pub node: String,
+    /// When it was ready to.
+    pub at: Timestamp,
+    /// Audio that nobody recorded, in ms: from when the node before was last known to record to the first packet here, by
+    /// this node's clock. Absent while no packet has come, or if nobody knows when the other one ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_ms: Option<u64>,
+    /// Why, in a word: `worker-lost`.
+    pub cause: String,
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(
@@ -445,7 +468,7 @@ mod tests {
             ],
             ..SessionInfo::default()
         };
-        RecordingMetadata::new(Uuid::from_u128(3), "acme", "edge-a1", Timestamp::from_unix_ms(0), session)
+        RecordingMetadata::new(Part::first(Uuid::from_u128(3)), "acme", "edge-a1", Timestamp::from_unix_ms(0), session)
     }
 
     #[test]

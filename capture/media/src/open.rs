@@ -316,6 +316,7 @@ mod tests {
     use super::*;
     use crate::eopus::Content;
     use crate::keys::tests::test_key;
+    use crate::part::Part;
     use crate::seal::{SealHeader, Sealer};
     use crate::timestamp::Timestamp;
     use proptest::prelude::*;
@@ -328,7 +329,7 @@ mod tests {
     /// A file of four segments and the byte at which each begins (and the end).
     fn file() -> (Vec<u8>, Vec<usize>) {
         let header = SealHeader {
-            id: Uuid::from_u128(5),
+            part: Part::first(Uuid::from_u128(5)),
             tenant: "acme".into(),
             content: Content::Json,
             created: Timestamp::default(),

@@ -31,7 +31,8 @@ use crate::dtmf_mask::LOOK_AHEAD_MS;
 use crate::eopus::Content;
 use crate::keys::Recipient;
 use crate::manifest::{AudioEntry, Digest, MetadataEntry, RecordingState};
-use crate::metadata::{Interval, Pause, RecordingMetadata, SessionInfo, Tag};
+use crate::metadata::{HandOver, Interval, Pause, RecordingMetadata, SessionInfo, Tag};
+use crate::part::Part;
 use crate::pipeline::{EncodedFrame, MediaPipeline, PipelineConfig};
 use crate::report;
 use crate::rtcp::{write_reference, write_report};
@@ -50,8 +51,10 @@ const METADATA_PACE: Duration = Duration::from_millis(200);
 /// Settings of one recording.
 #[derive(Debug, Clone)]
 pub struct RecorderConfig {
-    /// UUIDv7 of the recording.
-    pub id: Uuid,
+    /// Which files of which recording.
+    pub part: Part,
+    /// When the part before was last known to be recorded, by this node's clock.
+    pub lost_at: Option<Timestamp>,
     /// Whose it is.
     pub tenant: String,
     /// The node that records.
@@ -85,7 +88,8 @@ impl RecorderConfig {
     pub fn new(id: Uuid, tenant: &str, node: &str, recipients: Vec<Recipient>, seed: [u8; 32]) -> RecorderConfig {
         let pipeline = PipelineConfig::default();
         RecorderConfig {
-            id,
+            part: Part::first(id),
+            lost_at: None,
             tenant: tenant.to_owned(),
             node: node.to_owned(),
             recipients,
@@ -157,6 +161,11 @@ pub enum RecorderEvent {
     MediaSilent,
     /// Media came after all.
     MediaBack,
+    /// The first packet of a later part, or its end without one.
+    TookOver {
+        /// Audio that nobody recorded before, in ms.
+        lost_ms: u64,
+    },
     /// Sealing failed: the recording is cut here.
     Failed(RecorderError),
 }
@@ -221,13 +230,26 @@ impl Recorder {
     ) -> Result<Recorder, RecorderError> {
         let mut rng = StdRng::from_seed(config.seed);
         let started_at = Timestamp::from(wall);
-        let header =
-            SealHeader { id: config.id, tenant: config.tenant.clone(), content: Content::OggOpus, created: started_at };
+        let header = SealHeader {
+            part: config.part,
+            tenant: config.tenant.clone(),
+            content: Content::OggOpus,
+            created: started_at,
+        };
         let rate = if streams.iter().any(StreamConfig::is_wideband) { 16_000 } else { 8_000 };
         let (file, first) =
             AudioFile::new(&header, &config.recipients, config.opus.frame_ms, config.segment, rate, &mut rng)?;
         let mut metadata =
-            RecordingMetadata::new(config.id, &config.tenant, &config.node, started_at, config.session.clone());
+            RecordingMetadata::new(config.part, &config.tenant, &config.node, started_at, config.session.clone());
+        if config.part.is_later() {
+            metadata.hand_overs.push(HandOver {
+                part: config.part.number.get(),
+                node: config.node.clone(),
+                at: started_at,
+                lost_ms: None,
+                cause: "worker-lost".to_owned(),
+            });
+        }
         let ahead = if config.mask_dtmf { Duration::from_millis(u64::from(LOOK_AHEAD_MS)) } else { Duration::ZERO };
         let pipeline_config = PipelineConfig {
             opus: config.opus,
@@ -267,7 +289,12 @@ impl Recorder {
 
     /// Which recording it is.
     pub fn id(&self) -> Uuid {
-        self.config.id
+        self.config.part.recording
+    }
+
+    /// Which part of it, in which files.
+    pub fn part(&self) -> Part {
+        self.config.part
     }
 
     /// Whose it is.
@@ -286,9 +313,25 @@ impl Recorder {
             return self.take_rtcp(arrival, stream, source, bytes, true);
         }
         let outputs = &mut self.outputs;
+        let mut is_first = false;
         self.pipeline.handle_rtp(arrival, stream, source, bytes, &mut |event| {
+            is_first |= matches!(event, StreamEvent::FirstMedia { .. });
             outputs.push_back(Output::Event(RecorderEvent::Stream(event)));
         });
+        if is_first {
+            self.close_gap(arrival);
+        }
+    }
+
+    /// What the part before could not record ends here, if it has not ended yet.
+    fn close_gap(&mut self, now: Instant) {
+        let Some(lost_at) = self.config.lost_at.take() else { return };
+        let Some(hand_over) = self.metadata.hand_overs.last_mut() else { return };
+        let here = self.metadata.started_at.plus(now.saturating_duration_since(self.pipeline.start()));
+        let lost_ms = u64::try_from(here.since(lost_at).as_millis()).unwrap_or(u64::MAX);
+        hand_over.lost_ms = Some(lost_ms);
+        self.metadata_dirty = true;
+        self.outputs.push_back(Output::Event(RecorderEvent::TookOver { lost_ms }));
     }
 
     /// Takes a datagram of a stream's RTCP port.
@@ -472,6 +515,7 @@ impl Recorder {
             return;
         }
         self.resume(now);
+        self.close_gap(now);
         self.send_reports(now, true);
         let (file, outputs, tap) = (&mut self.file, &mut self.outputs, self.tap);
         let length_48k = self.pipeline.finish(now, &mut |frame| emit(file, outputs, tap, &frame));
@@ -541,6 +585,11 @@ impl Recorder {
         self.pipeline.stats()
     }
 
+    /// Audio that nobody recorded before this part, in ms; `None` until that is known.
+    pub fn lost_ms(&self) -> Option<u64> {
+        self.metadata.hand_overs.last().and_then(|hand_over| hand_over.lost_ms)
+    }
+
     /// Measures of the whole, once stopped.
     pub fn totals(&self) -> Option<&RecordingTotals> {
         self.totals.as_ref()
@@ -563,6 +612,6 @@ fn seal_metadata(
     metadata: &RecordingMetadata,
     rng: &mut StdRng,
 ) -> Result<(Vec<u8>, SealSummary), RecorderError> {
-    let header = SealHeader { id: config.id, tenant: config.tenant.clone(), content: Content::Json, created };
+    let header = SealHeader { part: config.part, tenant: config.tenant.clone(), content: Content::Json, created };
     Ok(seal_document(&header, &config.recipients, &metadata.to_json()?, rng)?)
 }

@@ -22,20 +22,20 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::CryptoRng;
 use sha2::{Digest as _, Sha256};
-use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::eopus::{
     AEAD, Content, Header, KEY_WRAP, MAGIC, MAX_HEADER, MAX_RECIPIENTS, MAX_SEGMENT, TAG, WrappedKey, nonce,
 };
 use crate::keys::{KeyError, Recipient};
+use crate::part::Part;
 use crate::timestamp::Timestamp;
 
 /// What the clear header of a file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealHeader {
-    /// The recording.
-    pub id: Uuid,
+    /// Which files of which recording.
+    pub part: Part,
     /// Whose it is.
     pub tenant: String,
     /// What the plaintext is.
@@ -125,7 +125,7 @@ impl Sealer {
             .collect::<Result<Vec<_>, KeyError>>()?;
         let json = serde_json::to_vec(&Header {
             v: 1,
-            id: header.id,
+            part: header.part,
             tenant: header.tenant.clone(),
             content: header.content,
             created: header.created,
@@ -249,10 +249,11 @@ mod tests {
     use crate::open::open_all;
     use rand::SeedableRng as _;
     use rand::rngs::StdRng;
+    use uuid::Uuid;
 
     fn header() -> SealHeader {
         SealHeader {
-            id: Uuid::from_u128(1),
+            part: Part::first(Uuid::from_u128(1)),
             tenant: "acme".into(),
             content: Content::OggOpus,
             created: Timestamp::from_unix_ms(0),

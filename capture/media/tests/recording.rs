@@ -15,11 +15,13 @@ use ferric_media::keys::PrivateKey;
 use ferric_media::manifest::{Digest, RecordingState};
 use ferric_media::metadata::{MetadataState, Participant, RecordingMetadata, SessionInfo};
 use ferric_media::open::{Opener, open_all};
+use ferric_media::part::Part;
 use ferric_media::recorder::{Output, Recorder, RecorderConfig, RecorderEvent};
 use ferric_media::rtcp::{self, RtcpItem, SenderReport, write_sender_report};
 use ferric_media::rtp::{Ssrc, StreamIndex};
 use ferric_media::sender_clock::ntp_from_us;
 use ferric_media::stream::StreamEvent;
+use ferric_media::timestamp::Timestamp;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use uuid::Uuid;
@@ -424,6 +426,55 @@ fn the_tap_hands_out_every_frame_while_it_is_open() {
     run.until(3_000, &[]);
     assert!((48..=52).contains(&run.frames.len()), "{}", run.frames.len());
     assert!(run.frames.windows(2).all(|pair| pair[1] == pair[0] + 960));
+}
+
+#[test]
+fn a_later_part_measures_what_nobody_recorded() {
+    let part = Part::new(Uuid::from_u128(7), 2, Uuid::from_u128(8));
+    let second = |lost_ms: i64| {
+        let lost_at = Some(Timestamp::from_unix_ms(1_000_000 + lost_ms));
+        Run::new(RecorderConfig { part, lost_at, ..config() })
+    };
+    let took_over = |run: &Run| {
+        let told = run.events.iter().filter_map(|event| match event {
+            RecorderEvent::TookOver { lost_ms } => Some(*lost_ms),
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    let mut run = second(-700);
+    let begun = run.last_metadata();
+    assert_eq!((begun.part, begun.hand_overs.len(), begun.hand_overs[0].lost_ms), (part, 1, None));
+    let (_, mut packets) = conversation(2);
+    packets.retain(|packet| packet.arrival_us >= 100_000);
+    let first_ms = packets[0].arrival_us as u64 / 1_000;
+    run.until(3_000, &packets);
+    assert_eq!(took_over(&run), [700 + first_ms], "from the loss to the first packet, once");
+    run.stop();
+    let hand_over = run.last_metadata().hand_overs[0].clone();
+    assert_eq!((hand_over.part, hand_over.lost_ms, hand_over.cause.as_str()), (2, Some(700 + first_ms), "worker-lost"));
+    let mut opener = Opener::new(key());
+    opener.push(&run.audio, &mut Vec::new()).unwrap();
+    assert_eq!(opener.header().unwrap().part, part);
+
+    // A clock that is behind the other's makes no gap that is shorter than nothing.
+    let mut behind = second(60_000);
+    behind.until(3_000, &packets);
+    assert_eq!(took_over(&behind), [0]);
+
+    // Nothing came: all of it is missing.
+    let mut deaf = second(-700);
+    deaf.until(4_000, &[]);
+    assert_eq!(took_over(&deaf), [0_u64; 0]);
+    deaf.stop();
+    assert_eq!(deaf.last_metadata().hand_overs[0].lost_ms, Some(4_700));
+
+    // Nobody knows when the part before ended.
+    let mut unknown = Run::new(RecorderConfig { part, ..config() });
+    unknown.until(3_000, &packets);
+    unknown.stop();
+    assert_eq!((took_over(&unknown), unknown.last_metadata().hand_overs[0].lost_ms), (vec![], None));
+    assert!(Run::new(config()).last_metadata().hand_overs.is_empty());
 }
 
 #[test]

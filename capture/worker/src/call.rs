@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use ferric_media::manifest::RecordingState;
 use ferric_media::metadata::SessionInfo;
+use ferric_media::part::Part;
 use ferric_media::rtp::StreamIndex;
 use ferric_media::stats::RecordingStats;
 use ferric_media::stream::StreamConfig;
@@ -14,11 +15,13 @@ use uuid::Uuid;
 
 use crate::scribe::Ending;
 
-/// A call to record.
+/// A call to record, or the next part of one.
 #[derive(Debug, Clone)]
 pub struct Assignment {
-    /// The recording's id (UUIDv7).
-    pub id: Uuid,
+    /// Which recording, in which files. A later part ends the one before it, if this worker still has it.
+    pub part: Part,
+    /// When the part before was last known to be recorded, by the clock of `started`.
+    pub lost: Option<SystemTime>,
     /// Whose call.
     pub tenant: String,
     /// The wall clock now.
@@ -29,6 +32,8 @@ pub struct Assignment {
     pub streams: Vec<StreamConfig>,
     /// Those that another call of this worker had until now.
     pub takes: Vec<Taken>,
+    /// Addresses that peers still send to: those streams get these ports or the call is refused; the others get any.
+    pub restore: Vec<StreamAddress>,
     /// A call whose shard it should share, so that streams can pass between them.
     pub beside: Option<Uuid>,
 }
@@ -62,7 +67,7 @@ pub enum Refusal {
     /// The spool is past its high-water mark.
     #[error("the spool is full")]
     SpoolFull,
-    /// No RTP port is free.
+    /// No RTP port is free, or not the one that a peer sends to.
     #[error("no RTP port is free")]
     NoPorts,
     /// The worker drains.
@@ -111,6 +116,8 @@ pub enum ControlError {
 pub struct CallSnapshot {
     /// The recording's id.
     pub id: Uuid,
+    /// Which part of it runs here.
+    pub part: Part,
     /// Whose.
     pub tenant: String,
     /// When its timeline begins.
@@ -155,10 +162,17 @@ pub enum WorkerEvent {
         /// Which recording.
         id: Uuid,
     },
-    /// A call is over; its files are on their way to the store.
+    /// A later part has its first packet, or ends without one.
+    TookOver {
+        /// Which.
+        part: Part,
+        /// Audio that nobody recorded before it, in ms.
+        lost_ms: u64,
+    },
+    /// A part is over; its files are on their way to the store.
     Finished {
-        /// Which recording.
-        id: Uuid,
+        /// Which.
+        part: Part,
         /// Whose.
         tenant: String,
         /// How it ended.

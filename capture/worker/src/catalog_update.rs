@@ -118,7 +118,7 @@ impl RecordingUpdate {
             mos: worst(&mut streams.iter().filter_map(|stream| stream.mos), -1.0),
         });
         RecordingUpdate {
-            id: metadata.id,
+            id: metadata.part.recording,
             tenant: metadata.tenant.clone(),
             node: metadata.nodes.last().map(|part| part.node.clone()).unwrap_or_default(),
             state: metadata.state,
@@ -140,7 +140,7 @@ impl RecordingUpdate {
     pub fn from_manifest(signed: &SignedManifest, upload: UploadState) -> RecordingUpdate {
         let manifest = &signed.manifest;
         RecordingUpdate {
-            id: manifest.id,
+            id: manifest.part.recording,
             tenant: manifest.tenant.clone(),
             node: manifest.node.clone(),
             state: manifest.state.into(),

@@ -78,7 +78,13 @@ impl News {
         match event {
             UploadEvent::Stored { manifest, key, .. } => vec![
                 News::Recording(Box::new(RecordingUpdate::from_manifest(manifest, UploadState::Stored))),
-                upload(&manifest.manifest.id, &manifest.manifest.node, UploadState::Stored, Some(key), None),
+                upload(
+                    &manifest.manifest.part.recording,
+                    &manifest.manifest.node,
+                    UploadState::Stored,
+                    Some(key),
+                    None,
+                ),
             ],
             UploadEvent::Failed { id, error, .. } => vec![upload(id, node, UploadState::Failing, None, Some(error))],
             UploadEvent::Aside { id, reason, .. } => vec![upload(id, node, UploadState::Aside, None, Some(reason))],
@@ -364,7 +370,9 @@ pub async fn rebuild(catalog: &Catalog, target: &Target) -> Result<(u64, u64), R
             Ok(signed) => {
                 catalog.upsert(&[RecordingUpdate::from_manifest(&signed, UploadState::Stored)]).await?;
                 let manifest = &signed.manifest;
-                catalog.set_upload(manifest.id, &manifest.node, UploadState::Stored, Some(folder), None).await?;
+                catalog
+                    .set_upload(manifest.part.recording, &manifest.node, UploadState::Stored, Some(folder), None)
+                    .await?;
                 read += 1;
             }
             Err(error) => {

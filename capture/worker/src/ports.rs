@@ -43,6 +43,16 @@ impl PortPool {
         PortPool { address, total: free.len(), free }
     }
 
+    /// The same pool, of which another pair comes first. A node that was restarted thus does not give to new calls the
+    /// ports that peers of its last life still send to.
+    #[must_use]
+    pub fn rotated(mut self, by: usize) -> PortPool {
+        if self.total > 0 {
+            self.free.rotate_left(by % self.total);
+        }
+        self
+    }
+
     /// Pairs not in use.
     pub fn free(&self) -> usize {
         self.free.len()
@@ -70,6 +80,18 @@ impl PortPool {
             }
         }
         Err(failed)
+    }
+
+    /// Binds the pair of this even port and no other.
+    ///
+    /// # Errors
+    /// `AddrNotAvailable` when it is in use here or not of the range, or the bind error.
+    pub fn take_exactly(&mut self, port: u16) -> io::Result<SocketPair> {
+        let in_use = || io::Error::new(io::ErrorKind::AddrNotAvailable, format!("RTP port {port} is not free"));
+        let place = self.free.iter().position(|free| *free == port).ok_or_else(in_use)?;
+        let pair = bind_pair(self.address, port)?;
+        self.free.remove(place);
+        Ok(pair)
     }
 
     /// Returns a pair after its sockets are closed.
@@ -115,6 +137,23 @@ mod tests {
         assert_ne!(third.port, port);
         assert_eq!(fourth.port, port);
         assert!(pool.take().is_err());
+    }
+
+    #[test]
+    fn a_wanted_pair_is_that_pair_or_none() {
+        let mut pool = PortPool::new(LOOPBACK, 39_060, 39_067).rotated(2);
+        let wanted = pool.take_exactly(39_062).unwrap();
+        assert_eq!((wanted.port, pool.free()), (39_062, 3));
+        for refused in [39_062, 39_063, 39_068] {
+            assert!(pool.take_exactly(refused).is_err(), "{refused}");
+        }
+        drop(wanted);
+        pool.give_back(39_062);
+        assert_eq!(pool.take().unwrap().port, 39_064, "the pool was turned by two");
+        let _other = UdpSocket::bind((LOOPBACK, 39_066)).unwrap();
+        assert!(pool.take_exactly(39_066).is_err());
+        assert_eq!(pool.free(), 3, "what others hold stays in the pool");
+        assert!(PortPool::new(LOOPBACK, 39_061, 39_061).rotated(7).take().is_err());
     }
 
     #[test]

@@ -140,8 +140,8 @@ fn check_ready(folder: &Path, key: &NodeKey) -> Result<SignedManifest, String> {
     if manifest.manifest.key_id == *key.public().id() {
         manifest.verify(key.public()).map_err(|error| error.to_string())?;
     }
-    if recording_id(folder) != Some(manifest.manifest.id) {
-        return Err(format!("the manifest is that of recording {}", manifest.manifest.id));
+    if recording_id(folder) != Some(manifest.manifest.part.file) {
+        return Err(format!("the manifest is that of {}", manifest.manifest.part.file));
     }
     let length = |name: &str| fs::metadata(folder.join(name)).map(|file| file.len()).ok();
     let expected = [
@@ -168,7 +168,7 @@ fn reopen(folder: &Path, node: &str, kept: bool) -> Result<FinishedRecording, St
         let manifest = signed.manifest.clone();
         return Ok(FinishedRecording {
             start: RecordingStart {
-                id: manifest.id,
+                part: manifest.part,
                 tenant: manifest.tenant,
                 node: manifest.node,
                 started_at: manifest.started_at,
@@ -187,8 +187,8 @@ fn reopen(folder: &Path, node: &str, kept: bool) -> Result<FinishedRecording, St
         return Err("there is no audio.eopus".to_owned());
     }
     let header = read_header(&path)?;
-    if recording_id(folder) != Some(header.id) {
-        return Err(format!("audio.eopus is that of recording {}", header.id));
+    if recording_id(folder) != Some(header.part.file) {
+        return Err(format!("audio.eopus is that of {}", header.part.file));
     }
     let measured = measure(&path).map_err(tell)?;
     let position = measured.position;
@@ -198,11 +198,11 @@ fn reopen(folder: &Path, node: &str, kept: bool) -> Result<FinishedRecording, St
         let file = fs::OpenOptions::new().write(true).open(&path).map_err(|error| error.to_string())?;
         file.set_len(position.whole_bytes).map_err(|error| format!("the torn end cannot be cut off: {error}"))?;
         let torn = position.torn_bytes;
-        tracing::info!(recording = %header.id, torn, segments = position.segments, "cut off a torn segment");
+        tracing::info!(file = %header.part.file, torn, segments = position.segments, "cut off a torn segment");
     }
     let index = fs::read(folder.join(INDEX)).map(|bytes| Index::parse(&bytes)).unwrap_or_default();
-    let start = index.start.clone().filter(|start| start.id == header.id).unwrap_or_else(|| RecordingStart {
-        id: header.id,
+    let start = index.start.clone().filter(|start| start.part == header.part).unwrap_or_else(|| RecordingStart {
+        part: header.part,
         tenant: header.tenant.clone(),
         node: node.to_owned(),
         started_at: header.created,

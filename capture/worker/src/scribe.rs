@@ -40,14 +40,16 @@ pub struct Ending {
     pub tags: Vec<(String, String)>,
     /// Counts and quality.
     pub quality: RecordingStats,
+    /// Audio that nobody recorded before this part, in ms; `None` where nothing was before it, or nobody knows.
+    pub lost_ms: Option<u64>,
 }
 
-/// What the scribe is handed.
+/// What the scribe is handed. It knows files: a recording may begin its next part while the one before is finished.
 pub(crate) enum Entry {
     Begin { writer: Box<SpoolWriter> },
-    Audio { id: Uuid, bytes: Vec<u8>, segments: u32, duration: Duration },
-    Metadata { id: Uuid, bytes: Vec<u8> },
-    Finish { id: Uuid, ending: Box<Ending> },
+    Audio { file: Uuid, bytes: Vec<u8>, segments: u32, duration: Duration },
+    Metadata { file: Uuid, bytes: Vec<u8> },
+    Finish { file: Uuid, ending: Box<Ending> },
 }
 
 /// What the scribe measures.
@@ -99,24 +101,25 @@ impl Scribe {
     fn take(&self, pages: &mut HashMap<Uuid, Page>, entry: Entry) {
         match entry {
             Entry::Begin { writer } => {
-                pages.insert(writer.id(), Page { writer: *writer, metadata: None, delayed: false, ended: false });
+                pages
+                    .insert(writer.part().file, Page { writer: *writer, metadata: None, delayed: false, ended: false });
             }
-            Entry::Audio { id, bytes, segments, duration } => {
-                if let Some(page) = pages.get_mut(&id) {
+            Entry::Audio { file, bytes, segments, duration } => {
+                if let Some(page) = pages.get_mut(&file) {
                     let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
                     self.append(page, bytes, segments, duration_ms);
                 }
             }
-            Entry::Metadata { id, bytes } => {
-                if let Some(page) = pages.get_mut(&id) {
+            Entry::Metadata { file, bytes } => {
+                if let Some(page) = pages.get_mut(&file) {
                     page.metadata = page.writer.put_metadata(&bytes).err().map(|error| {
-                        tracing::warn!(recording = %id, %error, "metadata waits for the disk");
+                        tracing::warn!(%file, %error, "metadata waits for the disk");
                         bytes
                     });
                 }
             }
-            Entry::Finish { id, ending } => {
-                if let Some(page) = pages.remove(&id) {
+            Entry::Finish { file, ending } => {
+                if let Some(page) = pages.remove(&file) {
                     self.finish(page, *ending);
                 }
             }
@@ -128,15 +131,15 @@ impl Scribe {
             Ok(()) => page.delayed = false,
             Err(error @ AppendError::Delayed { .. }) => {
                 if !std::mem::replace(&mut page.delayed, true) {
-                    tracing::warn!(recording = %page.writer.id(), %error, "audio waits for the disk");
+                    tracing::warn!(recording = %page.writer.part().recording, %error, "audio waits for the disk");
                     self.stats.disk_refuses.store(true, Ordering::Relaxed);
                 }
             }
             Err(error @ AppendError::Ended { .. }) => {
                 if !std::mem::replace(&mut page.ended, true) {
-                    tracing::error!(recording = %page.writer.id(), %error, "a recording is cut short");
+                    tracing::error!(recording = %page.writer.part().recording, %error, "a recording is cut short");
                     self.stats.cut_short.fetch_add(1, Ordering::Relaxed);
-                    let _ = self.events.send(WorkerEvent::Failed { id: page.writer.id() });
+                    let _ = self.events.send(WorkerEvent::Failed { id: page.writer.part().recording });
                 }
             }
         }
@@ -174,9 +177,9 @@ impl Scribe {
         if ending.state != RecordingState::Complete {
             finished.state = ending.state;
         }
-        let (id, tenant, state) = (finished.start.id, finished.start.tenant.clone(), finished.state);
+        let (part, tenant, state) = (finished.start.part, finished.start.tenant.clone(), finished.state);
         (self.finish)(finished, &ending);
-        let event = WorkerEvent::Finished { id, tenant, state, ending: Box::new(ending) };
+        let event = WorkerEvent::Finished { part, tenant, state, ending: Box::new(ending) };
         let _ = self.events.send(event);
     }
 }

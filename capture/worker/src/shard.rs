@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use ferric_media::manifest::RecordingState;
 use ferric_media::metadata::SessionInfo;
+use ferric_media::part::Part;
 use ferric_media::recorder::{Output, Recorder, RecorderEvent};
 use ferric_media::rtp::StreamIndex;
 use ferric_media::stats::StreamStats;
@@ -88,7 +89,7 @@ pub struct ShardStats {
     pub packets_lost: AtomicU64,
     /// Late, double, foreign, malformed packets of calls that ended.
     pub packets_dropped: AtomicU64,
-    /// Audio concealed or silent for loss, in ms, of calls that ended.
+    /// Audio that is missing, in ms: concealed or silent for loss in calls that ended, and before parts that took over.
     pub lost_ms: AtomicU64,
     /// Longest delay of a visit in the last seconds, in µs: the measure of overload.
     pub lag_us: AtomicU64,
@@ -170,6 +171,10 @@ impl State {
         match command {
             Command::Begin { recorder, session, mut sockets, taken } => {
                 sockets.extend(self.take(&taken));
+                // Signalling gave this recording up once, and its peer never knew: what it sent is in the part before.
+                if let Some(before) = self.find(recorder.id()) {
+                    self.end(before, "the next part began");
+                }
                 self.begin(Call { recorder, session, sockets, visits: 0, tags: Vec::new(), parked: None });
             }
             Command::Update { id, streams, mut sockets, taken } => {
@@ -337,15 +342,16 @@ impl State {
     fn drain(&mut self, seat: Seat) {
         let State { seats, shard, .. } = self;
         let Some(call) = call_at(seats, seat) else { return };
-        let id = call.recorder.id();
+        let part = call.recorder.part();
+        let file = part.file;
         while let Some(output) = call.recorder.poll_output() {
             match output {
                 Output::Audio(bytes) => {
                     let (segments, duration) = call.recorder.sealed();
-                    let _ = shard.scribe.send(Entry::Audio { id, bytes, segments, duration });
+                    let _ = shard.scribe.send(Entry::Audio { file, bytes, segments, duration });
                 }
                 Output::Metadata(bytes) => {
-                    let _ = shard.scribe.send(Entry::Metadata { id, bytes });
+                    let _ = shard.scribe.send(Entry::Metadata { file, bytes });
                 }
                 Output::Rtcp { stream, to, muxed, bytes } => {
                     let pair = call.sockets.iter().find(|(index, _)| *index == stream);
@@ -355,7 +361,7 @@ impl State {
                     }
                 }
                 Output::Frame(_) => {}
-                Output::Event(event) => tell(shard, id, event),
+                Output::Event(event) => tell(shard, part, event),
             }
         }
     }
@@ -372,7 +378,7 @@ impl State {
         let Some(call) = place else { return };
         self.free.push(seat.index);
         self.count(&call);
-        let id = call.recorder.id();
+        let file = call.recorder.part().file;
         if let Some(totals) = call.recorder.totals() {
             let ending = Ending {
                 state,
@@ -381,8 +387,9 @@ impl State {
                 session: call.session,
                 tags: call.tags,
                 quality: call.recorder.stats(),
+                lost_ms: call.recorder.lost_ms(),
             };
-            let _ = self.shard.scribe.send(Entry::Finish { id, ending: Box::new(ending) });
+            let _ = self.shard.scribe.send(Entry::Finish { file, ending: Box::new(ending) });
         }
         for (_, pair) in call.sockets {
             give_back(pair, &self.shard.returned_ports);
@@ -450,11 +457,17 @@ fn give_back(pair: SocketPair, ports: &Sender<u16>) {
 }
 
 /// Tells signalling and the log.
-fn tell(shard: &Shard, id: Uuid, event: RecorderEvent) {
+fn tell(shard: &Shard, part: Part, event: RecorderEvent) {
+    let id = part.recording;
     match event {
         RecorderEvent::MediaSilent => {
             tracing::info!(recording = %id, "no RTP on any active stream");
             let _ = shard.events.send(WorkerEvent::MediaSilent { id });
+        }
+        RecorderEvent::TookOver { lost_ms } => {
+            tracing::info!(recording = %id, part = part.number, lost_ms, "the recording goes on here");
+            shard.stats.lost_ms.fetch_add(lost_ms, Ordering::Relaxed);
+            let _ = shard.events.send(WorkerEvent::TookOver { part, lost_ms });
         }
         RecorderEvent::MediaBack => tracing::info!(recording = %id, "RTP is back"),
         RecorderEvent::Failed(error) => {
@@ -492,6 +505,7 @@ impl Call {
     fn snapshot(&self) -> CallSnapshot {
         CallSnapshot {
             id: self.recorder.id(),
+            part: self.recorder.part(),
             tenant: self.recorder.tenant().to_owned(),
             started_at: self.recorder.started_at(),
             paused: self.recorder.is_paused(),

@@ -164,7 +164,7 @@ impl Committer {
 
     fn move_on(&self, finished: &mut FinishedRecording) -> Result<(), SpoolError> {
         let bytes = folder_bytes(&finished.folder);
-        let to = self.spool.folder(Stage::Ready, finished.start.id);
+        let to = self.spool.folder(Stage::Ready, finished.start.part.file);
         fs::rename(&finished.folder, &to).map_err(at("move", &finished.folder))?;
         self.spool.usage().add_bytes(bytes);
         self.spool.usage().remove_bytes(finished.counted);
@@ -179,7 +179,7 @@ impl Committer {
         previous: Option<Digest>,
     ) -> Result<SignedManifest, SpoolError> {
         let manifest = Manifest {
-            id: finished.start.id,
+            part: finished.start.part,
             tenant: finished.start.tenant.clone(),
             node: finished.start.node.clone(),
             state: finished.state,
@@ -319,7 +319,7 @@ impl Finisher {
         let Some(sender) = &self.sender else { return };
         if let Err(TrySendError::Full(finished) | TrySendError::Disconnected(finished)) = sender.try_send(finished) {
             self.stats.left.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(recording = %finished.start.id, "too many finished recordings wait; the next start finishes this one");
+            tracing::error!(file = %finished.start.part.file, "too many finished recordings wait; the next start finishes this one");
         }
     }
 
@@ -379,7 +379,7 @@ fn run(
             retry_at = Instant::now() + RETRY;
         }
         for (finished, error) in result.failed {
-            tracing::error!(recording = %finished.start.id, %error, "a finished recording cannot be made ready yet");
+            tracing::error!(file = %finished.start.part.file, %error, "a finished recording cannot be made ready yet");
             if waiting.len() < WAITING {
                 waiting.push(finished);
             } else {

@@ -17,16 +17,17 @@
 //! personal data: ids, times and counts only.
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use ferric_media::manifest::Digest;
+use ferric_media::part::Part;
 use ferric_media::timestamp::Timestamp;
 
 /// Who a recording belongs to and when it began.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordingStart {
-    /// The recording.
-    pub id: Uuid,
+    /// Which files of which recording.
+    #[serde(flatten)]
+    pub part: Part,
     /// Whose it is.
     pub tenant: String,
     /// The node that records it.
@@ -140,10 +141,11 @@ mod tests {
         clippy::wildcard_enum_match_arm
     )]
     use super::*;
+    use uuid::Uuid;
 
     fn start() -> RecordingStart {
         RecordingStart {
-            id: Uuid::from_u128(1),
+            part: Part::new(Uuid::from_u128(1), 2, Uuid::from_u128(9)),
             tenant: "acme".into(),
             node: "n".into(),
             started_at: Timestamp::from_unix_ms(1_772_352_538_250),

@@ -18,9 +18,8 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use uuid::Uuid;
-
 use ferric_media::manifest::{RecordingState, SignedManifest};
+use ferric_media::part::Part;
 use ferric_media::seal::SealSummary;
 use ferric_media::timestamp::Timestamp;
 
@@ -179,7 +178,7 @@ impl Spool {
         audio_header: &[u8],
         metadata: &[u8],
     ) -> Result<SpoolWriter, SpoolError> {
-        let id = start.id;
+        let id = start.part.file;
         let folder = self.folder(Stage::Recording, id);
         if [Stage::Recording, Stage::Ready].iter().any(|stage| self.folder(*stage, id).exists()) {
             return Err(SpoolError::Exists(id));
@@ -223,9 +222,9 @@ impl Spool {
 }
 
 impl SpoolWriter {
-    /// The recording.
-    pub fn id(&self) -> Uuid {
-        self.start.id
+    /// Which files of which recording.
+    pub fn part(&self) -> Part {
+        self.start.part
     }
 
     /// Appends whole sealed segments. `segments` counts all of the file's once these are in it,
@@ -336,10 +335,11 @@ pub(crate) mod tests {
     use crate::spool_index::Index;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use uuid::Uuid;
 
     pub(crate) fn start(number: u128) -> RecordingStart {
         RecordingStart {
-            id: Uuid::from_u128(number),
+            part: Part::first(Uuid::from_u128(number)),
             tenant: "acme".into(),
             node: "edge-a1".into(),
             started_at: Timestamp::from_unix_ms(1_000_000),

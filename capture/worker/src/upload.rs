@@ -179,7 +179,7 @@ impl UploadHandle {
     pub fn submit(&self, manifest: &SignedManifest) {
         let entry = &manifest.manifest;
         let bytes = entry.audio.bytes + entry.metadata.as_ref().map_or(0, |metadata| metadata.bytes);
-        let order = Order::New(Box::new((entry.tenant.clone(), entry.id, bytes, entry.ended_at)));
+        let order = Order::New(Box::new((entry.tenant.clone(), entry.part.file, bytes, entry.ended_at)));
         if self.orders.try_send(order).is_err() {
             self.shared.rescan.store(true, Ordering::Release);
             self.shared.notify.notify_one();

@@ -139,7 +139,7 @@ impl Transfer<'_> {
     /// Puts and verifies all of a recording; returns bytes sent.
     pub(crate) async fn run(&self, folder: &FilePath, manifest: &SignedManifest) -> Result<u64, TransferError> {
         let entry = &manifest.manifest;
-        let key = |file: &str| self.target.key(entry.started_at, entry.id, file);
+        let key = |file: &str| self.target.key(entry.started_at, entry.part.file, file);
         let path = |file: &str| folder.join(file);
         let (audio, metadata, signed) = (path(AUDIO), path(METADATA), path(MANIFEST));
         let own = manifest.as_bytes();

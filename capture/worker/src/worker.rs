@@ -106,6 +106,15 @@ struct Placed {
     addresses: Vec<StreamAddress>,
 }
 
+/// What a part of this recording still listens on here and its next part is to have.
+fn restored(id: Uuid, before: &Placed, restore: &[StreamAddress]) -> Vec<Taken> {
+    let passes = |have: &StreamAddress| {
+        let wanted = restore.iter().find(|wanted| wanted.address == have.address)?;
+        Some(Taken { from: id, stream: have.stream, becomes: wanted.stream })
+    };
+    before.addresses.iter().filter_map(passes).collect()
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -145,6 +154,7 @@ impl Worker {
             shard_stats.push(stats);
         }
         let ports = PortPool::new(config.rtp_address, config.rtp_ports.0, config.rtp_ports.1);
+        let ports = ports.rotated(usize::from(rand::random::<u16>()));
         let worker = Worker {
             spool,
             shards,
@@ -162,7 +172,7 @@ impl Worker {
         Ok((Arc::new(worker), receiver))
     }
 
-    /// Takes a call: binds its sockets, sets up its files, starts its recorder.
+    /// Takes a call, or the next part of one that ends what this worker still has of it: binds its sockets, sets up its files, starts its recorder.
     ///
     /// # Errors
     /// [`Refusal`] says why not; nothing is left behind then.
@@ -175,13 +185,19 @@ impl Worker {
     fn place(&self, assignment: Assignment) -> Result<Vec<StreamAddress>, Refusal> {
         self.admit()?;
         let tenant = self.config.tenants.get(&assignment.tenant).ok_or(Refusal::Broken)?;
-        let beside = assignment.beside.and_then(|beside| self.shard_of(beside));
-        let shard = beside.unwrap_or_else(|| self.least_loaded());
-        let (taken, mut addresses) = self.taken(&assignment.takes, shard);
-        let is_new = |index: &StreamIndex| !taken.iter().any(|taken| taken.becomes == *index);
-        let sockets = self.bind(assignment.streams.iter().map(|stream| stream.index).filter(is_new))?;
+        let id = assignment.part.recording;
+        let before = lock(&self.calls).get(&id).cloned();
+        let beside = || assignment.beside.and_then(|beside| self.shard_of(beside));
+        let shard = before.as_ref().map(|before| before.shard).or_else(beside);
+        let shard = shard.unwrap_or_else(|| self.least_loaded());
+        let mut takes = assignment.takes.clone();
+        takes.extend(before.iter().flat_map(|before| restored(id, before, &assignment.restore)));
+        let (taken, mut addresses) = self.taken(&takes, shard);
+        let is_new = |stream: &&StreamConfig| !taken.iter().any(|taken| taken.becomes == stream.index);
+        let new = assignment.streams.iter().filter(is_new).map(|stream| stream.index);
+        let sockets = self.bind(new, &assignment.restore)?;
         addresses.extend(self.addresses(&sockets));
-        let (id, session) = (assignment.id, Box::new(assignment.session.clone()));
+        let session = Box::new(assignment.session.clone());
         let (recorder, writer) = match self.begin(assignment, tenant) {
             Ok(begun) => begun,
             Err(refusal) => {
@@ -234,9 +250,11 @@ impl Worker {
 
     /// The recorder and its files.
     fn begin(&self, assignment: Assignment, tenant: &TenantKeys) -> Result<(Recorder, SpoolWriter), Refusal> {
-        let id = assignment.id;
+        let (part, id) = (assignment.part, assignment.part.recording);
         let mut config =
             RecorderConfig::new(id, &assignment.tenant, &self.config.node, tenant.recipients.clone(), rand::random());
+        config.part = part;
+        config.lost_at = assignment.lost.map(Timestamp::from);
         config.opus = self.config.opus;
         config.segment = self.config.segment;
         config.rtp_timeout = self.config.rtp_timeout;
@@ -256,7 +274,7 @@ impl Worker {
             }
         }
         let start = RecordingStart {
-            id,
+            part,
             tenant: assignment.tenant,
             node: self.config.node.clone(),
             started_at: Timestamp::from(assignment.started),
@@ -268,14 +286,28 @@ impl Worker {
         Ok((recorder, writer))
     }
 
-    fn bind(&self, streams: impl Iterator<Item = StreamIndex>) -> Result<Vec<(StreamIndex, SocketPair)>, Refusal> {
+    /// Sockets for streams: those of `restore` on their ports, the others on any.
+    fn bind(
+        &self,
+        streams: impl Iterator<Item = StreamIndex>,
+        restore: &[StreamAddress],
+    ) -> Result<Vec<(StreamIndex, SocketPair)>, Refusal> {
+        if restore.iter().any(|wanted| wanted.address.ip() != self.ip()) {
+            tracing::warn!("streams of another address cannot be restored here");
+            return Err(Refusal::NoPorts);
+        }
         let mut ports = lock(&self.ports);
         for port in self.returned.try_iter() {
             ports.give_back(port);
         }
         let mut sockets = Vec::new();
         for stream in streams {
-            match ports.take() {
+            let wanted = restore.iter().find(|wanted| wanted.stream == stream);
+            let pair = match wanted {
+                Some(wanted) => ports.take_exactly(wanted.address.port()),
+                None => ports.take(),
+            };
+            match pair {
                 Ok(pair) => sockets.push((stream, pair)),
                 Err(error) => {
                     tracing::warn!(%error, "no RTP port");
@@ -298,11 +330,13 @@ impl Worker {
     }
 
     fn addresses(&self, sockets: &[(StreamIndex, SocketPair)]) -> Vec<StreamAddress> {
-        let ip = self.config.advertise.unwrap_or(self.config.rtp_address);
-        sockets
-            .iter()
-            .map(|(stream, pair)| StreamAddress { stream: *stream, address: SocketAddr::new(ip, pair.port) })
-            .collect()
+        let address = |port| SocketAddr::new(self.ip(), port);
+        sockets.iter().map(|(stream, pair)| StreamAddress { stream: *stream, address: address(pair.port) }).collect()
+    }
+
+    /// The address that peers send to.
+    fn ip(&self) -> IpAddr {
+        self.config.advertise.unwrap_or(self.config.rtp_address)
     }
 
     fn least_loaded(&self) -> usize {
@@ -319,7 +353,7 @@ impl Worker {
         let (taken, passed) = self.taken(takes, placed.shard);
         placed.addresses.extend(passed);
         let is_new = |stream: &&StreamConfig| !placed.addresses.iter().any(|have| have.stream == stream.index);
-        let sockets = self.bind(streams.iter().filter(is_new).map(|stream| stream.index))?;
+        let sockets = self.bind(streams.iter().filter(is_new).map(|stream| stream.index), &[])?;
         self.hand_over(&taken);
         let mut addresses = placed.addresses;
         addresses.extend(self.addresses(&sockets));

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use ferric_media::keys::NodeKey;
 use ferric_media::manifest::{AudioEntry, Manifest, RecordingState, SignedManifest};
 use ferric_media::metadata::{Correlator, Participant, RecordingMetadata, SessionInfo, SipIds, StreamReport, Tag};
+use ferric_media::part::Part;
 use ferric_media::timestamp::Timestamp;
 use object_store::ObjectStoreExt as _;
 use rand::SeedableRng as _;
@@ -107,7 +108,8 @@ fn metadata(number: u128, aor: &str) -> RecordingMetadata {
         ..SessionInfo::default()
     };
     let started_at = Timestamp::from_unix_ms(1_000_000 + (number as i64 / 2) * 1000);
-    let mut metadata = RecordingMetadata::new(Uuid::from_u128(number), "acme", "edge-a1", started_at, session);
+    let mut metadata =
+        RecordingMetadata::new(Part::first(Uuid::from_u128(number)), "acme", "edge-a1", started_at, session);
     metadata.tags.push(Tag { name: "case".into(), value: number.to_string(), at_ms: 0 });
     let stream = |lost, mos| StreamReport {
         packets: 100,
@@ -124,7 +126,7 @@ fn manifest(number: u128, previous: Option<Digest>) -> SignedManifest {
     let key = NodeKey::generate(&mut StdRng::seed_from_u64(1)).unwrap();
     let started_at = Timestamp::from_unix_ms(1_000_000 + (number as i64 / 2) * 1000);
     Manifest {
-        id: Uuid::from_u128(number),
+        part: Part::first(Uuid::from_u128(number)),
         tenant: "acme".into(),
         node: "edge-a1".into(),
         state: RecordingState::Complete,
@@ -274,7 +276,7 @@ async fn a_lost_catalogue_is_rebuilt_from_the_manifests_in_the_store(db: Db) {
     for number in 1..=3 {
         let signed = manifest(number, previous);
         previous = Some(signed.digest());
-        let key = |file| target.key(signed.manifest.started_at, signed.manifest.id, file);
+        let key = |file| target.key(signed.manifest.started_at, signed.manifest.part.file, file);
         store.put(&key("manifest.json"), signed.as_bytes().to_vec().into()).await.unwrap();
         store.put(&key("audio.eopus"), b"sealed".to_vec().into()).await.unwrap();
     }

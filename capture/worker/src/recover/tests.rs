@@ -37,7 +37,7 @@ fn node() -> Arc<NodeKey> {
 }
 
 fn header(number: u128, content: Content) -> SealHeader {
-    SealHeader { id: Uuid::from_u128(number), tenant: "acme".into(), content, created: start(number).started_at }
+    SealHeader { part: start(number).part, tenant: "acme".into(), content, created: start(number).started_at }
 }
 
 fn metadata(number: u128) -> Vec<u8> {
@@ -94,7 +94,7 @@ fn assert_sound(spool: &Spool, count: usize) {
     let all = manifests(spool);
     assert_eq!(all.len(), count);
     for signed in &all {
-        let folder = spool.folder(Stage::Ready, signed.manifest.id);
+        let folder = spool.folder(Stage::Ready, signed.manifest.part.file);
         let measured = measure(&folder.join(AUDIO)).unwrap();
         let file = fs::read(folder.join(AUDIO)).unwrap();
         signed.check_audio(file.len() as u64, Digest::of(&file), Some(measured.position.segments)).unwrap();
@@ -250,7 +250,7 @@ fn the_commit_of_a_batch_may_stop_after_any_step() {
         assert_sound(&spool, 4);
         for number in 1..=4 {
             let all = manifests(&spool);
-            let state = all.iter().find(|m| m.manifest.id == Uuid::from_u128(number)).unwrap().manifest.state;
+            let state = all.iter().find(|m| m.manifest.part.file == Uuid::from_u128(number)).unwrap().manifest.state;
             // What was not yet filled when it stopped lacks its last segment.
             assert!(state == RecordingState::Complete || stop < 6, "{state:?} after step {stop}");
         }
@@ -311,7 +311,8 @@ fn a_head_that_was_read_out_of_manifests_outlives_them() {
     files.insert(CHAIN.into(), stopped_after(0).unwrap()[Path::new(CHAIN)].clone());
     let (_dir, spool) = restore(&files);
     recovered(&spool);
-    let last = manifests(&spool).into_iter().find(|signed| signed.manifest.id == Uuid::from_u128(4)).unwrap().digest();
+    let last =
+        manifests(&spool).into_iter().find(|signed| signed.manifest.part.file == Uuid::from_u128(4)).unwrap().digest();
     for (id, _) in spool.ready().unwrap() {
         spool.remove_sent(id).unwrap();
     }
@@ -352,7 +353,7 @@ fn one_bad_folder_holds_up_nobody() {
     assert_eq!(reasons["stray"], "this is no recording");
     assert_eq!(reasons.len(), 4);
     assert_eq!(recovery.ready.len(), 1);
-    assert_eq!(recovery.finished[0].manifest.id, Uuid::from_u128(5));
+    assert_eq!(recovery.finished[0].manifest.part.file, Uuid::from_u128(5));
     assert_eq!(open_ready(&spool, 5).0.len(), 80);
     assert!(spool.entries(Stage::Sent).unwrap().is_empty());
     assert_eq!(spool.ready().unwrap().len(), 2);
@@ -382,7 +383,7 @@ fn the_finisher_commits_what_it_is_given_and_tries_again() {
     let (committer, _) = recover(&spool, node(), "edge-a1", None).unwrap();
     let (sender, ready) = crossbeam_channel::unbounded();
     let finisher = Finisher::start(committer, move |signed| {
-        let _ = sender.send(signed.manifest.id);
+        let _ = sender.send(signed.manifest.part.file);
     })
     .unwrap();
     finisher.submit(record(&spool, 1, 1, true).unwrap());

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use ferric_media::keys::NodeKey;
 use ferric_media::manifest::{AudioEntry, Digest, Manifest, MetadataEntry, RecordingState};
+use ferric_media::part::Part;
 use object_store::ObjectStoreExt as _;
 use rand::rngs::StdRng;
 
@@ -29,7 +30,7 @@ pub(crate) fn ready(spool: &Spool, tenant: &str, number: u128, bytes: usize) -> 
     let (audio, metadata) = (body(number, bytes), b"sealed metadata".to_vec());
     let started_at: Timestamp = "2026-02-03T04:05:06Z".parse().unwrap();
     let signed = Manifest {
-        id: Uuid::from_u128(number),
+        part: Part::first(Uuid::from_u128(number)),
         tenant: tenant.into(),
         node: "edge-a1".into(),
         state: RecordingState::Complete,
@@ -43,7 +44,7 @@ pub(crate) fn ready(spool: &Spool, tenant: &str, number: u128, bytes: usize) -> 
     }
     .sign(&key)
     .unwrap();
-    let folder = spool.folder(Stage::Ready, signed.manifest.id);
+    let folder = spool.folder(Stage::Ready, signed.manifest.part.file);
     make_dir(&folder).unwrap();
     for (name, bytes) in [(AUDIO, &audio[..]), (METADATA, &metadata), (MANIFEST, signed.as_bytes())] {
         write_whole(&folder.join(name), bytes).unwrap();
@@ -121,7 +122,7 @@ impl Bench {
     fn stored(&self) -> Vec<u128> {
         let events = self.events.lock().unwrap();
         let stored = events.iter().filter_map(|event| match event {
-            UploadEvent::Stored { manifest, .. } => Some(manifest.manifest.id.as_u128()),
+            UploadEvent::Stored { manifest, .. } => Some(manifest.manifest.part.file.as_u128()),
             UploadEvent::Failed { .. } | UploadEvent::Aside { .. } => None,
         });
         stored.collect()
