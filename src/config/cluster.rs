@@ -14,6 +14,7 @@
 //! preferred_site = "east"                     # of two halves of a cluster, the one that decides
 //! contact = "srs-east.example.com"            # SRV name of the pair, for Contact
 //! partner = "edge-a2"                         # who holds copies of this node's dialogs
+//! move_by = "update"                          # or "re-invite": how peers are told of another worker
 //! standby = false                             # a worker that gets calls only when no other can
 //! nats = ["nats://10.0.0.5:4222"]
 //! nats_ca = "nats-ca.crt"                     # for tls:// servers; else the CA of the cluster
@@ -64,6 +65,8 @@ pub struct Cluster {
     pub contact: Option<String>,
     /// The node that holds copies of this one's dialogs.
     pub partner: Option<String>,
+    /// Peers are told of another worker by re-INVITE, also those that allow UPDATE.
+    pub moves_by_invite: bool,
     /// A worker that gets calls only when no other can.
     pub standby: bool,
     /// NATS servers, the nearest first; none: soft state by the fabric alone.
@@ -126,6 +129,11 @@ pub(super) fn read(
     let right = "the id of another node, as in its [node] id";
     let partner =
         section.parsed("partner", right, errors, |text| (is_token(text) && text != node.id).then(|| text.to_owned()));
+    let moves_by_invite = section.parsed("move_by", "\"update\" or \"re-invite\"", errors, |text| match text {
+        "update" => Some(false),
+        "re-invite" => Some(true),
+        _ => None,
+    });
     let standby = section.flag("standby", errors).unwrap_or(false);
     if standby && !node.roles.iter().any(|role| role == "capture") {
         warnings.push("cluster.standby is for capture workers: node.roles does not name \"capture\"".to_owned());
@@ -154,6 +162,7 @@ pub(super) fn read(
         preferred_site,
         contact,
         partner,
+        moves_by_invite: moves_by_invite.unwrap_or(false),
         standby,
         nats,
         nats_ca,

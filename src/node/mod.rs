@@ -558,7 +558,10 @@ fn srs_config(config: &Config, bound: &[(Transport, SocketAddr)]) -> SrsConfig {
         probe_interval: PROBE_INTERVAL,
         // Capture refuses with a reason; this bound only keeps the table finite.
         max_sessions: config.capture.max_calls.saturating_mul(2).max(64),
-        takeover: TakeoverConfig::default(),
+        takeover: TakeoverConfig {
+            by_invite: config.cluster.as_ref().is_some_and(|cluster| cluster.moves_by_invite),
+            ..TakeoverConfig::default()
+        },
         advertise: advertise.collect(),
         contact: config.cluster.as_ref().and_then(|cluster| cluster.contact.clone()),
         listeners: bound.to_vec(),

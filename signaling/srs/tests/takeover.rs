@@ -165,6 +165,25 @@ fn a_peer_that_knows_nothing_of_the_call_or_says_nothing_is_gone() {
 }
 
 #[test]
+fn a_peer_that_cannot_be_reached_at_the_moment_is_tried_again() {
+    let mut rig = recorded(&[]);
+    rig.lost();
+    rig.ready();
+    for _ in 0..3 {
+        let offer = rig.answer();
+        assert_eq!(offer.method(), Method::Invite);
+        rig.unreachable();
+        assert_eq!((rig.srs.sessions(), rig.sent.len()), (1, 0), "{}", rig.trace);
+        rig.wait(3 * SECOND);
+    }
+    let offer = rig.answer();
+    rig.respond(&offer, 200, SDP);
+    assert_eq!(moved(&rig).len(), 1);
+    rig.sent.clear();
+    ends_well(&mut rig);
+}
+
+#[test]
 fn a_peer_that_refuses_keeps_its_dialog_and_gets_the_old_worker_back() {
     let mut rig = recorded(&[]);
     rig.lost();

@@ -37,6 +37,8 @@ use crate::session::{Moving, Own, SessionKey};
 const TICK: Duration = Duration::from_millis(10);
 /// So often a peer may put an offer off.
 const MOST_PUT_OFF: u32 = 10;
+/// A peer that could not be reached is tried again after this.
+const UNREACHABLE: Duration = Duration::from_secs(2);
 /// A peer that names a longer time than this has refused.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(32);
 
@@ -253,9 +255,10 @@ fn verdict(status: u16, response: Option<&Message>, is_update: bool, answer: Opt
         200..=299 if is_update && answer.is_none() => Verdict::ByInvite,
         200..=299 if takes_none() => Verdict::Refused,
         200..=299 => Verdict::Taken,
-        // Nothing came back, or there is no such call (RFC 3261 12.2.1.2).
+        // Nothing came back in all that time, or there is no such call (RFC 3261 12.2.1.2).
         408 | 481 => Verdict::Gone,
-        503 if response.is_none() => Verdict::Gone,
+        // It could not be sent: a peer that lost its connection makes another.
+        503 if response.is_none() => Verdict::Later(UNREACHABLE),
         491 => Verdict::Later(Duration::ZERO),
         405 | 501 if is_update => Verdict::ByInvite,
         500..=599 if retry_after().is_some() => Verdict::Later(retry_after().unwrap_or_default()),

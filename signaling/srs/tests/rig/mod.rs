@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use ferric_simnet::{Clock, sip_label};
 use ferric_sip::dialog::SessionTimerConfig;
+use ferric_sip::flow::Destination;
 use ferric_sip::sdp::Format;
 use ferric_sip::transaction::{Timers, TransactionLimits};
 use ferric_sip::trust::TrustTable;
@@ -266,6 +267,13 @@ impl Rig {
         let (recording, part) = (self.session(), self.part().number);
         self.line("capture: lost");
         self.capture(CaptureEvent::Lost { recording, part });
+    }
+
+    /// The connection to the client breaks, and no other can be had.
+    pub fn unreachable(&mut self) {
+        let to = Destination { flow: self.flow, server_name: None };
+        self.srs.handle_transport_error(self.clock.now(), &to);
+        self.drain();
     }
 
     /// The old worker of the recording assigned last is back.
