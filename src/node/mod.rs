@@ -201,8 +201,10 @@ impl Node {
         let (submit, ended_ledger) = (Arc::clone(&finisher), ledger.clone());
         let finish = move |finished: FinishedRecording, ending: &Ending| {
             let id = finished.start.part.recording;
-            let reason = (finished.state == RecordingState::Partial).then(|| ending.reason.to_owned());
-            assurance::details(&ended_ledger, id, ending, reason);
+            let reason = (finished.state == RecordingState::Partial).then(|| ending.reason.to_string());
+            if !finished.is_held() {
+                assurance::details(&ended_ledger, id, ending, reason);
+            }
             submit.submit(finished);
         };
         let (worker, worker_events) = Worker::start(worker_config(&config)?, spool.clone(), finish)?;

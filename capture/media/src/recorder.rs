@@ -302,6 +302,11 @@ impl Recorder {
         &self.config.tenant
     }
 
+    /// Zero of its timeline, on the clock of its inputs.
+    pub fn start(&self) -> Instant {
+        self.pipeline.start()
+    }
+
     /// Zero of its timeline.
     pub fn started_at(&self) -> Timestamp {
         self.metadata.started_at
@@ -461,6 +466,21 @@ impl Recorder {
         true
     }
 
+    /// A copy goes on as the recording: its original is gone.
+    pub fn promote(&mut self, now: Instant) {
+        self.config.part.copy = false;
+        self.metadata.part = self.config.part;
+        let at = self.metadata.started_at.plus(now.saturating_duration_since(self.pipeline.start()));
+        self.metadata.hand_overs.push(HandOver {
+            part: self.config.part.number.get(),
+            node: self.config.node.clone(),
+            at,
+            lost_ms: None,
+            cause: "worker-lost".to_owned(),
+        });
+        self.metadata_dirty = true;
+    }
+
     /// True between pause and resume.
     pub fn is_paused(&self) -> bool {
         self.pipeline.is_paused()
@@ -587,7 +607,7 @@ impl Recorder {
 
     /// Audio that nobody recorded before this part, in ms; `None` until that is known.
     pub fn lost_ms(&self) -> Option<u64> {
-        self.metadata.hand_overs.last().and_then(|hand_over| hand_over.lost_ms)
+        self.metadata.hand_overs.iter().find_map(|hand_over| hand_over.lost_ms)
     }
 
     /// Measures of the whole, once stopped.

@@ -85,6 +85,7 @@ fn mirrored(streams: Vec<StreamConfig>, mut packets: Vec<Datagram>, events: Vec<
         original: Uuid::from_u128(7),
         node: "edge".into(),
         tenant: "acme".into(),
+        original_started_at: Timestamp::from_unix_ms(0),
         started_at: Timestamp::from_unix_ms(0),
         session: SessionInfo::default(),
         streams,

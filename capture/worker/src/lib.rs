@@ -5,6 +5,7 @@
 
 mod agenda;
 pub mod call;
+pub mod mirror;
 pub mod ports;
 mod scribe;
 mod shard;
@@ -30,6 +31,7 @@ pub mod spool_gauge;
 pub mod spool_index;
 pub mod spool_writer;
 pub mod store;
+pub mod store_lookup;
 pub mod store_probe;
 pub mod sync;
 pub mod upload;

@@ -7,6 +7,7 @@
 //! | `recording/<id>`, its manifest named by the chain | moved to `ready` |
 //! | `recording/<id>`, index ended, all segments there | committed as `complete` |
 //! | `recording/<id>`, anything else with a whole header | torn tail cut off, committed as `recovered` |
+//! | `recording/<id>` of a copy, or of a mirrored recording that was cut off | moved to `held`, where it waits for its twin |
 //! | `recording/<id>` without a readable audio header | set aside |
 //! | `ready/<id>` whose manifest does not parse or is not this node's, or whose files have other lengths | set aside |
 //! | names that are no recording | set aside |
@@ -27,9 +28,12 @@ use std::sync::Arc;
 use ferric_media::eopus::{Frame, Framer, Header};
 use ferric_media::keys::NodeKey;
 use ferric_media::manifest::{Digest, RecordingState, SignedManifest};
+use ferric_media::part::Part;
 use ferric_media::seal::SealSummary;
 use ferric_media::timestamp::Timestamp;
+use uuid::Uuid;
 
+use crate::mirror::twin::{Role, Twin};
 use crate::spool::{AUDIO, INDEX, MANIFEST, METADATA, Spool, SpoolError, Stage, at, recording_id};
 use crate::spool_chain::{settle, store_head, stored_head};
 use crate::spool_commit::{Committer, measure};
@@ -43,6 +47,8 @@ pub struct Recovery {
     pub finished: Vec<SignedManifest>,
     /// Recordings that were ready before.
     pub ready: Vec<SignedManifest>,
+    /// Held back for their twins now.
+    pub held: Vec<Part>,
     /// What was set aside, with the reason.
     pub aside: Vec<(String, String)>,
     /// Recordings that the disk refuses to finish now; hand them to the [`crate::spool_commit::Finisher`],
@@ -95,10 +101,33 @@ pub fn recover(
     while !batch.is_empty() {
         let rest = batch.split_off(batch.len().min(64));
         let result = committer.commit(std::mem::replace(&mut batch, rest));
+        recovery.held.extend(result.held);
         recovery.finished.extend(result.ready);
         recovery.failed.extend(result.failed);
     }
     Ok((committer, recovery))
+}
+
+/// Takes a held recording out of its wait, to be handed to the [`crate::spool_commit::Finisher`]. A crash before it is
+/// committed puts it back.
+///
+/// # Errors
+/// It cannot be moved, or is damaged; then it is set aside.
+pub fn release_held(spool: &Spool, id: Uuid, node: &str) -> Result<FinishedRecording, SpoolError> {
+    let (from, to) = (spool.folder(Stage::Held, id), spool.folder(Stage::Recording, id));
+    fs::rename(&from, &to).map_err(at("move", &from))?;
+    match reopen(&to, node, false) {
+        Ok(mut finished) => {
+            let outcome = Twin::load(&to).and_then(|twin| twin.outcome);
+            finished.state = outcome.map_or(finished.state, |outcome| outcome.state);
+            finished.hold = false;
+            Ok(finished)
+        }
+        Err(reason) => {
+            let path = spool.set_aside(&to, &reason)?;
+            Err(SpoolError::Damaged { path, reason })
+        }
+    }
 }
 
 /// Removes what a crash left half made, and sets aside what is no recording.
@@ -180,6 +209,7 @@ fn reopen(folder: &Path, node: &str, kept: bool) -> Result<FinishedRecording, St
             summary: None,
             pending: None,
             counted: crate::spool::folder_bytes(folder),
+            hold: false,
             signed: Some(signed),
         });
     }
@@ -219,6 +249,16 @@ fn reopen(folder: &Path, node: &str, kept: bool) -> Result<FinishedRecording, St
             (RecordingState::Recovered, duration_ms, start.started_at.plus(lasted))
         }
     };
+    let mut start = start;
+    let hold = match Twin::load(folder) {
+        Some(twin) if twin.promoted => {
+            start.part.copy = false;
+            false
+        }
+        Some(Twin { role: Role::Copy, .. }) => true,
+        Some(Twin { role: Role::Original, .. }) => state == RecordingState::Recovered,
+        None => false,
+    };
     let summary = SealSummary { bytes: position.whole_bytes, sha256: measured.sha256.0, segments: position.segments };
     Ok(FinishedRecording {
         start,
@@ -229,8 +269,14 @@ fn reopen(folder: &Path, node: &str, kept: bool) -> Result<FinishedRecording, St
         summary: Some(summary),
         pending: None,
         counted: crate::spool::folder_bytes(folder),
+        hold,
         signed: None,
     })
+}
+
+/// Whose recording lies in a folder.
+pub(crate) fn tenant_of(folder: &Path) -> Option<String> {
+    read_header(&folder.join(AUDIO)).ok().map(|header| header.tenant)
 }
 
 fn read_header(path: &Path) -> Result<Header, String> {

@@ -6,6 +6,7 @@
 //! costs nothing while the backlogs of the writers hold; an alarm stands as
 //! long as one of them is not empty.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,6 +21,7 @@ use ferric_media::stats::RecordingStats;
 use uuid::Uuid;
 
 use crate::call::WorkerEvent;
+use crate::mirror::twin::Twin;
 use crate::spool_writer::{AppendError, FinishedRecording, RecordingEnd, SpoolWriter};
 
 /// While something waits for the disk, it is tried again this often.
@@ -31,7 +33,7 @@ pub struct Ending {
     /// Complete, or partial when no media ever came.
     pub state: RecordingState,
     /// Why, in a few words.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// Lengths and hashes.
     pub totals: RecordingTotals,
     /// The last that signalling knew.
@@ -47,6 +49,8 @@ pub struct Ending {
 /// What the scribe is handed. It knows files: a recording may begin its next part while the one before is finished.
 pub(crate) enum Entry {
     Begin { writer: Box<SpoolWriter> },
+    Twin { file: Uuid, twin: Twin },
+    Promoted { file: Uuid },
     Audio { file: Uuid, bytes: Vec<u8>, segments: u32, duration: Duration },
     Metadata { file: Uuid, bytes: Vec<u8> },
     Finish { file: Uuid, ending: Box<Ending> },
@@ -65,8 +69,19 @@ struct Page {
     writer: SpoolWriter,
     /// Metadata that the disk refused; the newest counts.
     metadata: Option<Vec<u8>>,
+    /// The other files of a mirrored recording.
+    twin: Option<Twin>,
     delayed: bool,
     ended: bool,
+}
+
+impl Page {
+    /// A disk that refuses it loses no audio: without it, files are stored a second time at worst.
+    fn store_twin(&self) {
+        if let Some(Err(error)) = self.twin.as_ref().map(|twin| twin.store(self.writer.folder())) {
+            tracing::warn!(recording = %self.writer.part().recording, %error, "the mirror is not noted beside its files");
+        }
+    }
 }
 
 /// Where finished recordings go.
@@ -101,8 +116,10 @@ impl Scribe {
     fn take(&self, pages: &mut HashMap<Uuid, Page>, entry: Entry) {
         match entry {
             Entry::Begin { writer } => {
-                pages
-                    .insert(writer.part().file, Page { writer: *writer, metadata: None, delayed: false, ended: false });
+                pages.insert(
+                    writer.part().file,
+                    Page { writer: *writer, metadata: None, twin: None, delayed: false, ended: false },
+                );
             }
             Entry::Audio { file, bytes, segments, duration } => {
                 if let Some(page) = pages.get_mut(&file) {
@@ -116,6 +133,21 @@ impl Scribe {
                         tracing::warn!(%file, %error, "metadata waits for the disk");
                         bytes
                     });
+                }
+            }
+            Entry::Twin { file, twin } => {
+                if let Some(page) = pages.get_mut(&file) {
+                    page.twin = Some(twin);
+                    page.store_twin();
+                }
+            }
+            Entry::Promoted { file } => {
+                if let Some(page) = pages.get_mut(&file) {
+                    page.writer.promote();
+                    if let Some(twin) = &mut page.twin {
+                        twin.promoted = true;
+                    }
+                    page.store_twin();
                 }
             }
             Entry::Finish { file, ending } => {
@@ -178,7 +210,11 @@ impl Scribe {
             finished.state = ending.state;
         }
         let (part, tenant, state) = (finished.start.part, finished.start.tenant.clone(), finished.state);
+        let held = finished.hold;
         (self.finish)(finished, &ending);
+        if held {
+            return;
+        }
         let event = WorkerEvent::Finished { part, tenant, state, ending: Box::new(ending) };
         let _ = self.events.send(event);
     }

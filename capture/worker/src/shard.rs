@@ -12,14 +12,18 @@
 //! (the machine is too busy) is measured, so that new calls can be refused
 //! before quality suffers.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use ferric_media::manifest::RecordingState;
 use ferric_media::metadata::SessionInfo;
+use ferric_media::mirror::{Control as Mirrored, Port, Report, Streams};
 use ferric_media::part::Part;
 use ferric_media::recorder::{Output, Recorder, RecorderEvent};
 use ferric_media::rtp::StreamIndex;
@@ -29,6 +33,9 @@ use uuid::Uuid;
 
 use crate::agenda::{Agenda, Seat};
 use crate::call::{CallSnapshot, Control, ControlError, ControlOutcome, Taken, WorkerEvent};
+use crate::mirror::shard::MirrorOrder;
+use crate::mirror::twin::Twin;
+use crate::mirror::{Copies, Follower, MirrorStats, Original, Timeline};
 use crate::ports::SocketPair;
 use crate::scribe::{Ending, Entry};
 use crate::socket::{ClockPair, ReceiveBatch};
@@ -45,6 +52,7 @@ pub(crate) enum Command {
     Begin {
         recorder: Box<Recorder>,
         session: Box<SessionInfo>,
+        streams: Vec<StreamConfig>,
         sockets: Vec<(StreamIndex, SocketPair)>,
         taken: Vec<Taken>,
     },
@@ -73,6 +81,30 @@ pub(crate) enum Command {
     Snapshot {
         reply: Sender<Vec<CallSnapshot>>,
     },
+    /// Tell a call to another node.
+    Mirror(Box<MirrorOrder>),
+    StopMirror {
+        recording: Uuid,
+    },
+    /// Of a copy elsewhere.
+    Report(Report),
+    /// A copy begins here.
+    Copy(Box<Call>),
+    /// The original of a copy is gone; the answer is the copy's streams.
+    CloseFeed {
+        copy: Uuid,
+        reply: Sender<Option<Vec<StreamIndex>>>,
+    },
+    /// The copy goes on with these sockets.
+    Promote {
+        copy: Uuid,
+        sockets: Vec<(StreamIndex, SocketPair)>,
+        delay: Duration,
+    },
+    EndCopy {
+        copy: Uuid,
+        reason: &'static str,
+    },
     Shutdown,
 }
 
@@ -97,14 +129,26 @@ pub struct ShardStats {
     pub busy_us: AtomicU64,
 }
 
-struct Call {
-    recorder: Box<Recorder>,
-    session: Box<SessionInfo>,
-    sockets: Vec<(StreamIndex, SocketPair)>,
+pub(crate) struct Call {
+    pub(crate) recorder: Box<Recorder>,
+    pub(crate) session: Box<SessionInfo>,
+    pub(crate) streams: Vec<StreamConfig>,
+    pub(crate) sockets: Vec<(StreamIndex, SocketPair)>,
     visits: u32,
-    tags: Vec<(String, String)>,
+    pub(crate) tags: Vec<(String, String)>,
     /// It stands still since then.
     parked: Option<Instant>,
+    /// Something came to its sockets.
+    pub(crate) heard: bool,
+    /// It was a copy and goes on as the recording.
+    pub(crate) promoted: bool,
+    pub(crate) timeline: Timeline,
+    /// It is told to another node.
+    pub(crate) mirror: Option<Box<Original>>,
+    /// To be noted once the copy follows.
+    pub(crate) twin: Option<Twin>,
+    /// It is told by another node, and has no sockets.
+    pub(crate) copy: Option<Box<Follower>>,
 }
 
 pub(crate) struct Shard {
@@ -112,16 +156,24 @@ pub(crate) struct Shard {
     pub(crate) scribe: Sender<Entry>,
     pub(crate) events: tokio::sync::mpsc::UnboundedSender<WorkerEvent>,
     pub(crate) returned_ports: Sender<u16>,
+    /// For the copies here, with their arrival.
+    pub(crate) frames: Receiver<(Instant, Bytes)>,
+    pub(crate) copies: Arc<Copies>,
     pub(crate) stats: Arc<ShardStats>,
+    pub(crate) mirror_stats: Arc<MirrorStats>,
 }
 
 /// The shard's own state, on its thread.
-struct State {
-    shard: Shard,
-    seats: Vec<(u64, Option<Call>)>,
+pub(crate) struct State {
+    pub(crate) shard: Shard,
+    pub(crate) seats: Vec<(u64, Option<Call>)>,
     free: Vec<usize>,
     agenda: Agenda,
     batch: ReceiveBatch,
+    /// Copies by file id.
+    pub(crate) copies: HashMap<Uuid, Seat>,
+    /// Mirrors of calls that are over, and until when they are kept.
+    pub(crate) lingering: Vec<(Instant, Box<Original>)>,
 }
 
 impl Shard {
@@ -133,6 +185,8 @@ impl Shard {
             free: Vec::new(),
             agenda: Agenda::new(),
             batch: ReceiveBatch::new(),
+            copies: HashMap::new(),
+            lingering: Vec::new(),
         };
         while state.wait() {
             state.visit_due();
@@ -169,13 +223,13 @@ impl State {
 
     fn handle(&mut self, command: Command) {
         match command {
-            Command::Begin { recorder, session, mut sockets, taken } => {
+            Command::Begin { recorder, session, streams, mut sockets, taken } => {
                 sockets.extend(self.take(&taken));
                 // Signalling gave this recording up once, and its peer never knew: what it sent is in the part before.
                 if let Some(before) = self.find(recorder.id()) {
                     self.end(before, "the next part began");
                 }
-                self.begin(Call { recorder, session, sockets, visits: 0, tags: Vec::new(), parked: None });
+                self.begin(Call::new(recorder, session, sockets, streams));
             }
             Command::Update { id, streams, mut sockets, taken } => {
                 sockets.extend(self.take(&taken));
@@ -184,6 +238,7 @@ impl State {
             Command::Session { id, session } => {
                 if let Some(call) = self.find(id).and_then(|seat| self.call(seat)) {
                     call.recorder.set_session((*session).clone());
+                    call.tell_mirror(Instant::now(), || Mirrored::Session(session.clone()));
                     call.session = session;
                 }
             }
@@ -203,8 +258,17 @@ impl State {
                     self.end(seat, reason);
                 }
             }
+            Command::Mirror(order) => self.mirror(*order),
+            Command::StopMirror { recording } => self.stop_mirror(recording),
+            Command::Report(report) => self.report(&report),
+            Command::Copy(call) => self.begin_copy(*call),
+            Command::CloseFeed { copy, reply } => {
+                let _ = reply.send(self.close_feed(copy));
+            }
+            Command::Promote { copy, sockets, delay } => self.promote(copy, sockets, delay),
+            Command::EndCopy { copy, reason } => self.end_copy(copy, reason),
             Command::Snapshot { reply } => {
-                let calls = self.seats.iter().filter_map(|(_, call)| call.as_ref());
+                let calls = self.seats.iter().filter_map(|(_, call)| call.as_ref().filter(|call| call.copy.is_none()));
                 let _ = reply.send(calls.map(Call::snapshot).collect());
             }
             Command::Shutdown => {}
@@ -227,7 +291,7 @@ impl State {
         sockets
     }
 
-    fn begin(&mut self, call: Call) {
+    pub(crate) fn begin(&mut self, call: Call) -> Option<Seat> {
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
@@ -235,7 +299,7 @@ impl State {
                 self.seats.len() - 1
             }
         };
-        let Some((generation, place)) = self.seats.get_mut(index) else { return };
+        let (generation, place) = self.seats.get_mut(index)?;
         *generation += 1;
         *place = Some(call);
         let seat = Seat { index, generation: *generation };
@@ -244,6 +308,7 @@ impl State {
         // Calls that began together are spread over the interval.
         let spread = VISIT.mul_f64((index % 16) as f64 / 16.0);
         self.agenda.push(Instant::now() + spread, seat);
+        Some(seat)
     }
 
     fn update(&mut self, id: Uuid, streams: Vec<StreamConfig>, sockets: Vec<(StreamIndex, SocketPair)>) {
@@ -262,14 +327,23 @@ impl State {
             }
         }
         call.sockets = kept;
-        call.recorder.update_streams(Instant::now(), streams);
+        let now = Instant::now();
+        call.streams.clone_from(&streams);
+        call.tell_mirror(now, || Mirrored::Streams(Streams(streams.clone())));
+        call.recorder.update_streams(call.timeline.now(now), streams);
         self.drain(seat);
     }
 
     fn control(&mut self, id: Uuid, control: Control) -> Result<ControlOutcome, ControlError> {
         let seat = self.find(id).ok_or(ControlError::NotFound)?;
-        let now = Instant::now();
         let call = self.call(seat).ok_or(ControlError::NotFound)?;
+        let local = Instant::now();
+        let now = call.timeline.now(local);
+        let told = match &control {
+            Control::Pause { by } => Mirrored::Pause { by: by.clone() },
+            Control::Resume => Mirrored::Resume,
+            Control::Tags(tags) => Mirrored::Tags(tags.clone()),
+        };
         let recorder = &mut call.recorder;
         let done = match control {
             Control::Pause { by } => recorder.pause(now, by.as_deref()),
@@ -288,11 +362,17 @@ impl State {
             ControlOutcome { changed: done, paused: recorder.is_paused(), at_ms: recorder.stats().duration_ms };
         // What was asked for is on disk soon, not at the next visit.
         recorder.advance(now);
+        call.tell_mirror(local, || told);
+        if let Some(mirror) = &mut call.mirror {
+            mirror.tap.begin_visit(local);
+            mirror.tap.end_visit();
+        }
         self.drain(seat);
         Ok(outcome)
     }
 
     fn visit_due(&mut self) {
+        self.take_frames();
         let began = Instant::now();
         let mut worst = Duration::ZERO;
         let mut visited = false;
@@ -317,33 +397,53 @@ impl State {
     fn visit(&mut self, seat: Seat, clock: &ClockPair) -> bool {
         let State { seats, batch, shard, .. } = self;
         let Some(call) = call_at(seats, seat) else { return false };
+        if call.copy.is_some() {
+            return self.follow(seat, clock.now);
+        }
         if call.parked.is_some() {
             return true;
         }
-        let Call { recorder, sockets, visits, .. } = call;
+        let Call { recorder, sockets, visits, timeline, mirror, .. } = call;
         *visits = visits.wrapping_add(1);
+        if let Some(mirror) = mirror {
+            mirror.tap.begin_visit(clock.now);
+        }
+        let mut take = |at: Instant, stream: StreamIndex, port: Port, source: SocketAddr, bytes: &[u8]| {
+            if let Some(mirror) = mirror {
+                mirror.tap.datagram(at, stream, port, source, bytes);
+            }
+            match port {
+                Port::Rtp => recorder.handle_rtp(timeline.arrival(at), stream, source, bytes),
+                Port::Rtcp => recorder.handle_rtcp(timeline.arrival(at), stream, source, bytes),
+            }
+        };
         let mut packets = 0;
         for (stream, pair) in sockets.iter() {
-            packets +=
-                pair.rtp.receive(clock, batch, |at, source, bytes| recorder.handle_rtp(at, *stream, source, bytes));
+            packets += pair.rtp.receive(clock, batch, |at, source, bytes| take(at, *stream, Port::Rtp, source, bytes));
             if visits.is_multiple_of(RTCP_EVERY) {
-                packets += pair
-                    .rtcp
-                    .receive(clock, batch, |at, source, bytes| recorder.handle_rtcp(at, *stream, source, bytes));
+                packets +=
+                    pair.rtcp.receive(clock, batch, |at, source, bytes| take(at, *stream, Port::Rtcp, source, bytes));
             }
         }
+        if let Some(mirror) = mirror {
+            mirror.tap.end_visit();
+            mirror.flush(clock.now);
+        }
+        call.heard |= packets > 0;
         shard.stats.packets.fetch_add(packets as u64, Ordering::Relaxed);
-        recorder.advance(clock.now);
+        call.recorder.advance(call.timeline.now(clock.now));
         self.drain(seat);
         true
     }
 
     /// Carries out what the recorder wants.
-    fn drain(&mut self, seat: Seat) {
+    pub(crate) fn drain(&mut self, seat: Seat) {
         let State { seats, shard, .. } = self;
         let Some(call) = call_at(seats, seat) else { return };
         let part = call.recorder.part();
         let file = part.file;
+        // A copy answers nobody and is told to nobody.
+        let quiet = call.copy.is_some();
         while let Some(output) = call.recorder.poll_output() {
             match output {
                 Output::Audio(bytes) => {
@@ -353,6 +453,7 @@ impl State {
                 Output::Metadata(bytes) => {
                     let _ = shard.scribe.send(Entry::Metadata { file, bytes });
                 }
+                Output::Rtcp { .. } | Output::Event(_) if quiet => {}
                 Output::Rtcp { stream, to, muxed, bytes } => {
                     let pair = call.sockets.iter().find(|(index, _)| *index == stream);
                     if let Some((_, pair)) = pair {
@@ -371,14 +472,33 @@ impl State {
         let clock = ClockPair::read();
         self.visit(seat, &clock);
         let Some(call) = call_at(&mut self.seats, seat) else { return };
-        let (state, reason) = verdict(&call.recorder.stats().streams, reason);
-        call.recorder.stop(call.parked.unwrap_or(clock.now), state, reason);
+        let at = call.parked.unwrap_or(clock.now);
+        call.tell_mirror(at, || Mirrored::Stop { reason: reason.to_owned() });
+        let at = call.timeline.now(at);
+        self.finish(seat, at, reason.into(), RecordingState::Complete);
+    }
+
+    /// Stops a call's recorder, and takes it off the shard. `state` is the best that it can be.
+    pub(crate) fn finish(&mut self, seat: Seat, at: Instant, reason: Cow<'static, str>, state: RecordingState) {
+        let Some(call) = call_at(&mut self.seats, seat) else { return };
+        let (state, reason) = match verdict(&call.recorder.stats().streams) {
+            Some(short) if state == RecordingState::Complete => (RecordingState::Partial, Cow::Borrowed(short)),
+            Some(_) | None => (state, reason),
+        };
+        call.recorder.stop(at, state, &reason);
         self.drain(seat);
         let place = self.seats.get_mut(seat.index).and_then(|(_, place)| place.take());
-        let Some(call) = place else { return };
+        let Some(mut call) = place else { return };
         self.free.push(seat.index);
         self.count(&call);
         let file = call.recorder.part().file;
+        if let Some(mirror) = call.mirror.take() {
+            self.linger(mirror);
+        }
+        if call.copy.is_some() {
+            self.copies.remove(&file);
+            self.shard.copies.remove(file);
+        }
         if let Some(totals) = call.recorder.totals() {
             let ending = Ending {
                 state,
@@ -418,30 +538,28 @@ impl State {
         }
     }
 
-    fn find(&self, id: Uuid) -> Option<Seat> {
+    pub(crate) fn find(&self, id: Uuid) -> Option<Seat> {
         self.seats.iter().enumerate().find_map(|(index, (generation, call))| {
-            (call.as_ref()?.recorder.id() == id).then_some(Seat { index, generation: *generation })
+            let call = call.as_ref().filter(|call| call.copy.is_none())?;
+            (call.recorder.id() == id).then_some(Seat { index, generation: *generation })
         })
     }
 
-    fn call(&mut self, seat: Seat) -> Option<&mut Call> {
+    pub(crate) fn call(&mut self, seat: Seat) -> Option<&mut Call> {
         call_at(&mut self.seats, seat)
     }
 }
 
-/// How a call ended. What should have been heard and was not makes it partial.
-fn verdict(streams: &[StreamStats], reason: &'static str) -> (RecordingState, &'static str) {
+/// Why a call is partial: what should have been heard and was not.
+fn verdict(streams: &[StreamStats]) -> Option<&'static str> {
     let nothing = |stream: &&StreamStats| stream.packets == 0;
     if streams.iter().any(|stream| nothing(&stream) && stream.undecryptable + stream.unprotected > 0) {
-        (RecordingState::Partial, "SRTP could not be opened")
+        Some("SRTP could not be opened")
     } else if streams.iter().all(|stream| nothing(&stream)) {
         let unknown = streams.iter().any(|stream| stream.wrong_payload_type > 0);
-        (
-            RecordingState::Partial,
-            if unknown { "media came in payload types that were not agreed" } else { "no media came" },
-        )
+        Some(if unknown { "media came in payload types that were not agreed" } else { "no media came" })
     } else {
-        (RecordingState::Complete, reason)
+        None
     }
 }
 
@@ -502,6 +620,37 @@ fn log_source(what: &str, id: Uuid, stream: StreamIndex, from: SocketAddr) {
 }
 
 impl Call {
+    pub(crate) fn new(
+        recorder: Box<Recorder>,
+        session: Box<SessionInfo>,
+        sockets: Vec<(StreamIndex, SocketPair)>,
+        streams: Vec<StreamConfig>,
+    ) -> Call {
+        Call {
+            recorder,
+            session,
+            streams,
+            sockets,
+            visits: 0,
+            tags: Vec::new(),
+            parked: None,
+            heard: false,
+            promoted: false,
+            timeline: Timeline::default(),
+            mirror: None,
+            twin: None,
+            copy: None,
+        }
+    }
+
+    /// Tells the copy, if there is one, what the recorder was told at `now`.
+    fn tell_mirror(&mut self, now: Instant, control: impl FnOnce() -> Mirrored) {
+        if let Some(mirror) = &mut self.mirror {
+            mirror.tap.control(now, &control());
+            mirror.flush(now);
+        }
+    }
+
     fn snapshot(&self) -> CallSnapshot {
         CallSnapshot {
             id: self.recorder.id(),

@@ -9,6 +9,8 @@
 //!        metadata.ejson             last sealed version (temporary file + rename)
 //!        index                      how long the audio is after which segment (see `spool_index`)
 //!        manifest.json              written last, when the recording is finished
+//!        twin.json                  of a mirrored recording: the other files of it (see `mirror::twin`)
+//! <root>/held/<id>/                 ended; another node has the same recording and stores it, so it waits for that
 //! <root>/ready/<id>/                finished and signed; waits for the store; never written again
 //! <root>/sent/<id>/                 verified in the store; about to be deleted
 //! <root>/aside/<id>/                damaged or refused; reason.txt says why; kept until a person decides
@@ -109,6 +111,8 @@ pub(crate) fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) ->
 pub enum Stage {
     /// Being recorded, or cut off by a crash.
     Recording,
+    /// Ended; waits until its twin on another node is stored, or known not to come.
+    Held,
     /// Finished, waits for the store.
     Ready,
     /// In the store, about to be deleted here.
@@ -119,12 +123,13 @@ pub enum Stage {
 
 impl Stage {
     /// All of them, in the order of a recording's life.
-    pub const ALL: [Stage; 4] = [Stage::Recording, Stage::Ready, Stage::Sent, Stage::Aside];
+    pub const ALL: [Stage; 5] = [Stage::Recording, Stage::Held, Stage::Ready, Stage::Sent, Stage::Aside];
 
     /// The folder's name.
     pub fn folder(self) -> &'static str {
         match self {
             Stage::Recording => "recording",
+            Stage::Held => "held",
             Stage::Ready => "ready",
             Stage::Sent => "sent",
             Stage::Aside => "aside",
@@ -212,7 +217,7 @@ impl Spool {
                 _lock: lock,
             }),
         };
-        for stage in [Stage::Recording, Stage::Ready] {
+        for stage in [Stage::Recording, Stage::Held, Stage::Ready] {
             for entry in spool.entries(stage)?.into_iter().filter(|entry| counts(entry)) {
                 spool.usage().add_recording();
                 spool.usage().add_bytes(folder_bytes(&entry));
@@ -275,7 +280,19 @@ impl Spool {
     /// # Errors
     /// It cannot be moved or deleted; what was moved is deleted at the next start.
     pub fn remove_sent(&self, id: Uuid) -> Result<(), SpoolError> {
-        let (from, to) = (self.folder(Stage::Ready, id), self.folder(Stage::Sent, id));
+        self.remove(Stage::Ready, id)
+    }
+
+    /// The twin of a held recording is verified in the store: deletes it here.
+    ///
+    /// # Errors
+    /// It cannot be moved or deleted; what was moved is deleted at the next start.
+    pub fn remove_held(&self, id: Uuid) -> Result<(), SpoolError> {
+        self.remove(Stage::Held, id)
+    }
+
+    fn remove(&self, stage: Stage, id: Uuid) -> Result<(), SpoolError> {
+        let (from, to) = (self.folder(stage, id), self.folder(Stage::Sent, id));
         let bytes = folder_bytes(&from);
         fs::rename(&from, &to).map_err(at("move", &from))?;
         self.usage().remove(bytes);

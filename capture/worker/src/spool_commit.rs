@@ -21,7 +21,9 @@ use sha2::{Digest as _, Sha256};
 use ferric_media::eopus::{Framer, Position};
 use ferric_media::keys::NodeKey;
 use ferric_media::manifest::{AudioEntry, Digest, Manifest, MetadataEntry, SignedManifest};
+use ferric_media::part::Part;
 
+use crate::mirror::twin::{Outcome, Twin};
 use crate::spool::{AUDIO, INDEX, MANIFEST, METADATA, Spool, SpoolError, Stage, at, create, folder_bytes, write_whole};
 use crate::spool_chain::store_head;
 use crate::spool_writer::FinishedRecording;
@@ -57,6 +59,8 @@ pub struct Committer {
 pub struct BatchResult {
     /// Ready for the store, with their manifests.
     pub ready: Vec<SignedManifest>,
+    /// Held back for their twins.
+    pub held: Vec<Part>,
     /// To be tried again, with the reason.
     pub failed: Vec<(FinishedRecording, SpoolError)>,
 }
@@ -107,6 +111,13 @@ impl Committer {
                 signed.push((finished, manifest));
                 continue;
             }
+            if finished.hold {
+                match self.hold(&mut finished) {
+                    Ok(()) => result.held.push(finished.start.part),
+                    Err(error) => result.failed.push((finished, error)),
+                }
+                continue;
+            }
             let manifest = fill(&mut finished).and_then(|(audio, metadata)| {
                 after(Step::Filled)?;
                 let manifest = self.sign(&finished, audio, metadata, head)?;
@@ -133,7 +144,7 @@ impl Committer {
             return result;
         }
         for (mut finished, manifest) in signed {
-            let moved = self.move_on(&mut finished).and_then(|()| after(Step::Moved));
+            let moved = self.move_on(&mut finished, Stage::Ready).and_then(|()| after(Step::Moved));
             finished.signed = Some(manifest.clone());
             match moved {
                 Ok(()) => result.ready.push(manifest),
@@ -162,9 +173,23 @@ impl Committer {
         after(Step::Head)
     }
 
-    fn move_on(&self, finished: &mut FinishedRecording) -> Result<(), SpoolError> {
+    /// Writes what is left and puts the files where they wait for their twin: unsigned, so that the chain never names what
+    /// may be dropped.
+    fn hold(&self, finished: &mut FinishedRecording) -> Result<(), SpoolError> {
+        fill(finished)?;
+        if let Some(twin) = Twin::load(&finished.folder) {
+            let outcome =
+                Outcome { state: finished.state, started_at: finished.start.started_at, ended_at: finished.ended_at };
+            Twin { outcome: Some(outcome), ..twin }.store(&finished.folder)?;
+        }
+        self.move_on(finished, Stage::Held)?;
+        self.spool.dirty().raise();
+        Ok(())
+    }
+
+    fn move_on(&self, finished: &mut FinishedRecording, stage: Stage) -> Result<(), SpoolError> {
         let bytes = folder_bytes(&finished.folder);
-        let to = self.spool.folder(Stage::Ready, finished.start.part.file);
+        let to = self.spool.folder(stage, finished.start.part.file);
         fs::rename(&finished.folder, &to).map_err(at("move", &finished.folder))?;
         self.spool.usage().add_bytes(bytes);
         self.spool.usage().remove_bytes(finished.counted);

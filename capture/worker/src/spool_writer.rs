@@ -151,8 +151,17 @@ pub struct FinishedRecording {
     pub(crate) pending: Option<Pending>,
     /// Bytes of it that the spool's usage counts already.
     pub(crate) counted: u64,
+    /// Another node has the same recording: it waits for that one instead of being signed.
+    pub(crate) hold: bool,
     /// Its manifest, once the chain names it: the folder only has to move on.
     pub(crate) signed: Option<SignedManifest>,
+}
+
+impl FinishedRecording {
+    /// Another node has the same recording and stores it: these files wait, and nobody is told of them.
+    pub fn is_held(&self) -> bool {
+        self.hold
+    }
 }
 
 /// What a finished recording still has to write.
@@ -180,7 +189,7 @@ impl Spool {
     ) -> Result<SpoolWriter, SpoolError> {
         let id = start.part.file;
         let folder = self.folder(Stage::Recording, id);
-        if [Stage::Recording, Stage::Ready].iter().any(|stage| self.folder(*stage, id).exists()) {
+        if [Stage::Recording, Stage::Held, Stage::Ready].iter().any(|stage| self.folder(*stage, id).exists()) {
             return Err(SpoolError::Exists(id));
         }
         // Under another name until all three files are there: a crash leaves all of it or nothing to finish.
@@ -222,6 +231,16 @@ impl Spool {
 }
 
 impl SpoolWriter {
+    /// The folder of its files.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A copy goes on as the recording.
+    pub(crate) fn promote(&mut self) {
+        self.start.part.copy = false;
+    }
+
     /// Which files of which recording.
     pub fn part(&self) -> Part {
         self.start.part
@@ -297,6 +316,7 @@ impl SpoolWriter {
             pending: Some(pending),
             counted: self.counted,
             signed: None,
+            hold: self.start.part.copy,
             start: self.start,
         }
     }

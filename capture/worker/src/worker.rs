@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use ferric_codecs::opus::OpusSettings;
 use ferric_media::keys::Recipient;
@@ -21,6 +22,7 @@ use uuid::Uuid;
 use crate::call::{
     Assignment, CallSnapshot, Control, ControlError, ControlOutcome, Refusal, StreamAddress, Taken, WorkerEvent,
 };
+use crate::mirror::{Copies, MirrorStats};
 use crate::ports::{PortPool, SocketPair};
 use crate::scribe::{Ending, Entry, Scribe, ScribeStats};
 use crate::shard::{Command, Shard, ShardStats};
@@ -30,12 +32,14 @@ use crate::spool_writer::{FinishedRecording, SpoolWriter};
 
 /// Commands that may wait for a shard.
 const COMMANDS: usize = 4_096;
+/// Frames of mirrors that may wait for a shard: half a second of 400 copies.
+const FRAMES: usize = 8_192;
 /// Entries that may wait for the scribe: some seconds of a thousand calls.
 const ENTRIES: usize = 16_384;
 /// A shard this late is too busy for another call.
 const OVERLOADED: Duration = Duration::from_millis(400);
 /// A shard answers within this, or is counted as silent.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A tenant as capture knows it.
 #[derive(Debug, Clone)]
@@ -85,13 +89,17 @@ pub struct WorkerStats {
 /// A running worker.
 #[derive(Debug)]
 pub struct Worker {
-    config: WorkerConfig,
+    pub(crate) config: WorkerConfig,
     spool: Spool,
-    shards: Vec<Sender<Command>>,
+    pub(crate) shards: Vec<Sender<Command>>,
+    pub(crate) frames: Vec<Sender<(Instant, Bytes)>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     scribe: Mutex<Option<Sender<Entry>>>,
     /// The shard, and the sockets' addresses, of each call.
-    calls: Mutex<HashMap<Uuid, Placed>>,
+    pub(crate) calls: Mutex<HashMap<Uuid, Placed>>,
+    /// Of calls that run elsewhere.
+    pub(crate) copies: Arc<Copies>,
+    pub(crate) mirrors: Arc<MirrorStats>,
     ports: Mutex<PortPool>,
     returned: Receiver<u16>,
     events: UnboundedSender<WorkerEvent>,
@@ -101,9 +109,9 @@ pub struct Worker {
 }
 
 #[derive(Debug, Clone)]
-struct Placed {
-    shard: usize,
-    addresses: Vec<StreamAddress>,
+pub(crate) struct Placed {
+    pub(crate) shard: usize,
+    pub(crate) addresses: Vec<StreamAddress>,
 }
 
 /// What a part of this recording still listens on here and its next part is to have.
@@ -115,7 +123,7 @@ fn restored(id: Uuid, before: &Placed, restore: &[StreamAddress]) -> Vec<Taken> 
     before.addresses.iter().filter_map(passes).collect()
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -138,19 +146,25 @@ impl Worker {
         let writer =
             Scribe { entries, events: events.clone(), finish: Box::new(finish), stats: Arc::clone(&scribe_stats) };
         threads.push(thread("scribe".into()).spawn(move || writer.run())?);
-        let (mut shards, mut shard_stats) = (Vec::new(), Vec::new());
+        let (mut shards, mut frames, mut shard_stats) = (Vec::new(), Vec::new(), Vec::new());
+        let (copies, mirrors) = (Arc::new(Copies::default()), Arc::new(MirrorStats::default()));
         for number in 0..config.shards.max(1) {
             let (commands, receiver) = bounded(COMMANDS);
+            let (to_frames, from_frames) = bounded(FRAMES);
             let stats = Arc::new(ShardStats::default());
             let shard = Shard {
                 commands: receiver,
                 scribe: scribe.clone(),
                 events: events.clone(),
                 returned_ports: returned_ports.clone(),
+                frames: from_frames,
+                copies: Arc::clone(&copies),
+                mirror_stats: Arc::clone(&mirrors),
                 stats: Arc::clone(&stats),
             };
             threads.push(thread(format!("shard-{number}")).spawn(move || shard.run())?);
             shards.push(commands);
+            frames.push(to_frames);
             shard_stats.push(stats);
         }
         let ports = PortPool::new(config.rtp_address, config.rtp_ports.0, config.rtp_ports.1);
@@ -158,9 +172,12 @@ impl Worker {
         let worker = Worker {
             spool,
             shards,
+            frames,
             threads: Mutex::new(threads),
             scribe: Mutex::new(Some(scribe)),
             calls: Mutex::new(HashMap::new()),
+            copies,
+            mirrors,
             ports: Mutex::new(ports),
             returned,
             events,
@@ -198,7 +215,8 @@ impl Worker {
         let sockets = self.bind(new, &assignment.restore)?;
         addresses.extend(self.addresses(&sockets));
         let session = Box::new(assignment.session.clone());
-        let (recorder, writer) = match self.begin(assignment, tenant) {
+        let streams = assignment.streams.clone();
+        let (recorder, writer) = match self.begin(Instant::now(), assignment, tenant) {
             Ok(begun) => begun,
             Err(refusal) => {
                 self.give_back(sockets);
@@ -208,7 +226,7 @@ impl Worker {
         self.hand_over(&taken);
         lock(&self.calls).insert(id, Placed { shard, addresses: addresses.clone() });
         self.write(Entry::Begin { writer: Box::new(writer) });
-        self.tell(shard, Command::Begin { recorder: Box::new(recorder), session, sockets, taken });
+        self.tell(shard, Command::Begin { recorder: Box::new(recorder), session, streams, sockets, taken });
         Ok(addresses)
     }
 
@@ -234,7 +252,7 @@ impl Worker {
     }
 
     /// Whether another call can be taken at all.
-    fn admit(&self) -> Result<(), Refusal> {
+    pub(crate) fn admit(&self) -> Result<(), Refusal> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Refusal::Draining);
         }
@@ -242,14 +260,21 @@ impl Worker {
             return Err(Refusal::SpoolFull);
         }
         let lag = self.stats.shards.iter().map(|shard| shard.lag_us.load(Ordering::Relaxed)).min().unwrap_or(0);
-        if lock(&self.calls).len() >= self.config.max_calls || u128::from(lag) > OVERLOADED.as_micros() {
+        if lock(&self.calls).len() + self.copies.len() >= self.config.max_calls
+            || u128::from(lag) > OVERLOADED.as_micros()
+        {
             return Err(Refusal::Capacity);
         }
         Ok(())
     }
 
     /// The recorder and its files.
-    fn begin(&self, assignment: Assignment, tenant: &TenantKeys) -> Result<(Recorder, SpoolWriter), Refusal> {
+    pub(crate) fn begin(
+        &self,
+        now: Instant,
+        assignment: Assignment,
+        tenant: &TenantKeys,
+    ) -> Result<(Recorder, SpoolWriter), Refusal> {
         let (part, id) = (assignment.part, assignment.part.recording);
         let mut config =
             RecorderConfig::new(id, &assignment.tenant, &self.config.node, tenant.recipients.clone(), rand::random());
@@ -260,11 +285,10 @@ impl Worker {
         config.rtp_timeout = self.config.rtp_timeout;
         config.mask_dtmf = tenant.mask_dtmf;
         config.session = assignment.session;
-        let mut recorder =
-            Recorder::new(Instant::now(), assignment.started, config, assignment.streams).map_err(|error| {
-                tracing::error!(recording = %id, %error, "a recording cannot begin");
-                Refusal::Broken
-            })?;
+        let mut recorder = Recorder::new(now, assignment.started, config, assignment.streams).map_err(|error| {
+            tracing::error!(recording = %id, %error, "a recording cannot begin");
+            Refusal::Broken
+        })?;
         let (mut header, mut metadata) = (Vec::new(), Vec::new());
         while let Some(output) = recorder.poll_output() {
             match output {
@@ -287,7 +311,7 @@ impl Worker {
     }
 
     /// Sockets for streams: those of `restore` on their ports, the others on any.
-    fn bind(
+    pub(crate) fn bind(
         &self,
         streams: impl Iterator<Item = StreamIndex>,
         restore: &[StreamAddress],
@@ -329,7 +353,7 @@ impl Worker {
         }
     }
 
-    fn addresses(&self, sockets: &[(StreamIndex, SocketPair)]) -> Vec<StreamAddress> {
+    pub(crate) fn addresses(&self, sockets: &[(StreamIndex, SocketPair)]) -> Vec<StreamAddress> {
         let address = |port| SocketAddr::new(self.ip(), port);
         sockets.iter().map(|(stream, pair)| StreamAddress { stream: *stream, address: address(pair.port) }).collect()
     }
@@ -339,7 +363,7 @@ impl Worker {
         self.config.advertise.unwrap_or(self.config.rtp_address)
     }
 
-    fn least_loaded(&self) -> usize {
+    pub(crate) fn least_loaded(&self) -> usize {
         let load = |(_, stats): &(usize, &Arc<ShardStats>)| stats.calls.load(Ordering::Relaxed);
         self.stats.shards.iter().enumerate().min_by_key(load).map_or(0, |(index, _)| index)
     }
@@ -469,11 +493,11 @@ impl Worker {
         }
     }
 
-    fn shard_of(&self, id: Uuid) -> Option<usize> {
+    pub(crate) fn shard_of(&self, id: Uuid) -> Option<usize> {
         lock(&self.calls).get(&id).map(|placed| placed.shard)
     }
 
-    fn tell(&self, shard: usize, command: Command) {
+    pub(crate) fn tell(&self, shard: usize, command: Command) {
         let sent = self.shards.get(shard).map(|commands| commands.send(command));
         if !matches!(sent, Some(Ok(()))) {
             tracing::error!(shard, "a shard is gone");
@@ -481,7 +505,7 @@ impl Worker {
         }
     }
 
-    fn write(&self, entry: Entry) {
+    pub(crate) fn write(&self, entry: Entry) {
         let scribe = lock(&self.scribe).clone();
         if scribe.is_none_or(|scribe| scribe.send(entry).is_err()) {
             tracing::error!("the scribe is gone");

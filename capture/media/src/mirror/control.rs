@@ -1,8 +1,10 @@
 //! What is not media: beginning, changes, pauses, tags, the end; and what the copy reports back.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::frame::{Header, Kind};
 use super::wire;
 use crate::metadata::SessionInfo;
 use crate::stream::StreamConfig;
@@ -21,6 +23,8 @@ pub struct Begin {
     pub node: String,
     /// Whose call.
     pub tenant: String,
+    /// When the original's timeline began; its place in the store.
+    pub original_started_at: Timestamp,
     /// The wall clock of the original's node at journal time zero.
     pub started_at: Timestamp,
     /// What signalling knows.
@@ -60,6 +64,20 @@ pub enum Control {
         /// Why.
         reason: String,
     },
+}
+
+impl Control {
+    /// What a frame says that begins a copy; `None` for any other.
+    pub fn begin(frame: &Bytes) -> Option<Begin> {
+        let (header, body) = Header::parse(frame).ok()?;
+        if header.kind != Kind::Control || header.number != 0 {
+            return None;
+        }
+        match serde_json::from_slice(&body).ok()? {
+            Control::Begin(begin) => Some(*begin),
+            _ => None,
+        }
+    }
 }
 
 /// Streams with their keys.
