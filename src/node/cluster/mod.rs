@@ -25,6 +25,8 @@ mod carrier;
 mod exclusive;
 mod incarnation;
 mod members;
+#[allow(dead_code)]
+pub(super) mod mirror;
 mod outward;
 #[cfg(test)]
 pub(super) mod tests;
