@@ -91,7 +91,12 @@ const TABLE: [Row; 44] = [
     ),
     ("ferric_request_log_lost_total", Kind::Counter, Unit::Count, "Finished requests that the log could not take"),
     ("ferric_hep_lost_total", Kind::Counter, Unit::Count, "Copies of signalling that did not get to Homer"),
-    ("ferric_failovers_total", Kind::Counter, Unit::Count, "Work that moved to another place, by kind: element"),
+    (
+        "ferric_failovers_total",
+        Kind::Counter,
+        Unit::Count,
+        "Work that moved to another place, by kind: element, worker",
+    ),
     (
         "ferric_sip_dropped_total",
         Kind::Counter,

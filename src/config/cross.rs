@@ -52,6 +52,9 @@ pub(super) fn check(config: &Config, places: &[Range<usize>], warnings: &mut Vec
 }
 
 fn cluster(config: &Config, warnings: &mut Vec<String>) {
+    if config.cluster.is_none() && config.has_role("srs") != config.has_role("capture") {
+        warnings.push("node.roles names one of srs and capture; without [cluster] a node does both or none".to_owned());
+    }
     let mirrors = config.recording.mirror || config.tenants.iter().any(|tenant| tenant.mirror == Some(true));
     if config.cluster.is_none() && mirrors {
         warnings.push("mirror has no effect: it needs a second worker, and there is no [cluster]".to_owned());

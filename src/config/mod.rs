@@ -243,9 +243,28 @@ impl Config {
         }
     }
 
-    /// True for a node that records; one with the proxy's role alone forwards only.
+    /// True for a node that takes part in recording; one with the proxy's role alone forwards only.
     pub fn records(&self) -> bool {
-        self.node.roles.iter().any(|role| role == "srs" || role == "capture")
+        self.has_role("srs") || self.has_role("capture")
+    }
+
+    /// True for a node that answers those who want to be recorded. A single node does both or none.
+    pub fn is_srs(&self) -> bool {
+        self.has_role("srs") || (self.cluster.is_none() && self.has_role("capture"))
+    }
+
+    /// True for a node that records.
+    pub fn is_worker(&self) -> bool {
+        self.has_role("capture") || (self.cluster.is_none() && self.has_role("srs"))
+    }
+
+    /// True for a node that listens for SIP.
+    pub fn speaks_sip(&self) -> bool {
+        self.is_srs() || self.has_role("proxy")
+    }
+
+    pub(crate) fn has_role(&self, role: &str) -> bool {
+        self.node.roles.iter().any(|listed| listed == role)
     }
 
     /// The all-in-one node that runs without a file.

@@ -36,8 +36,14 @@ pub(super) fn read(file: &Path, folder: &Path, text: &str) -> Result<Config, Com
     let node = node(root.section("node", errors_ref), folder, &mut warnings, errors_ref);
     let mut config = Config { is_embedded: false, ..Config::embedded(&node.data_dir) };
     config.node = node;
-    config.tenants = tenants(&mut root, folder, config.records(), &mut warnings, errors_ref);
-    let listener_places = sip(root.section("sip", errors_ref), folder, &mut config, errors_ref);
+    let is_clustered = table.contains_key("cluster");
+    let needs = match (config.records(), !is_clustered || config.has_role("capture")) {
+        (false, _) => Needs::Nothing,
+        (true, false) => Needs::Names,
+        (true, true) => Needs::All,
+    };
+    config.tenants = tenants(&mut root, folder, needs, &mut warnings, errors_ref);
+    let mut listener_places = sip(root.section("sip", errors_ref), folder, &mut config, errors_ref);
     recording(root.section("recording", errors_ref), &mut config, errors_ref);
     capture(root.section("capture", errors_ref), &mut config.capture, errors_ref);
     opus(root.section("opus", errors_ref), &mut config.opus, errors_ref);
@@ -55,6 +61,13 @@ pub(super) fn read(file: &Path, folder: &Path, text: &str) -> Result<Config, Com
     }
     config.homer = homer(root.section("homer", errors_ref), errors_ref);
     config.cluster = cluster::read(&mut root, &config.node, folder, &mut warnings, errors_ref);
+    if !config.speaks_sip() {
+        if !listener_places.is_empty() {
+            warnings.push("[[sip.listen]] has no effect: node.roles names neither \"proxy\" nor \"srs\"".to_owned());
+        }
+        config.sip.listeners.clear();
+        listener_places.clear();
+    }
     cross::check(&config, &listener_places, &mut warnings, errors_ref);
     root.finish(errors_ref);
     errors.finish()?;
@@ -84,9 +97,6 @@ fn node(mut section: Section<'_, '_>, folder: &Path, warnings: &mut Vec<String>,
         }
         roles = listed.into_iter().map(|(role, _)| role).collect();
         let has = |role: &str| roles.iter().any(|listed| listed == role);
-        if has("srs") != has("capture") {
-            warnings.push("node.roles names one of srs and capture; this version runs both or none of them".to_owned());
-        }
         if !has("console") {
             warnings.push("node.roles leaves out console; this version runs it all the same".to_owned());
         }
@@ -275,18 +285,30 @@ fn opus(mut section: Section<'_, '_>, opus: &mut OpusSettings, errors: &mut Coll
     section.finish(errors);
 }
 
+/// What tenants must say.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    /// The node forwards only; who is named is whole all the same.
+    Nothing,
+    /// Others record: who there is.
+    Names,
+    /// Who can open recordings, and where they go.
+    All,
+}
+
 fn tenants(
     root: &mut Section<'_, '_>,
     folder: &Path,
-    records: bool,
+    needs: Needs,
     warnings: &mut Vec<String>,
     errors: &mut Collector<'_>,
 ) -> Vec<Tenant> {
     let mut found: Vec<Tenant> = Vec::new();
     let sections = root.sections("tenant", errors);
-    if sections.is_empty() && records {
+    if sections.is_empty() && needs != Needs::Nothing {
         errors.complain(&(0..1), "there is no [[tenant]]: recordings need somebody's key and a store");
     }
+    let is_whole = needs != Needs::Names;
     for mut section in sections {
         let name = section.parsed("name", "letters, digits, dots, dashes and underscores", errors, |text| {
             let fine = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
@@ -316,7 +338,7 @@ fn tenants(
                     "tenant.public_keys is empty: name at least one file; `ferric keys new` makes a pair",
                 );
             }
-            None if section.get("public_keys").is_none() => {
+            None if section.get("public_keys").is_none() && is_whole => {
                 section.missing("public_keys", "name at least one file; `ferric keys new` makes a pair", errors);
             }
             None => {}
@@ -324,7 +346,7 @@ fn tenants(
         let store = match section.text("store", errors) {
             Some((store, span)) => check::store(&store, folder, &span, errors),
             None => {
-                if section.get("store").is_none() {
+                if section.get("store").is_none() && is_whole {
                     section.missing(
                         "store",
                         "where do recordings go? As in \"s3://bucket?region=us-east-1\" or \"file:///path\"",
@@ -354,6 +376,7 @@ fn tenants(
         });
         let mirror = section.flag("mirror", errors);
         section.finish(errors);
+        let store = if is_whole { store } else { Some(store.unwrap_or_default()) };
         if let (Some(name), Some(store)) = (name, store) {
             let prefix = prefix.unwrap_or_else(|| name.clone());
             found.push(Tenant {

@@ -46,6 +46,34 @@ fn a_small_file_and_the_embedded_defaults_agree() {
 }
 
 #[test]
+fn a_node_needs_what_its_roles_need() {
+    let folder = folder();
+    certificates(&folder, "edge-a1", "east");
+    let file = |roles: &str, tenant: &str, cluster: &str| {
+        format!("[node]\nid = \"edge-a1\"\nsite = \"east\"\nroles = [{roles}]\n{tenant}\n{cluster}")
+    };
+    let cluster = "[cluster]\nquic = \"10.0.0.5:59106\"\nseeds = [\"10.0.0.6:59106\"]\nca = \"cluster-ca.crt\"\n\
+                   certificate = \"edge-a1.crt\"\nprivate_key = \"edge-a1.key\"\n[catalog]\nurl = \"postgres://db/ferric\"\n";
+    let name = "[[tenant]]\nname = \"acme\"\n";
+    // Who only signals has to know who there is; who records needs keys and a store, and binds no SIP.
+    let srs = parse(&folder, &file("\"srs\"", name, cluster)).unwrap();
+    assert_eq!((srs.is_srs(), srs.is_worker(), srs.speaks_sip(), srs.records()), (true, false, true, true));
+    assert_eq!((srs.tenants[0].name.as_str(), srs.sip.listeners.len()), ("acme", 2));
+    assert!(srs.warnings.is_empty(), "{:?}", srs.warnings);
+    let worker = parse(&folder, &file("\"capture\"", TENANT, cluster)).unwrap();
+    assert_eq!((worker.is_srs(), worker.is_worker(), worker.speaks_sip()), (false, true, false));
+    assert!(worker.sip.listeners.is_empty());
+    let complaint = parse(&folder, &file("\"capture\"", name, cluster)).unwrap_err().to_string();
+    assert!(complaint.contains("public_keys") && complaint.contains("store"), "{complaint}");
+    assert!(parse(&folder, &file("\"srs\"", "", cluster)).is_err());
+    // Without others a node does both or none.
+    let alone = parse(&folder, &file("\"srs\"", TENANT, "")).unwrap();
+    assert!(alone.is_srs() && alone.is_worker());
+    assert_eq!(alone.warnings, ["node.roles names one of srs and capture; without [cluster] a node does both or none"]);
+    assert!(parse(&folder, &file("\"srs\"", name, "")).is_err());
+}
+
+#[test]
 fn the_whole_contract_is_accepted_and_what_is_not_used_is_said() {
     let folder = folder();
     certificates(&folder, "edge-a1", "east");

@@ -15,8 +15,9 @@ use uuid::Uuid;
 
 use super::range::{Wanted, wanted};
 use super::{
-    Alarm, AssuranceQuery, AssuranceView, CallView, Console, ControlView, ObjectKind, Problem, RecordingView,
-    RecordingsPage, RecordingsQuery, UploadsView, auth, cluster_api, config_api, events, openapi, proxy_api,
+    Alarm, AssuranceQuery, AssuranceView, CallView, CallsView, Console, ControlView, ObjectKind, Problem,
+    RecordingView, RecordingsPage, RecordingsQuery, UploadsView, auth, cluster_api, config_api, events, openapi,
+    proxy_api,
 };
 
 /// Largest request body.
@@ -113,16 +114,31 @@ pub(super) async fn assurance(
     Ok(Json(console.backend.assurance(query).await?))
 }
 
-#[utoipa::path(get, path = "/api/v1/calls", responses((status = 200, body = Vec<CallView>)))]
-pub(super) async fn calls(State(console): State<Console>) -> Answered<Vec<CallView>> {
-    Ok(Json(console.backend.calls().await?))
+#[utoipa::path(get, path = "/api/v1/calls", responses((status = 200, body = Vec<CallView>, description = "The calls of all workers; the header Ferric-Missing names those that did not answer")))]
+pub(super) async fn calls(State(console): State<Console>) -> Result<Response, Problem> {
+    let found = console.backend.calls().await?;
+    let mut response = Json(found.calls).into_response();
+    // What their calls are nobody knows now; the list is not taken for all there is.
+    if let Ok(missing) = HeaderValue::from_str(&found.missing.join(", "))
+        && !missing.is_empty()
+    {
+        response.headers_mut().insert("ferric-missing", missing);
+    }
+    Ok(response)
 }
 
 #[utoipa::path(get, path = "/api/v1/calls/{id}", params(("id" = String, Path,)), responses((status = 200, body = CallView), (status = 404)))]
 pub(super) async fn call(State(console): State<Console>, Path(id): Path<String>) -> Answered<CallView> {
     let id = parse_id(&id)?;
-    let found = console.backend.calls().await?.into_iter().find(|call| call.id == id);
-    found.map(Json).ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "no call with this id is being recorded"))
+    let CallsView { calls, missing } = console.backend.calls().await?;
+    if let Some(call) = calls.into_iter().find(|call| call.id == id) {
+        return Ok(Json(call));
+    }
+    if missing.is_empty() {
+        return Err(Problem::new(StatusCode::NOT_FOUND, "no call with this id is being recorded"));
+    }
+    let text = format!("no worker that answers has this call, and {} does not answer", missing.join(", "));
+    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, text))
 }
 
 #[utoipa::path(post, path = "/api/v1/calls/{id}/pause", params(("id" = String, Path,)), responses((status = 200, body = ControlView), (status = 404)))]

@@ -1,5 +1,6 @@
 //! What the console asks of a node.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 
 use bytes::Bytes;
@@ -50,7 +51,7 @@ pub enum BackendError {
 }
 
 /// One party of a call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ParticipantView {
     /// Name for display.
     pub name: Option<String>,
@@ -61,7 +62,7 @@ pub struct ParticipantView {
 }
 
 /// One stream of a call.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StreamView {
     /// Label of SDP and metadata.
     pub label: String,
@@ -88,7 +89,7 @@ pub struct StreamView {
 }
 
 /// A live recording session.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CallView {
     /// The recording's id.
     pub id: Uuid,
@@ -96,8 +97,11 @@ pub struct CallView {
     pub sip_call_id: String,
     /// Whose call.
     pub tenant: String,
+    /// The node that records it.
+    pub node: String,
     /// `recording` or `paused`.
-    pub state: &'static str,
+    #[schema(value_type = String)]
+    pub state: Cow<'static, str>,
     /// RFC 3339.
     pub started_at: String,
     /// Recorded so far.
@@ -110,13 +114,23 @@ pub struct CallView {
     pub tags: std::collections::BTreeMap<String, String>,
 }
 
+/// The calls that run.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CallsView {
+    /// Those of every worker that answered, by id.
+    pub calls: Vec<CallView>,
+    /// Nodes that record and did not answer.
+    pub missing: Vec<String>,
+}
+
 /// What a control did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ControlView {
     /// The recording.
     pub id: Uuid,
     /// `recording`, `paused` or `stopped`.
-    pub state: &'static str,
+    #[schema(value_type = String)]
+    pub state: Cow<'static, str>,
     /// False when it was so already.
     pub changed: bool,
     /// Where on the recording's timeline, in ms.
@@ -320,8 +334,8 @@ pub struct Readiness {
 
 /// A node as the console sees it.
 pub trait Backend: ProxyBackend + ClusterBackend {
-    /// Live calls.
-    fn calls(&self) -> Answer<'_, Vec<CallView>>;
+    /// Live calls of all workers.
+    fn calls(&self) -> Answer<'_, CallsView>;
     /// Pause.
     fn pause(&self, id: Uuid) -> Answer<'_, ControlView>;
     /// Resume.

@@ -20,8 +20,8 @@ mod range;
 
 pub use backend::{
     Alarm, Answer, AssuranceCall, AssuranceGap, AssuranceQuery, AssuranceTotals, AssuranceView, Backend, BackendError,
-    CallView, ControlView, ObjectKind, ParticipantView, Readiness, RecordingView, RecordingsPage, RecordingsQuery,
-    StreamView, UploadsView,
+    CallView, CallsView, ControlView, ObjectKind, ParticipantView, Readiness, RecordingView, RecordingsPage,
+    RecordingsQuery, StreamView, UploadsView,
 };
 pub use cluster_backend::ClusterBackend;
 pub use cluster_views::{LinkView, LoadView, NatsView, NodeStatus, NodeView, NodesView, WorkerView};

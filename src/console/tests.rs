@@ -20,7 +20,7 @@ fn found<T: Send + 'static>(id: Uuid, value: T) -> Answer<'static, T> {
 }
 
 fn control(state: &'static str) -> ControlView {
-    ControlView { id: ID, state, changed: true, at_ms: 1_000 }
+    ControlView { id: ID, state: state.into(), changed: true, at_ms: 1_000 }
 }
 
 impl ClusterBackend for Fake {
@@ -42,21 +42,21 @@ impl ClusterBackend for Fake {
 }
 
 impl Backend for Fake {
-    fn calls(&self) -> Answer<'_, Vec<CallView>> {
-        found(
-            ID,
-            vec![CallView {
-                id: ID,
-                sip_call_id: "c1".into(),
-                tenant: "acme".into(),
-                state: "recording",
-                started_at: "2026-01-01T00:00:00Z".into(),
-                duration_ms: 5,
-                participants: Vec::new(),
-                streams: Vec::new(),
-                tags: Default::default(),
-            }],
-        )
+    fn calls(&self) -> Answer<'_, CallsView> {
+        let calls = vec![CallView {
+            id: ID,
+            sip_call_id: "c1".into(),
+            tenant: "acme".into(),
+            node: "edge-a1".into(),
+            state: "recording".into(),
+            started_at: "2026-01-01T00:00:00Z".into(),
+            duration_ms: 5,
+            participants: Vec::new(),
+            streams: Vec::new(),
+            tags: Default::default(),
+        }];
+        let missing = vec!["edge-a2".to_owned(), "edge-a3".to_owned()];
+        found(ID, CallsView { calls, missing })
     }
     fn pause(&self, id: Uuid) -> Answer<'_, ControlView> {
         found(id, control("paused"))
@@ -351,6 +351,17 @@ async fn the_catalogue_takes_its_filters_and_refuses_others() {
     assert_eq!((status, page["next_cursor"].as_str()), (200, Some("c")));
     assert_eq!(json("GET", "/api/v1/recordings?party=%2B1555&limit=0", "").await.0, 400);
     assert_eq!(json("GET", "/api/v1/recordings?partei=x", "").await.0, 400);
+}
+
+#[tokio::test]
+async fn workers_that_do_not_answer_are_named() {
+    let (status, headers, _) = ask("GET", "/api/v1/calls", &[TOKEN], "").await;
+    assert_eq!((status, headers["ferric-missing"].to_str().unwrap()), (StatusCode::OK, "edge-a2, edge-a3"));
+    let path = |id: Uuid| format!("/api/v1/calls/{id}");
+    assert_eq!(json("GET", &path(ID), "").await.1["node"], "edge-a1");
+    let (status, problem) = json("GET", &path(Uuid::from_u128(8)), "").await;
+    assert_eq!(status, 503, "it may be there");
+    assert!(problem["detail"].as_str().unwrap().contains("edge-a2, edge-a3 does not answer"), "{problem}");
 }
 
 #[tokio::test]

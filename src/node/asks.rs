@@ -2,7 +2,7 @@
 //!
 //! | | who | room |
 //! | --- | --- | --- |
-//! | [`Order`] | capture, and the node's own life | never lost, so the queue has no limit of its own: a call has a word or two in it at a time (media heard, silent for another `rtp_timeout`, died), and `capture.max_calls` bounds the calls |
+//! | [`Order`] | capture, and the node's own life | never lost, so the queue has no limit of its own: a call has a word or two in it at a time (media heard, silent for another `rtp_timeout`, died, an answer of its worker), and the limits of calls bound them; each worker tells its load now and then |
 //! | [`Ask`] | the HTTP API, changes of the configuration, alarms | [`WAITING`]; a client that finds no room is told to come again |
 //!
 //! Signalling takes orders first, then SIP, and one question after each batch of messages: whoever asks all the time does not
@@ -18,6 +18,7 @@ use ferric_sip::message::Message;
 use ferric_srs::port::{CaptureEvent, RecordingId};
 use tokio::sync::{mpsc, oneshot};
 
+use super::capture::remote::News;
 use super::edge::Epoch;
 use super::route_test::Told;
 use crate::console::BackendError;
@@ -32,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) enum Order {
     /// Capture has something to say.
     Capture(CaptureEvent),
+    /// Other nodes, and what they say of recordings.
+    Remote(News),
     /// Take no calls from now on, or take them again.
     Drain(bool),
     /// Refuse new calls with 503, or take them again.

@@ -11,7 +11,6 @@ use ferric_media::stats::Channel;
 use ferric_media::timestamp::Timestamp;
 use ferric_worker::Ending;
 use tokio::sync::broadcast;
-use uuid::Uuid;
 
 use super::keys::Identity;
 use crate::config::Config;
@@ -49,11 +48,11 @@ pub(super) fn finished(ledger: &Ledger, signed: &SignedManifest) {
     let manifest = &signed.manifest;
     let finished =
         Finished { state: manifest.state, duration_ms: manifest.duration_ms, manifest: Some(signed.digest()) };
-    ledger.finished(manifest.part.recording, &finished);
+    ledger.finished(manifest.part.file, &finished);
 }
 
 /// What capture knows of the gaps of a recording that just ended.
-pub(super) fn details(ledger: &Ledger, id: Uuid, ending: &Ending, reason: Option<String>) {
+pub(super) fn gaps(ending: &Ending) -> Vec<GapEntry> {
     let gaps = ending.quality.streams.iter().flat_map(|stream| {
         let channel = u8::from(stream.channel == Channel::Right);
         stream.gaps.iter().filter_map(move |gap| {
@@ -65,7 +64,7 @@ pub(super) fn details(ledger: &Ledger, id: Uuid, ending: &Ending, reason: Option
             Some(GapEntry { channel, from_ms: gap.start_ms, to_ms: gap.end_ms, reason: reason.to_owned() })
         })
     });
-    ledger.details(id, gaps.collect(), reason);
+    gaps.collect()
 }
 
 /// Calls of a page if nobody asks for a number, and the most.

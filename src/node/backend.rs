@@ -6,30 +6,26 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ferric_assurance::Ledger;
 use ferric_media::keys::NodePublicKey;
-use ferric_media::stats::Channel;
-use ferric_srs::port::RecordingId;
-use ferric_worker::call::{CallSnapshot, Control, ControlOutcome};
 use ferric_worker::spool::{AUDIO, MANIFEST, METADATA, Stage};
 use ferric_worker::upload::Stores;
-use ferric_worker::worker::Worker;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
-use super::asks::Ask;
+use super::capture::live::Live;
 use super::catalogue::Bookkeeper;
 use super::cluster::Admin;
 use super::sight::Ladders;
 use super::steering::Steering;
 use super::watch::Watcher;
 use crate::console::{
-    Alarm, Answer, AssuranceQuery, AssuranceView, Backend, BackendError, CallView, ClusterBackend, ControlView, Event,
-    NodeView, NodesView, ObjectKind, ParticipantView, Readiness, RecordingView, RecordingsPage, RecordingsQuery,
-    StreamView, UploadsView, WorkerView,
+    Alarm, Answer, AssuranceQuery, AssuranceView, Backend, BackendError, CallsView, ClusterBackend, ControlView, Event,
+    NodeView, NodesView, ObjectKind, Readiness, RecordingView, RecordingsPage, RecordingsQuery, UploadsView,
+    WorkerView,
 };
 
 pub(super) struct NodeBackend {
-    pub(super) worker: Arc<Worker>,
+    pub(super) live: Live,
     pub(super) books: Bookkeeper,
     pub(super) stores: Stores,
     pub(super) spool_root: PathBuf,
@@ -44,78 +40,12 @@ pub(super) struct NodeBackend {
 }
 
 impl NodeBackend {
-    /// Runs what blocks on a shard away from the async threads.
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Worker) -> T + Send + 'static,
-    ) -> Result<T, BackendError> {
-        let worker = Arc::clone(&self.worker);
-        let done = tokio::task::spawn_blocking(move || work(&worker)).await;
-        done.map_err(|_| BackendError::Unavailable("the capture worker does not answer".into()))
-    }
-
-    async fn control(&self, id: Uuid, control: Control) -> Result<ControlOutcome, BackendError> {
-        let name = match &control {
-            Control::Pause { .. } => Some("call.paused"),
-            Control::Resume => Some("call.resumed"),
-            Control::Tags(_) => None,
-        };
-        let outcome = self.blocking(move |worker| worker.control(id, control)).await?;
-        let outcome = outcome.map_err(|error| BackendError::NotFound(error.to_string()))?;
-        if let Some(name) = name.filter(|_| outcome.changed) {
-            let _ = self.events.send(Event { recording: Some(id), ..Event::new(name) });
+    /// Other systems hear of a control that changed something.
+    fn tell(&self, name: &'static str, view: ControlView) -> ControlView {
+        if view.changed {
+            let _ = self.events.send(Event { recording: Some(view.id), ..Event::new(name) });
         }
-        Ok(outcome)
-    }
-}
-
-fn view(id: Uuid, outcome: ControlOutcome) -> ControlView {
-    let state = if outcome.paused { "paused" } else { "recording" };
-    ControlView { id, state, changed: outcome.changed, at_ms: outcome.at_ms }
-}
-
-fn call_view(call: CallSnapshot, tenant: String, started_at: String) -> CallView {
-    let channel = |channel: Channel| u8::from(channel == Channel::Right);
-    CallView {
-        id: call.id,
-        sip_call_id: call.session.sip.call_id,
-        tenant,
-        state: if call.paused { "paused" } else { "recording" },
-        started_at,
-        duration_ms: call.stats.duration_ms,
-        participants: call
-            .session
-            .participants
-            .into_iter()
-            .map(|participant| ParticipantView {
-                name: participant.name,
-                aor: participant.aor,
-                channel: participant.channel,
-            })
-            .collect(),
-        streams: call
-            .stats
-            .streams
-            .into_iter()
-            .map(|stream| StreamView {
-                label: stream.label,
-                channel: channel(stream.channel),
-                codec: stream.codec.map(str::to_owned),
-                packets: stream.packets,
-                lost: stream.lost,
-                jitter_ms: stream.jitter_ms,
-                mos: stream.mos,
-                mos_over_time: stream
-                    .mos_over_time
-                    .get(stream.mos_over_time.len().saturating_sub(30)..)
-                    .unwrap_or_default()
-                    .to_vec(),
-                burst_ratio: stream.burst_ratio,
-                late: stream.late,
-                srtp: stream.srtp.map(str::to_owned),
-            })
-            .collect(),
-        tags: call.tags.into_iter().collect(),
+        view
     }
 }
 
@@ -134,49 +64,24 @@ impl ClusterBackend for NodeBackend {
 }
 
 impl Backend for NodeBackend {
-    fn calls(&self) -> Answer<'_, Vec<CallView>> {
-        Box::pin(async {
-            let calls = self.blocking(Worker::calls).await?;
-            let mut views: Vec<CallView> = calls
-                .into_iter()
-                .map(|call| {
-                    let (tenant, started_at) = (call.tenant.clone(), call.started_at.to_string());
-                    call_view(call, tenant, started_at)
-                })
-                .collect();
-            views.sort_by_key(|view| view.id);
-            Ok(views)
-        })
+    fn calls(&self) -> Answer<'_, CallsView> {
+        Box::pin(self.live.calls())
     }
 
     fn pause(&self, id: Uuid) -> Answer<'_, ControlView> {
-        Box::pin(async move { Ok(view(id, self.control(id, Control::Pause { by: Some("api".into()) }).await?)) })
+        Box::pin(async move { Ok(self.tell("call.paused", self.live.pause(id).await?)) })
     }
 
     fn resume(&self, id: Uuid) -> Answer<'_, ControlView> {
-        Box::pin(async move { Ok(view(id, self.control(id, Control::Resume).await?)) })
+        Box::pin(async move { Ok(self.tell("call.resumed", self.live.resume(id).await?)) })
     }
 
     fn stop(&self, id: Uuid) -> Answer<'_, ControlView> {
-        Box::pin(async move {
-            let known = self.blocking(move |worker| worker.is_recording(id)).await?;
-            if !known {
-                return Err(BackendError::NotFound("no call with this id is being recorded".into()));
-            }
-            self.steering.asks.ask(|done| Ask::Stop(RecordingId(id), done)).await?;
-            Ok(ControlView { id, state: "stopped", changed: true, at_ms: 0 })
-        })
+        Box::pin(self.live.stop(id))
     }
 
     fn tag(&self, id: Uuid, tags: Vec<(String, String)>) -> Answer<'_, ControlView> {
-        Box::pin(async move {
-            let outcome = self.control(id, Control::Tags(tags)).await?;
-            let call = self.blocking(Worker::calls).await?.into_iter().find(|call| call.id == id);
-            if let Some(call) = call {
-                self.books.tagged(id, &call.tenant, call.started_at, call.tags);
-            }
-            Ok(view(id, outcome))
-        })
+        Box::pin(self.live.tag(id, tags))
     }
 
     fn recordings(&self, query: RecordingsQuery) -> Answer<'_, RecordingsPage> {

@@ -12,6 +12,7 @@ mod asks;
 mod assurance;
 mod backend;
 mod bridge;
+mod capture;
 mod catalogue;
 mod cluster;
 mod directory;
@@ -69,6 +70,7 @@ use crate::metrics;
 use asks::{Asks, Order};
 pub(crate) use assurance::FOLDER as ASSURANCE;
 use backend::NodeBackend;
+use capture::report::Owners;
 use catalogue::Bookkeeper;
 use cluster::{Admin, Cluster, Topic};
 use gate::Gate;
@@ -80,6 +82,8 @@ use thread::OwnThread;
 const SYNC_INTERVAL: Duration = Duration::from_millis(700);
 /// Dialogs without a session timer are probed this often.
 const PROBE_INTERVAL: Duration = Duration::from_secs(120 * 60);
+/// Sessions of one SRS node in a cluster, whose workers say what they can take.
+const CLUSTER_SESSIONS: usize = 50_000;
 /// A stopping node waits this long for its last messages to leave.
 const GOODBYE: Duration = Duration::from_millis(300);
 /// A stopping node gives its last uploads this long; what is left goes on at the next start.
@@ -123,6 +127,8 @@ pub struct Node {
     steering: Arc<Steering>,
     request_log: Option<request_log::RequestLog>,
     gate: Gate,
+    /// Where recordings of other nodes are begun and ended.
+    serve_thread: Option<OwnThread>,
 }
 
 impl Node {
@@ -155,11 +161,13 @@ impl Node {
         }
         let (events, _) = broadcast::channel(BACKLOG);
         let ledger = assurance::open(&config, &identity, events.clone())?;
+        let owners = Owners::open(&config.node.data_dir);
         for manifest in recovery.finished.iter().chain(&recovery.ready) {
             books.ready(manifest);
             assurance::finished(&ledger, manifest);
+            owners.finished(manifest);
         }
-        let settled = ledger.settle("the node stopped");
+        let settled = ledger.settle("the node stopped", &config.node.id);
         if settled > 0 {
             tracing::warn!(settled, "calls of the node's last life have their outcome now");
         }
@@ -168,7 +176,7 @@ impl Node {
         }
         let stop = CancellationToken::new();
         let stores = Stores::default();
-        for tenant in &config.tenants {
+        for tenant in config.tenants.iter().filter(|tenant| !tenant.store.is_empty()) {
             let target = open_target(&tenant.store, &tenant.prefix)
                 .with_context(|| format!("the store of tenant {}", tenant.name))?;
             stores.set(&tenant.name, target.clone());
@@ -190,20 +198,24 @@ impl Node {
         });
         let (uploads, uploader) =
             Uploader::start(spool.clone(), stores.clone(), upload_config, upload_events, stop.child_token());
-        let (ready_uploads, ready_books, ready_ledger) = (uploads.clone(), books.clone(), ledger.clone());
+        let (ready_uploads, ready_books) = (uploads.clone(), books.clone());
+        let (ready_ledger, ready_owners) = (ledger.clone(), owners.clone());
         let finisher = Arc::new(Finisher::start(committer, move |manifest| {
             assurance::finished(&ready_ledger, manifest);
+            ready_owners.finished(manifest);
             ready_books.ready(manifest);
             ready_uploads.submit(manifest);
         })?);
         let sync = GroupSync::start(spool.clone(), SYNC_INTERVAL)?;
         let gauge = Arc::new(SpoolGauge::new(spool.clone(), HighWater::Percent(config.upload.spool_high_water)));
-        let (submit, ended_ledger) = (Arc::clone(&finisher), ledger.clone());
+        let (submit, ended_ledger, ended_owners) = (Arc::clone(&finisher), ledger.clone(), owners.clone());
         let finish = move |finished: FinishedRecording, ending: &Ending| {
-            let id = finished.start.part.recording;
+            let file = finished.start.part.file;
             let reason = (finished.state == RecordingState::Partial).then(|| ending.reason.to_string());
             if !finished.is_held() {
-                assurance::details(&ended_ledger, id, ending, reason);
+                let gaps = assurance::gaps(ending);
+                ended_owners.details(file, &gaps, reason.clone());
+                ended_ledger.details(file, gaps, reason);
             }
             submit.submit(finished);
         };
@@ -252,23 +264,33 @@ impl Node {
             registrar::shared::Sharing::start(&cluster),
             Instant::now(),
         );
+        let mut tasks = Vec::new();
+        let parts = capture::Parts {
+            cluster: cluster.clone(),
+            worker: Arc::clone(&worker),
+            gauge: Arc::clone(&gauge),
+            books: books.clone(),
+            ledger: ledger.clone(),
+            owners,
+            orders: orders.clone(),
+            asks: asks.clone(),
+        };
+        let capture = parts.start(&config, &mut tasks)?;
         let task = Signalling::new(
             srs,
             edge,
             looks_on,
             sockets.clone(),
-            Arc::clone(&worker),
-            books.clone(),
+            capture.commands,
             Arc::clone(&signalling),
             ledger.clone(),
             events.clone(),
-            config.records(),
+            config.is_srs(),
         );
-        let mut tasks = Vec::new();
         tasks.push(sip_thread.handle.spawn(task.run(inbound, order_receiver, ask_receiver)));
         tasks.push(tokio::spawn(capture_events(
             worker_events,
-            orders.clone(),
+            capture.told,
             books.clone(),
             Arc::clone(&signalling),
             events.clone(),
@@ -300,7 +322,7 @@ impl Node {
             cluster: cluster.clone(),
             gate: gate.clone(),
             watcher: watcher.clone(),
-            records: config.records(),
+            records: config.is_worker(),
             roles: config.node.roles.clone(),
             started: Instant::now(),
         };
@@ -308,7 +330,7 @@ impl Node {
             tasks.push(tokio::spawn(admin.clone().serve(asked)));
         }
         let backend = NodeBackend {
-            worker: Arc::clone(&worker),
+            live: capture.live,
             books: books.clone(),
             stores,
             spool_root,
@@ -357,6 +379,7 @@ impl Node {
             steering,
             request_log,
             gate,
+            serve_thread: capture.thread,
         })
     }
 
@@ -373,7 +396,8 @@ impl Node {
     /// Calls at the moment: recording sessions, and what passes through to others.
     pub fn calls(&self) -> usize {
         let of = |count: &std::sync::atomic::AtomicUsize| count.load(std::sync::atomic::Ordering::Relaxed);
-        of(&self.signalling.sessions) + of(&self.signalling.passing)
+        // What is recorded for other nodes has no session here.
+        of(&self.signalling.sessions).max(self.worker.call_count()) + of(&self.signalling.passing)
     }
 
     /// Reads the configuration file again (SIGHUP); what comes of it is said in the log and shown by the API.
@@ -416,9 +440,10 @@ impl Node {
         // The worker's threads and our tasks are gone, and with them the other handles to the finisher.
         drop(self.worker);
         drop(self.gate);
-        let (finisher, sync, sip_thread, request_log) = (self.finisher, self.sync, self.sip_thread, self.request_log);
+        let (finisher, sync, request_log) = (self.finisher, self.sync, self.request_log);
+        let threads = (self.sip_thread, self.serve_thread);
         let _ = tokio::task::spawn_blocking(move || {
-            drop(sip_thread);
+            drop(threads);
             if let Some(log) = request_log {
                 log.close();
             }
@@ -455,7 +480,8 @@ fn raise_file_limit(max_calls: usize) {
 
 fn worker_config(config: &Config) -> anyhow::Result<WorkerConfig> {
     let mut tenants = HashMap::new();
-    for tenant in &config.tenants {
+    // Who only signals needs nobody's key.
+    for tenant in config.tenants.iter().filter(|_| config.is_worker()) {
         let mut recipients = Vec::new();
         for file in &tenant.public_keys {
             let pem = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
@@ -476,7 +502,7 @@ fn worker_config(config: &Config) -> anyhow::Result<WorkerConfig> {
         opus: config.opus,
         segment: config.upload.segment,
         rtp_timeout: config.recording.rtp_timeout,
-        shards: cores,
+        shards: if config.is_worker() { cores } else { 1 },
         tenants,
     })
 }
@@ -559,7 +585,10 @@ fn srs_config(config: &Config, bound: &[(Transport, SocketAddr)]) -> SrsConfig {
         max_call: config.recording.max_call,
         probe_interval: PROBE_INTERVAL,
         // Capture refuses with a reason; this bound only keeps the table finite.
-        max_sessions: config.capture.max_calls.saturating_mul(2).max(64),
+        max_sessions: match config.cluster {
+            None => config.capture.max_calls.saturating_mul(2).max(64),
+            Some(_) => CLUSTER_SESSIONS,
+        },
         takeover: TakeoverConfig {
             by_invite: config.cluster.as_ref().is_some_and(|cluster| cluster.moves_by_invite),
             ..TakeoverConfig::default()
@@ -581,7 +610,7 @@ fn part_event(name: &'static str, part: Part) -> Event {
 /// What capture tells, to whom it concerns.
 async fn capture_events(
     mut events: mpsc::UnboundedReceiver<WorkerEvent>,
-    orders: mpsc::UnboundedSender<Order>,
+    told_by: capture::Told,
     books: Bookkeeper,
     signalling: Arc<SignallingStats>,
     told: broadcast::Sender<Event>,
@@ -589,15 +618,15 @@ async fn capture_events(
     while let Some(event) = events.recv().await {
         match event {
             WorkerEvent::FirstMedia { id } => {
-                let _ = orders.send(Order::Capture(CaptureEvent::MediaHeard { recording: RecordingId(id) }));
+                told_by.tell(CaptureEvent::MediaHeard { recording: RecordingId(id) }).await;
             }
             WorkerEvent::MediaSilent { id } => {
-                let _ = orders.send(Order::Capture(CaptureEvent::MediaSilent { recording: RecordingId(id) }));
+                told_by.tell(CaptureEvent::MediaSilent { recording: RecordingId(id) }).await;
             }
             WorkerEvent::Undecryptable { id, in_clear } => signalling.undecryptable(id, in_clear),
             WorkerEvent::Decryptable { id } => signalling.decryptable(id),
             WorkerEvent::Failed { id } => {
-                let _ = orders.send(Order::Capture(CaptureEvent::Died { recording: RecordingId(id) }));
+                told_by.tell(CaptureEvent::Died { recording: RecordingId(id) }).await;
             }
             WorkerEvent::TookOver { part, lost_ms } => {
                 metrics::failovers("worker", 1);

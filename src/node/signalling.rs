@@ -8,10 +8,10 @@
 //! ```
 //!
 //! One task owns [`Edge`] and [`Srs`]; everything reaches it through channels ([`super::asks`]), so there is no lock around them. It shares a
-//! thread with the SIP sockets, so that a message wakes nobody else. Capture is asked directly: an assignment binds
-//! sockets and creates files, which takes a fraction of a millisecond.
+//! thread with the SIP sockets, so that a message wakes nobody else. Capture ([`super::capture`]) is asked directly: an
+//! assignment binds sockets and creates files, which takes a fraction of a millisecond, or is a message to another node.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -23,17 +23,15 @@ use ferric_sip::flow::{Destination, Flow};
 use ferric_sip::message::Message;
 use ferric_sip::method::Method;
 use ferric_sip_io::{Inbound, InboundKind, SipSockets};
-use ferric_srs::port::{CaptureEvent, Command, RecordingId, RefuseReason, ReleaseCause, SessionInfo, StreamSpec};
+use ferric_srs::port::{Command, RefuseReason};
 use ferric_srs::{Srs, SrsEvent, SrsOutput};
-use ferric_worker::call::Assignment;
-use ferric_worker::worker::Worker;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::sleep_until;
 use uuid::Uuid;
 
 use super::asks::{Ask, Order};
-use super::bridge;
-use super::catalogue::Bookkeeper;
+use super::capture::remote::News;
+use super::capture::{Capture, Heard};
 use super::edge::{Edge, EdgeEvent};
 use super::route_test::Told;
 use super::sight::Sight;
@@ -81,25 +79,15 @@ impl SignallingStats {
     }
 }
 
-struct Known {
-    /// All that it has had.
-    streams: Vec<StreamSpec>,
-    info: SessionInfo,
-    started: SystemTime,
-    started_unix_ms: u64,
-}
-
 pub(super) struct Signalling {
     pub(super) srs: Srs,
     edge: Edge,
     sight: Sight,
     pub(super) sockets: SipSockets,
-    pub(super) worker: Arc<Worker>,
-    pub(super) books: Bookkeeper,
+    capture: Capture,
     pub(super) stats: Arc<SignallingStats>,
     ledger: Ledger,
     events: broadcast::Sender<Event>,
-    known: HashMap<RecordingId, Known>,
     /// False: what is not forwarded has nowhere to go.
     records: bool,
 }
@@ -110,14 +98,13 @@ impl Signalling {
         edge: Edge,
         sight: Sight,
         sockets: SipSockets,
-        worker: Arc<Worker>,
-        books: Bookkeeper,
+        capture: Capture,
         stats: Arc<SignallingStats>,
         ledger: Ledger,
         events: broadcast::Sender<Event>,
         records: bool,
     ) -> Signalling {
-        Signalling { srs, edge, sight, sockets, worker, books, stats, ledger, events, known: HashMap::new(), records }
+        Signalling { srs, edge, sight, sockets, capture, stats, ledger, events, records }
     }
 
     /// Runs until nobody has orders for it any more.
@@ -195,6 +182,8 @@ impl Signalling {
             while due.is_some_and(|due| due <= now) {
                 self.srs.handle_timeout(now);
                 self.edge.handle_timeout(now);
+                let heard = self.capture.handle_timeout(now);
+                self.hear(now, heard);
                 self.drain(now);
                 now = Instant::now();
                 due = self.poll_timeout();
@@ -225,7 +214,8 @@ impl Signalling {
     }
 
     fn poll_timeout(&mut self) -> Option<Instant> {
-        [self.srs.poll_timeout(), self.edge.poll_timeout()].into_iter().flatten().min()
+        let own = [self.srs.poll_timeout(), self.edge.poll_timeout(), self.capture.poll_timeout()];
+        own.into_iter().flatten().min()
     }
 
     /// Takes what came, and does what it leads to.
@@ -277,6 +267,10 @@ impl Signalling {
         let now = Instant::now();
         match order {
             Order::Capture(event) => self.srs.handle_capture(now, event),
+            Order::Remote(news) => {
+                let heard = self.capture.news(now, news);
+                self.hear(now, heard);
+            }
             Order::Refuse(refuse) => self.srs.set_refusing(refuse.then_some(RefuseReason::Capacity)),
             Order::Drain(draining) => {
                 self.srs.set_draining(draining);
@@ -350,8 +344,12 @@ impl Signalling {
                     }
                     self.sockets.send(&flow, bytes);
                 }
-                SrsOutput::Capture(command) => self.command(command),
+                SrsOutput::Capture(command) => self.command(now, command),
                 SrsOutput::Event(event) => {
+                    if let SrsEvent::Moved { recording, .. } = &event {
+                        let heard = self.capture.news(now, News::Moved(*recording));
+                        self.hear(now, heard);
+                    }
                     self.note(&event);
                     log(event);
                 }
@@ -387,81 +385,18 @@ impl Signalling {
         }
     }
 
-    fn command(&mut self, command: Command) {
-        let now = Instant::now();
-        match command {
-            // The one worker of a single node is never lost while the node lives, so nothing is to be taken over.
-            Command::Assign { recording, part, streams, takes, beside, info } => {
-                let started = SystemTime::now();
-                let unix = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-                let started_unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
-                let document = bridge::session(&info, &streams, started_unix_ms);
-                let assignment = Assignment {
-                    part: bridge::part(recording, &part),
-                    lost: part.lost_unix_ms.map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms)),
-                    tenant: info.tenant.clone(),
-                    started,
-                    session: document.clone(),
-                    streams: bridge::streams(&streams),
-                    takes: bridge::taken(&takes),
-                    restore: bridge::restore(&part.restore),
-                    beside: beside.map(|beside| beside.0),
-                };
-                let part = part.number;
-                match self.worker.assign(assignment) {
-                    Ok(addresses) => {
-                        self.books.running(recording.0, &info.tenant, started, &document);
-                        self.known.insert(recording, Known { streams, info, started, started_unix_ms });
-                        let streams = bridge::addresses(&addresses);
-                        self.srs.handle_capture(now, CaptureEvent::Ready { recording, part, streams });
-                    }
-                    Err(refusal) => {
-                        metrics::call("refused");
-                        tracing::warn!(%refusal, "a call is refused");
-                        let reason = bridge::refusal(refusal);
-                        self.srs.handle_capture(now, CaptureEvent::Refused { recording, part, reason });
-                    }
-                }
-            }
-            Command::Change { recording, streams, takes } => {
-                let part = 1;
-                match self.worker.update(recording.0, bridge::streams(&streams), &bridge::taken(&takes)) {
-                    Ok(addresses) => {
-                        if let Some(known) = self.known.get_mut(&recording) {
-                            known.streams.retain(|had| !streams.iter().any(|stream| stream.index == had.index));
-                            known.streams.extend(streams);
-                            known.streams.sort_by_key(|stream| stream.index);
-                        }
-                        self.tell_capture(recording);
-                        let streams = bridge::addresses(&addresses);
-                        self.srs.handle_capture(now, CaptureEvent::Ready { recording, part, streams });
-                    }
-                    Err(refusal) => {
-                        let reason = bridge::refusal(refusal);
-                        self.srs.handle_capture(now, CaptureEvent::Refused { recording, part, reason });
-                    }
-                }
-            }
-            Command::Info { recording, info } => {
-                if let Some(known) = self.known.get_mut(&recording) {
-                    known.info = info;
-                }
-                self.tell_capture(recording);
-            }
-            Command::Park { recording } => self.worker.park(recording.0),
-            Command::Release { recording, cause } => {
-                self.known.remove(&recording);
-                metrics::call(if cause == ReleaseCause::Cancelled { "cancelled" } else { "recorded" });
-                self.worker.release(recording.0, cause.as_str());
-            }
-        }
+    fn command(&mut self, now: Instant, command: Command) {
+        let heard = self.capture.command(now, command);
+        self.hear(now, heard);
     }
 
-    fn tell_capture(&self, recording: RecordingId) {
-        if let Some(known) = self.known.get(&recording) {
-            let document = bridge::session(&known.info, &known.streams, known.started_unix_ms);
-            self.books.running(recording.0, &known.info.tenant, known.started, &document);
-            self.worker.set_session(recording.0, document);
+    /// What capture says goes to the SRS.
+    fn hear(&mut self, now: Instant, heard: Vec<Heard>) {
+        for heard in heard {
+            match heard {
+                Heard::Event(event) => self.srs.handle_capture(now, event),
+                Heard::Stop(recording) => self.srs.stop(now, recording),
+            }
         }
     }
 }

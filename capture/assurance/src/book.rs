@@ -21,8 +21,15 @@ struct Done {
 }
 
 #[derive(Debug)]
+struct Placed {
+    node: String,
+    of: Option<Uuid>,
+}
+
+#[derive(Debug)]
 struct Open {
     received: Timestamp,
+    /// Recordings, and parts of them that have names of their own.
     recordings: Vec<Uuid>,
     ended: Option<(Timestamp, String)>,
 }
@@ -45,6 +52,10 @@ pub(crate) struct Book {
     /// Recordings of open INVITEs, with those that feed them.
     fed: HashMap<Uuid, Vec<Uuid>>,
     done: HashMap<Uuid, Done>,
+    /// Where they are recorded, as far as it is known.
+    placed: HashMap<Uuid, Placed>,
+    /// The last part of a recording that has another name.
+    last: HashMap<Uuid, Uuid>,
     /// Outcomes that came for what had one.
     pub(crate) contradictions: u64,
     pub(crate) overflow: u64,
@@ -68,6 +79,18 @@ impl Book {
                 if !open.recordings.contains(&recording) {
                     open.recordings.push(recording);
                     self.fed.entry(recording).or_default().push(invite);
+                }
+                if let Some(node) = entry.node.clone() {
+                    self.placed.insert(recording, Placed { node, of: entry.of });
+                }
+                let Some(of) = entry.of else { return };
+                self.last.insert(of, recording);
+                // Nobody ever recorded the first part: the recording begins with this one.
+                if !self.placed.contains_key(&of) && !self.done.contains_key(&of) {
+                    if let Some(open) = self.open.get_mut(&invite) {
+                        open.recordings.retain(|have| *have != of);
+                    }
+                    self.unfeed(of, Some(invite));
                 }
             }
             Kind::Finished => {
@@ -93,16 +116,28 @@ impl Book {
                     return;
                 };
                 for recording in open.recordings {
-                    if let Some(feeds) = self.fed.get_mut(&recording) {
-                        feeds.retain(|invite| Some(*invite) != entry.invite);
-                        if feeds.is_empty() {
-                            self.fed.remove(&recording);
-                            self.done.remove(&recording);
-                        }
-                    }
+                    self.unfeed(recording, entry.invite);
                 }
             }
         }
+    }
+
+    fn unfeed(&mut self, recording: Uuid, invite: Option<Uuid>) {
+        let Some(feeds) = self.fed.get_mut(&recording) else { return };
+        feeds.retain(|have| Some(*have) != invite);
+        if feeds.is_empty() {
+            self.fed.remove(&recording);
+            self.done.remove(&recording);
+            let of = self.placed.remove(&recording).and_then(|placed| placed.of);
+            if let Some(of) = of.filter(|of| self.last.get(of) == Some(&recording)) {
+                self.last.remove(&of);
+            }
+        }
+    }
+
+    /// The node that records it, where that is known.
+    pub(crate) fn node(&self, recording: Uuid) -> Option<&str> {
+        self.placed.get(&recording).map(|placed| placed.node.as_str())
     }
 
     /// True when some open INVITE feeds it and it is not finished.
@@ -131,6 +166,12 @@ impl Book {
         entry.gaps = done.iter().flat_map(|done| done.gaps.iter().cloned()).take(MAX_GAPS).collect();
         entry.gap_count = done.iter().map(|done| done.gap_count).sum();
         Some(entry)
+    }
+
+    /// INVITEs that feed any part of a recording.
+    pub(crate) fn feeding_any(&self, recording: Uuid) -> Vec<Uuid> {
+        let feeds = self.fed.get(&recording).or_else(|| self.fed.get(self.last.get(&recording)?));
+        feeds.cloned().unwrap_or_default()
     }
 
     /// INVITEs that a recording's end may have settled.

@@ -44,7 +44,7 @@ impl Outcome {
 pub enum Kind {
     /// An INVITE came.
     Received,
-    /// It goes into a recording.
+    /// It goes into a recording, or into another part of it; told again with the node that records it.
     Recording,
     /// A recording is finished: its manifest is on disk.
     Finished,
@@ -85,6 +85,12 @@ pub struct Entry {
     /// Which recording.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recording: Option<Uuid>,
+    /// The recording that a part belongs to, where the part has another name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<Uuid>,
+    /// The node that records it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// Whose call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
@@ -137,6 +143,8 @@ impl Entry {
             previous: None,
             invite: None,
             recording: None,
+            of: None,
+            node: None,
             tenant: None,
             call: None,
             source: None,

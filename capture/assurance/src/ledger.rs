@@ -216,6 +216,19 @@ impl Ledger {
         inner.write(entry);
     }
 
+    /// A part of a recording is recorded by a node, in files of this name. INVITEs wait for each part that they fed.
+    pub fn placed(&self, recording: Uuid, file: Uuid, node: &str) {
+        let mut inner = self.shared.lock();
+        for invite in inner.book.feeding_any(recording) {
+            let mut entry = inner.entry(Kind::Recording);
+            entry.invite = Some(invite);
+            entry.recording = Some(file);
+            entry.of = (file != recording).then_some(recording);
+            entry.node = Some(node.to_owned());
+            inner.write(entry);
+        }
+    }
+
     /// It was refused.
     pub fn refused(&self, invite: Uuid, status: u16, cause: &str) {
         let mut inner = self.shared.lock();
@@ -282,9 +295,9 @@ impl Ledger {
         }
     }
 
-    /// After a start, once every recording of earlier lives was told: nothing of those lives stays open.
-    /// Returns how many outcomes were written.
-    pub fn settle(&self, cause: &str) -> usize {
+    /// After a start, once every recording of earlier lives was told: nothing of those lives stays open on this node, which is
+    /// `own`. What another node records stays open until that one tells. Returns how many INVITEs were open.
+    pub fn settle(&self, cause: &str, own: &str) -> usize {
         let mut inner = self.shared.lock();
         let open = inner.book.all_open();
         for invite in &open {
@@ -295,6 +308,9 @@ impl Ledger {
                 inner.write(entry);
             }
             for recording in inner.book.unfinished(*invite) {
+                if inner.book.node(recording).is_some_and(|node| node != own) {
+                    continue;
+                }
                 // It was asked for, and the spool knows nothing of it: it never began, or it is gone.
                 let mut entry = inner.entry(Kind::Finished);
                 entry.recording = Some(recording);

@@ -126,7 +126,7 @@ fn a_ledger_cut_at_any_byte_goes_on_and_loses_no_whole_line() {
         for number in 1..=4 {
             ledger.finished(id(100 + number), &done(RecordingState::Recovered));
         }
-        ledger.settle("the node stopped");
+        ledger.settle("the node stopped", "edge-a1");
         drop(ledger);
         let report = all(folder.path());
         assert!(report.adds_up && report.totals.open == 0, "cut at {cut}: {:?}", report.problems);
@@ -148,7 +148,7 @@ fn a_node_that_dies_settles_at_its_next_start() {
     drop(ledger);
     let (ledger, told) = open(folder.path());
     ledger.finished(id(101), &done(RecordingState::Recovered));
-    assert_eq!(ledger.settle("the node stopped"), 3);
+    assert_eq!(ledger.settle("the node stopped", "edge-a1"), 3);
     let report = all(folder.path());
     let found = outcomes(&report);
     assert_eq!(found[&id(1)], Some(Outcome::Recovered));
@@ -156,7 +156,51 @@ fn a_node_that_dies_settles_at_its_next_start() {
     assert!(report.calls[1].cause.as_deref().unwrap().contains("the spool has nothing"));
     assert!(report.adds_up);
     assert_eq!(told.lock().unwrap().len(), 3);
-    assert_eq!(ledger.settle("again"), 0);
+    assert_eq!(ledger.settle("again", "edge-a1"), 0);
+}
+
+#[test]
+fn an_invite_waits_for_every_part_wherever_it_is_recorded() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ledger, _) = open(folder.path());
+    ledger.received(id(1), "acme", "c", "siprec");
+    ledger.recorded_by(id(1), id(101));
+    ledger.placed(id(101), id(101), "worker-1");
+    ledger.placed(id(101), id(102), "worker-2");
+    ledger.ended(id(1), "bye");
+    ledger.finished(id(102), &done(RecordingState::Complete));
+    assert_eq!(outcomes(&all(folder.path()))[&id(1)], None);
+    drop(ledger);
+    // Over a restart: what another node has is not lost because this one stopped.
+    let (ledger, _) = open(folder.path());
+    assert_eq!(ledger.settle("the node stopped", "edge-a1"), 1);
+    assert_eq!(outcomes(&all(folder.path()))[&id(1)], None);
+    ledger.finished(id(101), &done(RecordingState::Recovered));
+    let report = all(folder.path());
+    assert_eq!(outcomes(&report)[&id(1)], Some(Outcome::Recovered));
+    assert_eq!(report.calls[0].recordings, [id(101)], "one recording");
+    assert!(report.adds_up && check(folder.path()).unwrap().broken.is_none());
+}
+
+#[test]
+fn a_part_that_nobody_began_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ledger, _) = open(folder.path());
+    ledger.received(id(1), "acme", "c", "siprec");
+    ledger.recorded_by(id(1), id(101));
+    ledger.placed(id(101), id(102), "worker-2");
+    ledger.placed(id(101), id(103), "worker-3");
+    ledger.finished(id(102), &done(RecordingState::Complete));
+    ledger.ended(id(1), "bye");
+    assert_eq!(outcomes(&all(folder.path()))[&id(1)], None);
+    ledger.finished(id(103), &done(RecordingState::Complete));
+    assert_eq!(outcomes(&all(folder.path()))[&id(1)], Some(Outcome::Complete));
+    // What this node itself should have is settled with its own start.
+    ledger.received(id(2), "acme", "c", "siprec");
+    ledger.recorded_by(id(2), id(201));
+    ledger.placed(id(201), id(201), "edge-a1");
+    assert_eq!(ledger.settle("the node stopped", "edge-a1"), 1);
+    assert_eq!(outcomes(&all(folder.path()))[&id(2)], Some(Outcome::Partial));
 }
 
 #[test]

@@ -55,7 +55,7 @@ pub(in crate::node) struct Seen {
 }
 
 impl Seen {
-    fn new(member: &Member, restarted: bool) -> Seen {
+    pub(super) fn new(member: &Member, restarted: bool) -> Seen {
         Seen {
             node: member.node.clone(),
             site: member.site.clone(),

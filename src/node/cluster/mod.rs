@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use ferric_cluster::{Carrier, ClusterConfig, ClusterState, Connection, NatsConfig, SoftConfig};
-use ferric_fabric::{Datagram, Fabric, FabricConfig, FabricEvent, Inbound, Incarnation, Member, NodeId, Site};
+use ferric_fabric::{Datagram, Fabric, FabricConfig, FabricEvent, Inbound, Incarnation, Limits, Member, NodeId, Site};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
 
@@ -55,6 +55,8 @@ pub(super) use members::{MemberEvent, Members, Seen};
 #[allow(unused_imports)]
 pub(super) use topic::{MIRRORED_RTP, Topic};
 
+/// A message between nodes, in bytes: all that is known of a call, with up to 1 MiB of documents as base64, and more to come.
+const MOST_BODY: usize = 4 << 20;
 /// How long a stopping node waits until what it wrote of soft state is kept.
 const KEEP_WITHIN: Duration = Duration::from_secs(2);
 
@@ -229,6 +231,11 @@ impl Cluster {
         self.0.fabric.as_ref().map(Fabric::members).unwrap_or_default()
     }
 
+    /// All other nodes that are up.
+    pub(super) fn seen(&self) -> Vec<Seen> {
+        self.members().iter().filter(|member| member.is_up()).map(|member| Seen::new(member, false)).collect()
+    }
+
     /// Tells the others that this node takes nothing new, or does so again.
     pub(super) async fn set_draining(&self, draining: bool) {
         if let Some(fabric) = &self.0.fabric {
@@ -268,6 +275,7 @@ fn fabric_config(config: &Config, settings: &config::Cluster, incarnation: u64) 
         roles: config.node.roles.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         topics: Topic::ALL.map(Topic::number).to_vec(),
+        limits: Limits { max_body: MOST_BODY, queue_bytes: 16 * MOST_BODY, ..Limits::default() },
         ..settings.fabric(&config.node.id, &config.node.site).context("[cluster]")?
     })
 }

@@ -10,12 +10,17 @@
 //! | the owner was started anew | it is finished after [`GRACE`], unless somebody names it |
 //! | it is older than `max_call` and a little | it is finished |
 //!
-//! A request that comes twice is answered twice and done once: a recording and its part are its name.
+//! Only the owner gives orders; another node says first that the recording is its own ([`ToWorker::Own`]), with a higher epoch, or
+//! comes when the owner is dead. So one that was cut off and does not know that its calls are another's ends none of them.
+//!
+//! A request that comes twice is answered twice and done once: a recording, its part and the files of it are its name.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::wire::{Owned, ToServer, ToWorker};
+use uuid::Uuid;
+
 use crate::port::{AssignedStream, CaptureEvent, Command, RecordingId, RefuseReason, ReleaseCause};
 
 /// A node that takes over the calls of a dead one says so within this.
@@ -48,14 +53,22 @@ pub enum HolderOutput {
 struct Held {
     owner: String,
     part: u32,
+    file: Uuid,
     epoch: u64,
     /// Its sockets; `None` until capture has answered.
     streams: Option<Vec<AssignedStream>>,
     /// The part that goes on if capture refuses this one, and its sockets.
-    before: Option<(u32, Vec<AssignedStream>)>,
+    before: Option<Before>,
     since: Instant,
     /// It is finished then, unless somebody names it.
     finish_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Before {
+    part: u32,
+    file: Uuid,
+    streams: Vec<AssignedStream>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -153,6 +166,9 @@ impl Holder {
             self.handle_assign(now, from, recording, part, command);
             return;
         }
+        if !self.may(from, recording) {
+            return;
+        }
         let Some(held) = self.held.get_mut(&recording).filter(|held| held.part == part) else {
             if !matches!(command, Command::Release { .. }) {
                 let missing = vec![Owned { recording, part, epoch: 0 }];
@@ -168,18 +184,28 @@ impl Holder {
         self.outputs.push_back(HolderOutput::Do(Box::new(command)));
     }
 
-    fn handle_assign(&mut self, now: Instant, from: &str, recording: RecordingId, part: u32, command: Command) {
+    /// Whether this node may command: it has the call, or whoever had it is dead.
+    fn may(&self, from: &str, recording: RecordingId) -> bool {
+        self.owner(recording).is_none_or(|owner| owner == from || !self.is_up(owner))
+    }
+
+    fn handle_assign(&mut self, now: Instant, from: &str, recording: RecordingId, number: u32, command: Command) {
+        let Command::Assign { part, .. } = &command else { return };
+        let file = part.file;
+        if !self.may(from, recording) {
+            return;
+        }
         match self.held.get_mut(&recording) {
-            Some(held) if held.part == part => {
+            Some(held) if held.part == number && held.file == file => {
                 from.clone_into(&mut held.owner);
                 held.finish_at = None;
                 if let Some(streams) = held.streams.clone() {
-                    self.tell(from, CaptureEvent::Ready { recording, part, streams });
+                    self.tell(from, CaptureEvent::Ready { recording, part: number, streams });
                 }
                 return;
             }
-            Some(held) if held.part > part => {
-                self.tell(from, CaptureEvent::Refused { recording, part, reason: RefuseReason::Broken });
+            Some(held) if held.part > number => {
+                self.tell(from, CaptureEvent::Refused { recording, part: number, reason: RefuseReason::Broken });
                 return;
             }
             Some(_) | None => {}
@@ -188,10 +214,12 @@ impl Holder {
         let (mut since, mut epoch, mut before) = (now, 0, None);
         if let Some(had) = self.held.remove(&recording) {
             (since, epoch) = (had.since, had.epoch);
-            before = had.streams.map(|streams| (had.part, streams)).or(had.before);
+            let (part, file) = (had.part, had.file);
+            before = had.streams.map(|streams| Before { part, file, streams }).or(had.before);
         }
         let owner = from.to_owned();
-        self.held.insert(recording, Held { owner, part, epoch, streams: None, before, since, finish_at: None });
+        let held = Held { owner, part: number, file, epoch, streams: None, before, since, finish_at: None };
+        self.held.insert(recording, held);
         self.outputs.push_back(HolderOutput::Do(Box::new(command)));
     }
 
@@ -271,7 +299,9 @@ impl Holder {
             }
             // What was refused a change goes on as it was.
             CaptureEvent::Refused { .. } if held.streams.is_none() => match held.before.take() {
-                Some((part, streams)) => (held.part, held.streams) = (part, Some(streams)),
+                Some(Before { part, file, streams }) => {
+                    (held.part, held.file, held.streams) = (part, file, Some(streams));
+                }
                 None => drop(self.held.remove(&recording)),
             },
             CaptureEvent::MediaSilent { .. } | CaptureEvent::Died { .. } if !self.is_up(&owner) => {

@@ -349,7 +349,7 @@ impl Switchboard {
                     self.outputs.push_back(SwitchboardOutput::Stop(recording));
                 }
             }
-            ToServer::Owned { have, missing } => self.handle_owned(now, from, &have, &missing),
+            ToServer::Owned { have, missing } => self.handle_owned(from, &have, &missing),
         }
     }
 
@@ -453,18 +453,23 @@ impl Switchboard {
         self.outputs.push_back(SwitchboardOutput::Send { to: worker, message });
     }
 
-    /// The link to a worker is another one now; that it is up follows, and then it is asked what it has.
+    /// The link to a worker is another one now; that it is up follows, and then it is asked what it has. What it was asked for and
+    /// has not answered is lost: a worker that was started anew may have begun it in its life before.
     pub fn handle_replaced(&mut self, worker: &WorkerId) {
         self.directory.down(worker);
+        self.lose_all(|place| place.worker == *worker && matches!(place.state, State::Asked { .. }));
     }
 
     /// A worker is gone, with what it had.
     pub fn handle_down(&mut self, worker: &WorkerId) {
         self.directory.down(worker);
-        let is_there =
-            |place: &Place| place.worker == *worker && matches!(place.state, State::There | State::Asked { .. });
+        self.lose_all(|place| place.worker == *worker && matches!(place.state, State::There | State::Asked { .. }));
+    }
+
+    /// In order, so that calls that came first are moved first.
+    fn lose_all(&mut self, is_lost: impl Fn(&Place) -> bool) {
         let mut lost: Vec<RecordingId> =
-            self.places.iter().filter(|(_, place)| is_there(place)).map(|(id, _)| *id).collect();
+            self.places.iter().filter(|(_, place)| is_lost(place)).map(|(id, _)| *id).collect();
         lost.sort();
         for id in lost {
             self.lose(id);
@@ -487,7 +492,7 @@ impl Switchboard {
     }
 
     /// A worker says what it has of ours.
-    fn handle_owned(&mut self, now: Instant, from: &WorkerId, have: &[Owned], missing: &[Owned]) {
+    fn handle_owned(&mut self, from: &WorkerId, have: &[Owned], missing: &[Owned]) {
         for owned in have {
             let Some(place) = self.places.get_mut(&owned.recording) else { continue };
             let State::Searched { kept } = &mut place.state else { continue };
@@ -504,19 +509,19 @@ impl Switchboard {
                 continue;
             }
             match &place.state {
-                State::There => self.lose(owned.recording),
-                // It did not come through the link before: once more.
-                State::Asked { command, serial, .. } => {
-                    let (part, serial, command) = (place.part, Some(*serial), command.clone());
-                    let message = ToWorker::Command { part, serial, command };
-                    self.outputs.push_back(SwitchboardOutput::Send { to: from.clone(), message });
-                    self.set_deadline(owned.recording, Some(now + PATIENCE));
-                }
+                State::There | State::Asked { .. } => self.lose(owned.recording),
                 State::Searched { .. } | State::Lost => {}
             }
         }
-        let is_home =
-            |place: &Place| matches!(place.state, State::Lost) && place.homes.iter().any(|home| home.worker == *from);
+        // Also while the next part is on its way to be taken elsewhere: the SRS knows whether it needs to hear of it.
+        let is_home = |place: &Place| {
+            let is_elsewhere = match place.state {
+                State::Searched { .. } => false,
+                State::Lost => true,
+                State::Asked { .. } | State::There => place.worker != *from,
+            };
+            is_elsewhere && place.homes.iter().any(|home| home.worker == *from)
+        };
         let mut back: Vec<RecordingId> =
             self.places.iter().filter(|(_, place)| is_home(place)).map(|(id, _)| *id).collect();
         back.sort();
@@ -546,9 +551,9 @@ impl Switchboard {
     }
 
     /// Some of those that were adopted are with the worker of this node.
-    pub fn found_here(&mut self, now: Instant, have: &[Owned]) {
+    pub fn found_here(&mut self, have: &[Owned]) {
         if let Some(own) = self.own.clone() {
-            self.handle_owned(now, &own, have, &[]);
+            self.handle_owned(&own, have, &[]);
         }
     }
 

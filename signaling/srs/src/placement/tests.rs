@@ -320,7 +320,7 @@ fn a_dead_worker_costs_its_parts_and_the_calls_go_on_elsewhere() {
     world.events.clear();
     world.workers.remove("w1");
     world.unlink("srs", "w1");
-    assert_eq!(world.told(), vec!["lost 1"; 5]);
+    assert_eq!(world.told(), ["lost 1"].repeat(5));
     let lost: Vec<RecordingId> = world
         .events
         .iter()
@@ -332,8 +332,14 @@ fn a_dead_worker_costs_its_parts_and_the_calls_go_on_elsewhere() {
         assert_eq!(world.worker_of(recording), "w2");
     }
     world.told();
-    // It comes back empty: what goes on elsewhere needs nothing of it.
+    // It comes back empty: a peer that has not moved yet may need it.
     world.workers.insert("w1", Node::new(40_000));
+    world.link("srs", "w1");
+    assert_eq!(world.told(), ["returned"].repeat(5));
+    for recording in &of_first {
+        world.servers.get_mut("srs").unwrap().moved(*recording);
+    }
+    world.unlink("srs", "w1");
     world.link("srs", "w1");
     assert_eq!(world.told(), Vec::<String>::new());
     assert_eq!(world.servers["srs"].lost(), 5);
@@ -453,16 +459,18 @@ fn a_worker_restarted_unseen_has_nothing_of_what_it_had() {
 }
 
 #[test]
-fn an_assignment_that_the_link_lost_is_repeated_and_done_once() {
+fn an_assignment_that_the_link_lost_is_lost_and_one_that_comes_twice_is_done_once() {
     let mut world = World::new(&["srs"], &["w1"]);
     world.cut.push(("srs", "w1"));
     world.command("srs", assign(id(1), 1));
     assert_eq!(world.told(), Vec::<String>::new());
     world.cut.clear();
     world.servers.get_mut("srs").unwrap().handle_replaced(&WorkerId::new("w1"));
+    world.run();
+    assert_eq!(world.told(), ["lost 1"], "nobody knows whether it was begun");
     world.link("srs", "w1");
+    world.command("srs", assign(id(1), 1));
     assert_eq!(world.told(), ["placed w1", "ready 1"]);
-    // The answer was lost, and not the request.
     world.now += Duration::from_secs(1);
     let command = Box::new(assign(id(1), 1));
     let again = ToWorker::Command { part: 1, serial: Some(7), command };
@@ -507,6 +515,32 @@ fn recordings_go_on_without_their_srs_and_its_partner_finds_them() {
     let worker = world.worker_of(id(3));
     world.workers.get_mut(worker).unwrap().holder.handle_message(now, "srs", claim);
     assert_eq!(world.workers[worker].holder.owner(id(3)), Some("twin"));
+    // Nor does it end anything, or take it back with an order.
+    for command in [release(id(3)), Command::Info { recording: id(3), info: info() }, assign(id(3), 2)] {
+        let order = ToWorker::Command { part: 1, serial: None, command: Box::new(command) };
+        world.workers.get_mut(worker).unwrap().holder.handle_message(now, "srs", order);
+        world.run();
+    }
+    assert_eq!(world.workers[worker].holder.owner(id(3)), Some("twin"));
+    assert_eq!(world.worker_of(id(3)), worker);
+    assert_eq!(world.told(), Vec::<String>::new());
+}
+
+#[test]
+fn the_same_part_in_other_files_is_another_one() {
+    let mut world = World::new(&["srs", "twin"], &["w1"]);
+    world.command("srs", assign(id(1), 2));
+    world.servers.remove("srs");
+    world.unlink("srs", "w1");
+    world.told();
+    let Command::Assign { recording, mut part, streams, takes, beside, info } = assign(id(1), 2) else {
+        unreachable!()
+    };
+    part.file = Uuid::from_u128(99);
+    world.command("twin", Command::Assign { recording, part, streams, takes, beside, info });
+    assert_eq!(world.told(), ["placed w1", "ready 2"]);
+    assert_eq!(world.done("w1"), ["assign 2", "assign 2"], "the second one ends the first");
+    assert_eq!(world.workers["w1"].holder.owner(id(1)), Some("twin"));
 }
 
 #[test]

@@ -1,0 +1,124 @@
+//! Commands done by the worker of this node: for its own SRS by a function call, for others by [`super::serve`].
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use ferric_srs::port::{CaptureEvent, Command, RecordingId, SessionInfo, StreamSpec};
+use ferric_worker::call::{Assignment, Refusal};
+use ferric_worker::worker::Worker;
+
+use crate::node::bridge;
+use crate::node::catalogue::Bookkeeper;
+
+/// A recording of this worker, as signalling knows it.
+struct Known {
+    part: u32,
+    /// All that it has had.
+    streams: Vec<StreamSpec>,
+    info: SessionInfo,
+    started: SystemTime,
+    started_unix_ms: u64,
+}
+
+/// The worker of this node, spoken to in signalling's words.
+pub(in crate::node) struct Local {
+    worker: Arc<Worker>,
+    books: Bookkeeper,
+    known: Mutex<HashMap<RecordingId, Known>>,
+}
+
+impl Local {
+    pub(in crate::node) fn new(worker: Arc<Worker>, books: Bookkeeper) -> Local {
+        Local { worker, books, known: Mutex::default() }
+    }
+
+    /// Does it, and answers what asks for an answer. It makes sockets and files, which takes a fraction of a millisecond.
+    pub(in crate::node) fn perform(&self, command: Command) -> Option<CaptureEvent> {
+        match command {
+            Command::Assign { .. } => self.assign(command),
+            Command::Change { recording, streams, takes } => {
+                let part = self.known().get(&recording).map_or(1, |known| known.part);
+                let done = self.worker.update(recording.0, bridge::streams(&streams), &bridge::taken(&takes));
+                Some(match done {
+                    Ok(addresses) => {
+                        if let Some(known) = self.known().get_mut(&recording) {
+                            known.streams.retain(|had| !streams.iter().any(|stream| stream.index == had.index));
+                            known.streams.extend(streams);
+                            known.streams.sort_by_key(|stream| stream.index);
+                        }
+                        self.tell_capture(recording);
+                        CaptureEvent::Ready { recording, part, streams: bridge::addresses(&addresses) }
+                    }
+                    Err(refusal) => refused(recording, part, refusal),
+                })
+            }
+            Command::Info { recording, info } => {
+                if let Some(known) = self.known().get_mut(&recording) {
+                    known.info = info;
+                }
+                self.tell_capture(recording);
+                None
+            }
+            Command::Park { recording } => {
+                self.worker.park(recording.0);
+                None
+            }
+            Command::Release { recording, cause } => {
+                self.known().remove(&recording);
+                self.worker.release(recording.0, cause.as_str());
+                None
+            }
+        }
+    }
+
+    fn assign(&self, command: Command) -> Option<CaptureEvent> {
+        let Command::Assign { recording, part, streams, takes, beside, info } = command else { return None };
+        let number = part.number;
+        let started = SystemTime::now();
+        let unix = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let started_unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
+        let document = bridge::session(&info, &streams, started_unix_ms);
+        let assignment = Assignment {
+            part: bridge::part(recording, &part),
+            lost: part.lost_unix_ms.map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms)),
+            tenant: info.tenant.clone(),
+            started,
+            session: document.clone(),
+            streams: bridge::streams(&streams),
+            takes: bridge::taken(&takes),
+            restore: bridge::restore(&part.restore),
+            beside: beside.map(|beside| beside.0),
+        };
+        Some(match self.worker.assign(assignment) {
+            Ok(addresses) => {
+                self.books.running(recording.0, &info.tenant, started, &document);
+                self.known().insert(recording, Known { part: number, streams, info, started, started_unix_ms });
+                CaptureEvent::Ready { recording, part: number, streams: bridge::addresses(&addresses) }
+            }
+            Err(refusal) => {
+                tracing::warn!(%refusal, "a call is refused");
+                refused(recording, number, refusal)
+            }
+        })
+    }
+
+    fn tell_capture(&self, recording: RecordingId) {
+        let document = self.known().get(&recording).map(|known| {
+            let document = bridge::session(&known.info, &known.streams, known.started_unix_ms);
+            self.books.running(recording.0, &known.info.tenant, known.started, &document);
+            document
+        });
+        if let Some(document) = document {
+            self.worker.set_session(recording.0, document);
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<RecordingId, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn refused(recording: RecordingId, part: u32, refusal: Refusal) -> CaptureEvent {
+    CaptureEvent::Refused { recording, part, reason: bridge::refusal(refusal) }
+}
