@@ -65,6 +65,37 @@ fn the_media_move_by_reinvite_and_everything_else_stays_as_it_was() {
 }
 
 #[test]
+fn our_srtp_keys_stay_and_the_peer_may_change_its_own() {
+    let mut config = config();
+    config.media.sdes_without_tls = true;
+    let mut rig = Rig::with(config);
+    let secured = |key: &str| {
+        let line = format!("a=label:1\r\na=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:{}\r\n", key.repeat(40));
+        let one = SDP.split("m=audio").take(2).collect::<Vec<_>>().join("m=audio");
+        one.replace("RTP/AVP", "RTP/SAVP").replace("a=label:1\r\n", &line)
+    };
+    let crypto = |message: &Message| {
+        let text = String::from_utf8_lossy(message.body()).into_owned();
+        text.lines().find(|line| line.starts_with("a=crypto:")).map(str::to_owned).unwrap()
+    };
+    rig.request("INVITE", UPDATE, &secured("A"));
+    rig.ready();
+    let ok = rig.answer();
+    rig.established(&ok);
+    rig.ack("");
+    let before = rig.streams()[0].keys.clone().unwrap();
+    rig.lost();
+    assert_eq!(rig.streams()[0].keys, Some(before.clone()), "the next worker has the same keys");
+    rig.ready();
+    let update = rig.answer();
+    assert_eq!(crypto(&update), crypto(&ok));
+    rig.respond(&update, 200, &secured("B"));
+    let after = rig.streams()[0].keys.clone().unwrap();
+    assert_eq!((changes(&rig), &after.ours), (1, &before.ours));
+    assert_ne!(after.theirs, before.theirs);
+}
+
+#[test]
 fn what_the_answer_changes_capture_hears_of() {
     let mut rig = recorded(UPDATE);
     rig.lost();
