@@ -25,8 +25,6 @@ pub struct Health {
     pub connection: Connection,
     /// Whether soft state was fetched from another node, or nobody was there.
     pub joined: bool,
-    /// Whether nobody was there when this node joined.
-    pub joined_alone: bool,
     /// Whether documents are those of the store; `false`: the last ones that were known.
     pub documents_current: bool,
     /// How often the connection was made.
@@ -60,7 +58,6 @@ pub struct Health {
 pub(crate) struct Gauges {
     connection: Mutex<Connection>,
     pub(crate) connects: Count,
-    pub(crate) alone: Count,
     pub(crate) sends_dropped: Count,
     pub(crate) slow: Count,
     pub(crate) kept: Count,
@@ -76,7 +73,6 @@ impl Gauges {
         Gauges {
             connection: Mutex::new(connection),
             connects: Count::default(),
-            alone: Count::default(),
             sends_dropped: Count::default(),
             slow: Count::default(),
             kept: Count::default(),

@@ -45,6 +45,10 @@ impl Memory {
         lock(&self.soft).get(Instant::now(), kind, key)
     }
 
+    pub(crate) fn is_removed(&self, kind: Kind, key: &[u8]) -> bool {
+        lock(&self.soft).is_removed(kind, key)
+    }
+
     pub(crate) fn list(&self, kind: Kind) -> Vec<View> {
         let (mut list, mut start, end) = (Vec::new(), kind.buckets().start, kind.buckets().end);
         // In parts: a call that looks up one entry does not wait for all of them.

@@ -111,6 +111,11 @@ impl ClusterState {
         self.inner.memory.get(kind, key)
     }
 
+    /// Whether an entry is known to have been removed, or to have ended, for two hours and some minutes after that.
+    pub fn is_removed(&self, kind: Kind, key: &[u8]) -> bool {
+        self.inner.memory.is_removed(kind, key)
+    }
+
     /// All entries of a kind, from memory.
     pub fn list(&self, kind: Kind) -> Vec<View> {
         self.inner.memory.list(kind)
@@ -222,7 +227,6 @@ impl ClusterState {
         Health {
             connection: gauges.connection(),
             joined,
-            joined_alone: gauges.alone.get() > 0,
             documents_current: documents.is_current(),
             connects: gauges.connects.get(),
             sends_dropped: gauges.sends_dropped.get(),

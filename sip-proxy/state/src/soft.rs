@@ -280,6 +280,12 @@ impl Soft {
         self.view(now, &name, self.table.get(&name)?)
     }
 
+    /// Whether an entry was there and is known to have been removed, or to have ended, which is more than not to know it.
+    pub fn is_removed(&self, kind: Kind, key: &[u8]) -> bool {
+        let name = Name { kind, key: Bytes::copy_from_slice(key) };
+        self.table.get(&name).is_some_and(|entry| entry.state == State::Removed)
+    }
+
     /// All entries of a kind that [`Soft::get`] would show.
     pub fn iter(&self, now: Instant, kind: Kind) -> impl Iterator<Item = View> {
         self.part(now, kind.buckets())

@@ -218,7 +218,6 @@ mod tests {
         Health {
             connection,
             joined: true,
-            joined_alone: false,
             documents_current: true,
             connects: 0,
             sends_dropped: 0,

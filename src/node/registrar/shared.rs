@@ -16,8 +16,8 @@
 //!   ([`ferric_proxy::Proxy::hop`]).
 //! - Times travel as what remains, never as somebody's clock.
 //! - Lives end everywhere by themselves; only what is removed is told.
-//! - A node that starts knows its journal. When it has joined the others, what they do not know is given up: it was removed
-//!   meanwhile. A node that finds nobody tells the others, when they come, what it had.
+//! - A node that starts knows its journal. When it has joined the others, what they know to be removed is given up, and what
+//!   they do not know is told: it was taken while they were away, or before all of them were.
 //! - A binding whose key or value is too long for the soft state stays with its node. So does what finds it full; this is
 //!   counted and said.
 
@@ -52,20 +52,15 @@ pub(in crate::node) enum News {
     Changed(Vec<Bytes>),
     /// A node is there, or is not.
     There(String, bool),
-    /// This node has what the others have; `alone`: there were none.
-    Joined {
-        /// Nobody was there.
-        alone: bool,
-    },
+    /// This node has what the others have.
+    Joined,
 }
 
 /// What is done with all bindings, piece by piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Compare {
-    /// What the others do not know is given up.
-    Forget,
-    /// What the others do not know is told.
-    Tell,
+    /// What is known to be removed is given up, and what is not known is told.
+    Settle,
     /// Everything of this node is told again.
     TellAll,
 }
@@ -141,7 +136,7 @@ impl Sharing {
         match news {
             News::Changed(keys) => self.take_over(now, &keys, registrar),
             News::There(node, there) => registrar.core.set_there(&node, there),
-            News::Joined { alone } => self.begin(now, if alone { Compare::Tell } else { Compare::Forget }),
+            News::Joined => self.begin(now, Compare::Settle),
         }
     }
 
@@ -157,12 +152,15 @@ impl Sharing {
         let (piece, next) = registrar.core.export(now, unix_s(), from, PIECE);
         for saved in piece {
             let is_own = saved.home.is_none();
-            let known = || key_of(&saved.key()).is_some_and(|key| self.state.get(Kind::Registration, &key).is_some());
+            let Some(key) = key_of(&saved.key()) else { continue };
+            let is_known = || self.state.get(Kind::Registration, &key).is_some();
             match what {
-                Compare::Forget if !known() => drop(registrar.core.forget(&saved.key())),
-                Compare::Tell if is_own && !known() => registrar.tell(saved),
+                Compare::Settle if self.state.is_removed(Kind::Registration, &key) => {
+                    drop(registrar.core.forget(&saved.key()));
+                }
+                Compare::Settle if is_own && !is_known() => registrar.tell(saved),
                 Compare::TellAll if is_own => registrar.tell(saved),
-                Compare::Forget | Compare::Tell | Compare::TellAll => {}
+                Compare::Settle | Compare::TellAll => {}
             }
         }
         registrar.take(false);
@@ -269,12 +267,11 @@ async fn feed(cluster: Cluster, mut members: Members, news: mpsc::Sender<News>) 
     loop {
         let sent = tokio::select! {
             _ = look.tick(), if !joined => {
-                let health = state.health();
-                joined = health.joined;
+                joined = state.health().joined;
                 if !joined {
                     continue;
                 }
-                news.send(News::Joined { alone: health.joined_alone }).await.ok()
+                news.send(News::Joined).await.ok()
             }
             event = members.next() => match event {
                 Some(event) => tell_there(&cluster, event, &news).await,

@@ -123,7 +123,6 @@ impl Bus {
                 }
             }
             Output::Joined { alone: true } => {
-                self.gauges.alone.add(1);
                 // A question that waits already is as good.
                 let _ = self.alone.try_send(());
             }

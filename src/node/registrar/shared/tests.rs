@@ -170,3 +170,24 @@ async fn a_node_that_was_away_gives_up_what_was_removed_and_one_alone_tells_what
     a.cluster.close().await;
     b.cluster.close().await;
 }
+
+/// All nodes go down, and those that come first never heard of her: that she is not known does not mean that she was removed.
+#[tokio::test]
+async fn what_was_registered_while_others_were_away_outlives_a_stop_of_all() {
+    let lab = Lab::new();
+    let mut b = Node::start(&lab, "b", None);
+    assert_eq!(b.register(Transport::Udp, 600), 200);
+    b.turn().await;
+    b.cluster.close().await;
+    drop(b);
+    let mut a = Node::start(&lab, "a", None);
+    let mut c = Node::start(&lab, "c", Some(&a));
+    let joined = |nodes: &[&mut Node]| nodes.iter().all(|node| node.cluster.state().health().joined);
+    until("the others have joined, with nothing", &mut [&mut a, &mut c], joined).await;
+    let mut b = Node::start(&lab, "b", Some(&a));
+    until("a hears of alice", &mut [&mut a, &mut b, &mut c], |nodes| !nodes[0].alice().is_empty()).await;
+    assert_eq!(b.alice().len(), 1);
+    for node in [&a, &b, &c] {
+        node.cluster.close().await;
+    }
+}
