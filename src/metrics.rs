@@ -18,7 +18,7 @@ enum Kind {
 /// Name, kind, unit, meaning.
 type Row = (&'static str, Kind, Unit, &'static str);
 
-const TABLE: [Row; 44] = [
+const TABLE: [Row; 52] = [
     ("ferric_calls_active", Kind::Gauge, Unit::Count, "Recording sessions at the moment"),
     ("ferric_calls_total", Kind::Counter, Unit::Count, "Recording sessions by result: recorded, refused, cancelled"),
     (
@@ -95,7 +95,7 @@ const TABLE: [Row; 44] = [
         "ferric_failovers_total",
         Kind::Counter,
         Unit::Count,
-        "Work that moved to another place, by kind: element, worker",
+        "Work that moved to another place, by kind: element, worker, mirror (a copy went on)",
     ),
     (
         "ferric_sip_dropped_total",
@@ -112,6 +112,19 @@ const TABLE: [Row; 44] = [
         Kind::Counter,
         Unit::Count,
         "INVITEs for recording by outcome: complete, recovered, partial, refused",
+    ),
+    ("ferric_mirror_originals", Kind::Gauge, Unit::Count, "Calls here that a second worker copies"),
+    ("ferric_mirror_copies", Kind::Gauge, Unit::Count, "Copies of other workers' calls that run here"),
+    ("ferric_mirror_held", Kind::Gauge, Unit::Count, "Ended copies that wait until their original is stored"),
+    ("ferric_mirror_promoted_total", Kind::Counter, Unit::Count, "Copies that went on as the recording"),
+    ("ferric_mirror_frames_again_total", Kind::Counter, Unit::Count, "Frames sent again because a copy lacked them"),
+    ("ferric_mirror_frames_lost_total", Kind::Counter, Unit::Count, "Frames that copies here never got"),
+    ("ferric_mirror_dropped_total", Kind::Counter, Unit::Count, "Copies deleted, their original being in the store"),
+    (
+        "ferric_mirror_released_total",
+        Kind::Counter,
+        Unit::Count,
+        "Copies stored in place of, or besides, their original",
     ),
     ("ferric_cluster_node_up", Kind::Gauge, Unit::Count, "1 while this node has a link to the node, or is it"),
     ("ferric_cluster_link_rtt_seconds", Kind::Gauge, Unit::Seconds, "Smoothed round trip of heartbeats to a node"),

@@ -248,6 +248,11 @@ impl Config {
         self.has_role("srs") || self.has_role("capture")
     }
 
+    /// The tenants whose calls a second worker copies.
+    pub fn mirrors(&self) -> impl Iterator<Item = &Tenant> {
+        self.tenants.iter().filter(|tenant| tenant.mirror.unwrap_or(self.recording.mirror))
+    }
+
     /// True for a node that answers those who want to be recorded. A single node does both or none.
     pub fn is_srs(&self) -> bool {
         self.has_role("srs") || (self.cluster.is_none() && self.has_role("capture"))

@@ -33,7 +33,7 @@ mod watch;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
@@ -50,6 +50,7 @@ use ferric_srs::port::{CaptureEvent, RecordingId};
 use ferric_srs::{Srs, SrsConfig, TakeoverConfig};
 use ferric_worker::Ending;
 use ferric_worker::call::WorkerEvent;
+use ferric_worker::mirror::settle::Patience;
 use ferric_worker::recover::recover;
 use ferric_worker::spool::Spool;
 use ferric_worker::spool_commit::Finisher;
@@ -72,6 +73,7 @@ pub(crate) use assurance::FOLDER as ASSURANCE;
 use backend::NodeBackend;
 use capture::report::Owners;
 use catalogue::Bookkeeper;
+use cluster::mirror::{self, Mirrors};
 use cluster::{Admin, Cluster, Topic};
 use gate::Gate;
 use signalling::{Signalling, SignallingStats};
@@ -190,9 +192,14 @@ impl Node {
         };
         let upload_books = books.clone();
         let stored = events.clone();
+        let mirrors_cell: Arc<OnceLock<Mirrors>> = Arc::default();
+        let stored_mirrors = Arc::clone(&mirrors_cell);
         let upload_events = Box::new(move |event| {
             if let UploadEvent::Stored { manifest, .. } = &event {
                 let _ = stored.send(part_event("recording.stored", manifest.manifest.part));
+                if let Some(mirrors) = stored_mirrors.get() {
+                    mirrors.stored(&manifest.manifest.tenant, manifest.manifest.part.file);
+                }
             }
             watch::upload_event(&upload_books, event);
         });
@@ -265,6 +272,19 @@ impl Node {
             Instant::now(),
         );
         let mut tasks = Vec::new();
+        let released = Arc::clone(&finisher);
+        let mirrors = mirror::Parts {
+            worker: Arc::clone(&worker),
+            spool: spool.clone(),
+            stores: stores.clone(),
+            submit: Box::new(move |finished| released.submit(finished)),
+            tenants: config.mirrors().map(|tenant| tenant.name.clone()).collect(),
+            patience: Patience::default(),
+        };
+        let mirrors = Mirrors::start(mirrors, &cluster, stop.child_token(), &mut tasks);
+        if let Some(mirrors) = &mirrors {
+            let _ = mirrors_cell.set(mirrors.clone());
+        }
         let parts = capture::Parts {
             cluster: cluster.clone(),
             worker: Arc::clone(&worker),
@@ -272,6 +292,7 @@ impl Node {
             books: books.clone(),
             ledger: ledger.clone(),
             owners,
+            mirrors: mirrors.clone(),
             orders: orders.clone(),
             asks: asks.clone(),
         };
@@ -316,6 +337,7 @@ impl Node {
             books: books.clone(),
             reserve,
             cluster: cluster.clone(),
+            mirrors,
         };
         let gate = Gate { orders: orders.clone(), worker: Arc::clone(&worker), cluster: cluster.clone() };
         let admin = Admin {

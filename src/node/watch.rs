@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::catalogue::Bookkeeper;
 use super::cluster::Cluster;
+use super::cluster::mirror::Mirrors;
 use super::request_log::RequestLog;
 use super::reserve::Reserve;
 use super::signalling::SignallingStats;
@@ -60,6 +61,7 @@ pub(super) struct Watcher {
     pub(super) books: Bookkeeper,
     pub(super) reserve: Reserve,
     pub(super) cluster: Cluster,
+    pub(super) mirrors: Option<Mirrors>,
 }
 
 impl Watcher {
@@ -95,6 +97,9 @@ impl Watcher {
         let mut alarms = self.find_alarms(level.err().map(|error| error.to_string()));
         self.books.find_alarms(&mut alarms);
         self.cluster.find_alarms(&mut alarms);
+        if let Some(mirrors) = &self.mirrors {
+            mirrors.find_alarms(&mut alarms);
+        }
         self.cluster.export();
         self.find_proxy_alarms(groups, &mut alarms);
         metrics::set("ferric_alarms", f64::from(u32::try_from(alarms.len()).unwrap_or(u32::MAX)));

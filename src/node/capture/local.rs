@@ -4,33 +4,38 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use ferric_srs::port::{CaptureEvent, Command, RecordingId, SessionInfo, StreamSpec};
+use ferric_srs::placement::Owned;
+use ferric_srs::port::{AssignedStream, CaptureEvent, Command, RecordingId, SessionInfo, StreamSpec};
 use ferric_worker::call::{Assignment, Refusal};
 use ferric_worker::worker::Worker;
+use uuid::Uuid;
 
 use crate::node::bridge;
 use crate::node::catalogue::Bookkeeper;
+use crate::node::cluster::mirror::{Mirrors, Promoted};
 
 /// A recording of this worker, as signalling knows it.
 struct Known {
     part: u32,
     /// All that it has had.
     streams: Vec<StreamSpec>,
-    info: SessionInfo,
+    /// Not known yet of a copy that went on here.
+    info: Option<SessionInfo>,
     started: SystemTime,
     started_unix_ms: u64,
 }
 
 /// The worker of this node, spoken to in signalling's words.
 pub(in crate::node) struct Local {
+    mirrors: Option<Mirrors>,
     worker: Arc<Worker>,
     books: Bookkeeper,
     known: Mutex<HashMap<RecordingId, Known>>,
 }
 
 impl Local {
-    pub(in crate::node) fn new(worker: Arc<Worker>, books: Bookkeeper) -> Local {
-        Local { worker, books, known: Mutex::default() }
+    pub(in crate::node) fn new(worker: Arc<Worker>, books: Bookkeeper, mirrors: Option<Mirrors>) -> Local {
+        Local { mirrors, worker, books, known: Mutex::default() }
     }
 
     /// Does it, and answers what asks for an answer. It makes sockets and files, which takes a fraction of a millisecond.
@@ -55,7 +60,7 @@ impl Local {
             }
             Command::Info { recording, info } => {
                 if let Some(known) = self.known().get_mut(&recording) {
-                    known.info = info;
+                    known.info = Some(info);
                 }
                 self.tell_capture(recording);
                 None
@@ -70,6 +75,28 @@ impl Local {
                 None
             }
         }
+    }
+
+    /// Goes on with the copies of these that run here; the others are given back.
+    pub(in crate::node) fn promote(
+        &self,
+        recordings: &[Owned],
+    ) -> (Vec<(Owned, Uuid, Vec<AssignedStream>)>, Vec<Owned>) {
+        let (mut promoted, mut without) = (Vec::new(), Vec::new());
+        for owned in recordings {
+            let went_on = self.mirrors.as_ref().and_then(|mirrors| mirrors.promote(owned.recording.0).ok());
+            let Some(Promoted { file, part, addresses }) = went_on else {
+                without.push(*owned);
+                continue;
+            };
+            let started = SystemTime::now();
+            let unix = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let started_unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
+            let known = Known { part, streams: Vec::new(), info: None, started, started_unix_ms };
+            self.known().insert(owned.recording, known);
+            promoted.push((Owned { part, ..*owned }, file, bridge::addresses(&addresses)));
+        }
+        (promoted, without)
     }
 
     fn assign(&self, command: Command) -> Option<CaptureEvent> {
@@ -93,7 +120,11 @@ impl Local {
         Some(match self.worker.assign(assignment) {
             Ok(addresses) => {
                 self.books.running(recording.0, &info.tenant, started, &document);
-                self.known().insert(recording, Known { part: number, streams, info, started, started_unix_ms });
+                if let Some(mirrors) = &self.mirrors {
+                    mirrors.begin(recording.0, &info.tenant);
+                }
+                let known = Known { part: number, streams, info: Some(info), started, started_unix_ms };
+                self.known().insert(recording, known);
                 CaptureEvent::Ready { recording, part: number, streams: bridge::addresses(&addresses) }
             }
             Err(refusal) => {
@@ -104,10 +135,11 @@ impl Local {
     }
 
     fn tell_capture(&self, recording: RecordingId) {
-        let document = self.known().get(&recording).map(|known| {
-            let document = bridge::session(&known.info, &known.streams, known.started_unix_ms);
-            self.books.running(recording.0, &known.info.tenant, known.started, &document);
-            document
+        let document = self.known().get(&recording).and_then(|known| {
+            let info = known.info.as_ref()?;
+            let document = bridge::session(info, &known.streams, known.started_unix_ms);
+            self.books.running(recording.0, &info.tenant, known.started, &document);
+            Some(document)
         });
         if let Some(document) = document {
             self.worker.set_session(recording.0, document);

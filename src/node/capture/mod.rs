@@ -40,6 +40,7 @@ use tokio::task::JoinHandle;
 
 use super::asks::{Asks, Order};
 use super::catalogue::Bookkeeper;
+use super::cluster::mirror::Mirrors;
 use super::cluster::{Cluster, Topic};
 use super::thread::OwnThread;
 use crate::config::Config;
@@ -121,6 +122,7 @@ pub(super) struct Parts {
     pub(super) books: Bookkeeper,
     pub(super) ledger: Ledger,
     pub(super) owners: Owners,
+    pub(super) mirrors: Option<Mirrors>,
     pub(super) orders: mpsc::UnboundedSender<Order>,
     pub(super) asks: Asks,
 }
@@ -159,9 +161,9 @@ impl Told {
 impl Parts {
     /// Starts what the roles of the node ask for.
     pub(super) fn start(self, config: &Config, tasks: &mut Vec<JoinHandle<()>>) -> anyhow::Result<Started> {
-        let Parts { cluster, worker, gauge, books, ledger, owners, orders, asks } = self;
+        let Parts { cluster, worker, gauge, books, ledger, owners, mirrors, orders, asks } = self;
         let node = cluster.node().to_string();
-        let local = Arc::new(Local::new(Arc::clone(&worker), books.clone()));
+        let local = Arc::new(Local::new(Arc::clone(&worker), books.clone(), mirrors));
         let mut here = Here { node, worker: Arc::clone(&worker), books, asks, serve: None };
         let (Some(fabric), Some(topic), Some(reports)) =
             (cluster.fabric().cloned(), cluster.topic(Topic::Capture), cluster.topic(Topic::Ledger))

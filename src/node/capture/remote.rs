@@ -74,7 +74,14 @@ impl Remote {
             directory.up(own.clone(), site);
         }
         let (node, post) = (node.to_owned(), Post::new(fabric, TO_WORKER));
-        Some(Remote { switchboard: Switchboard::new(directory, own, run), post, local, serve, node, ledger })
+        Some(Remote {
+            switchboard: Switchboard::new(directory, own, run).with_mirrors(config.mirrors().next().is_some()),
+            post,
+            local,
+            serve,
+            node,
+            ledger,
+        })
     }
 
     pub(super) fn command(&mut self, now: Instant, command: Command) -> Vec<Heard> {
@@ -94,12 +101,12 @@ impl Remote {
             News::Up { node, site } => self.switchboard.handle_up(worker(&node), &site),
             News::Replaced(node) => {
                 self.post.forget(&node);
-                self.switchboard.handle_replaced(&worker(&node));
+                self.switchboard.handle_replaced(now, &worker(&node));
             }
             News::Down(node) => {
                 self.post.forget(&node);
                 let before = self.switchboard.lost();
-                self.switchboard.handle_down(&worker(&node));
+                self.switchboard.handle_down(now, &worker(&node));
                 let lost = self.switchboard.lost() - before;
                 if lost > 0 {
                     tracing::warn!(%node, recordings = lost, "a worker is lost with what it recorded");
@@ -113,7 +120,7 @@ impl Remote {
                     serve.take_over(recordings);
                 }
             }
-            News::FoundHere(have) => self.switchboard.found_here(&have),
+            News::FoundHere(have) => self.switchboard.found_here(now, &have),
             News::Forget(recordings) => self.switchboard.forget(&recordings),
             News::Moved(recording) => self.switchboard.moved(recording),
         }
@@ -140,8 +147,19 @@ impl Remote {
                         self.switchboard.handle_local(now, event);
                     }
                 }
+                SwitchboardOutput::Promote(recordings) => {
+                    let Some((local, _)) = &self.local else { continue };
+                    let (promoted, without) = local.promote(&recordings);
+                    for (Owned { recording, part, .. }, _, streams) in promoted {
+                        self.switchboard.handle_local(now, CaptureEvent::Promoted { recording, part, streams });
+                    }
+                    self.switchboard.no_local_copy(&without);
+                }
                 SwitchboardOutput::Send { to, message } => self.send(now, &to, message),
                 SwitchboardOutput::Tell(event) => {
+                    if matches!(event, CaptureEvent::Promoted { .. }) {
+                        metrics::failovers("mirror", 1);
+                    }
                     if let CaptureEvent::Refused { recording, .. } = &event
                         && self.switchboard.place(*recording).is_none()
                     {

@@ -217,6 +217,14 @@ impl State {
         while let Some(output) = self.holder.poll_output() {
             match output {
                 HolderOutput::Do(command) => self.perform(*command),
+                HolderOutput::Promote { owner, recordings } => {
+                    let (promoted, without) = self.server.local.promote(&recordings);
+                    for (owned, file, streams) in promoted {
+                        self.server.owners.begin(file, owned.recording.0, &owner);
+                        self.holder.promoted(now, &owner, owned, file, streams);
+                    }
+                    self.holder.no_copy(&owner, without);
+                }
                 HolderOutput::Send { to, message } => self.send(now, &to, message),
             }
         }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ferric_fabric::{Datagram, Fabric, Inbound, Member, NodeId, Site};
-use ferric_media::mirror::{Outgoing, Report, copy_of};
+use ferric_media::mirror::{Begin, Control, Outgoing, Report, copy_of};
 use ferric_worker::call::{Refusal, StreamAddress};
 use ferric_worker::mirror::MirrorLink;
 use ferric_worker::mirror::settle::{Ask, Patience, SettleStats, Settler, Submit, Word};
@@ -33,6 +33,7 @@ use uuid::Uuid;
 
 use super::{Cluster, MIRRORED_RTP, MemberEvent, Members, Topic, lock};
 use crate::console::Alarm;
+use crate::metrics;
 
 /// A frame of a mirror that must arrive.
 const FRAME: u8 = 1;
@@ -112,13 +113,33 @@ struct Mirrored {
     look_at: Instant,
 }
 
+/// A copy that runs here.
+#[derive(Debug, Clone)]
+struct Copied {
+    recording: Uuid,
+    part: u32,
+    tenant: String,
+    /// The node of its original.
+    from: NodeId,
+}
+
+/// A copy that goes on as the recording.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::node) struct Promoted {
+    /// Its files.
+    pub(in crate::node) file: Uuid,
+    /// Which part it is.
+    pub(in crate::node) part: u32,
+    /// Where its peers are to send.
+    pub(in crate::node) addresses: Vec<StreamAddress>,
+}
+
 /// The mirrors of a node; clones are the same.
 #[derive(Clone)]
 pub(in crate::node) struct Mirrors(Arc<Inner>);
 
 struct Inner {
     fabric: Fabric,
-    node: NodeId,
     site: Site,
     worker: Arc<Worker>,
     spool: Spool,
@@ -126,8 +147,8 @@ struct Inner {
     calls: Mutex<HashMap<Uuid, Mirrored>>,
     /// Nodes of originals that are down, and since when.
     down: Mutex<HashMap<NodeId, Instant>>,
-    /// Copies here, by file id: of which recording, and whose.
-    copies: Mutex<HashMap<Uuid, (Uuid, NodeId)>>,
+    /// Copies here, by file id.
+    copies: Mutex<HashMap<Uuid, Copied>>,
     turn: std::sync::atomic::AtomicUsize,
     nudge: Arc<Notify>,
     settled: Arc<SettleStats>,
@@ -171,7 +192,6 @@ impl Mirrors {
         let (topic, datagrams) = (cluster.topic(Topic::Mirror)?, cluster.datagrams()?);
         let mirrors = Mirrors(Arc::new(Inner {
             fabric,
-            node: cluster.node().clone(),
             site: cluster.site().clone(),
             worker,
             spool,
@@ -197,26 +217,28 @@ impl Mirrors {
         }
     }
 
-    /// Where the copy of a call here is.
-    pub(in crate::node) fn copy_at(&self, recording: Uuid) -> Option<NodeId> {
-        lock(&self.0.calls).get(&recording).and_then(|call| call.at.as_ref().map(|(node, _)| node.clone()))
-    }
-
     /// The original of a copy here is gone: it goes on with sockets of its own, and gets a mirror in its turn.
-    pub(in crate::node) fn promote(&self, recording: Uuid, tenant: &str) -> Result<Vec<StreamAddress>, Refusal> {
-        let of = |(_, (of, _)): &(&Uuid, &(Uuid, NodeId))| *of == recording;
-        let from = lock(&self.0.copies).iter().find(of).map(|(_, (_, node))| node.clone());
+    pub(in crate::node) fn promote(&self, recording: Uuid) -> Result<Promoted, Refusal> {
+        let newest = {
+            let copies = lock(&self.0.copies);
+            let of = copies.iter().filter(|(_, copy)| copy.recording == recording);
+            of.max_by_key(|(file, _)| **file).map(|(file, copy)| (*file, copy.clone()))
+        };
+        let (file, copy) = newest.ok_or(Refusal::Broken)?;
         // What frames took on their way is half of what it took there and back.
-        let member = from.and_then(|node| self.0.fabric.members().into_iter().find(|member| member.node == node));
+        let member = self.0.fabric.members().into_iter().find(|member| member.node == copy.from);
         let delay = member.and_then(|member| member.quality?.rtt).unwrap_or_default() / 2;
         let addresses = self.0.worker.promote(recording, delay)?;
-        lock(&self.0.copies).retain(|_, (of, _)| *of != recording);
-        self.begin(recording, tenant);
-        Ok(addresses)
+        lock(&self.0.copies).remove(&file);
+        self.begin(recording, &copy.tenant);
+        Ok(Promoted { file, part: copy.part, addresses })
     }
 
     /// Files of this node are verified in the store.
-    pub(in crate::node) fn stored(&self, file: Uuid) {
+    pub(in crate::node) fn stored(&self, tenant: &str, file: Uuid) {
+        if !self.0.tenants.contains(tenant) {
+            return;
+        }
         for member in self.0.fabric.members().into_iter().filter(|member| is_worker(member) && member.is_up()) {
             Link { fabric: self.0.fabric.clone(), node: member.node }.say(&Said::Stored { file });
         }
@@ -253,11 +275,12 @@ impl Mirrors {
     fn frame(&self, from: &NodeId, frame: Bytes) {
         let Some(copy) = copy_of(&frame) else { return };
         let link = || -> Arc<dyn MirrorLink> { Arc::new(Link { fabric: self.0.fabric.clone(), node: from.clone() }) };
-        let begins = ferric_media::mirror::Control::begin(&frame).map(|begin| begin.recording);
+        let begins = Control::begin(&frame);
         match self.0.worker.feed(Instant::now(), frame, link) {
             Ok(()) => {
-                if let Some(recording) = begins {
-                    lock(&self.0.copies).insert(copy, (recording, from.clone()));
+                if let Some(Begin { recording, part, tenant, .. }) = begins {
+                    let copied = Copied { recording, part, tenant, from: from.clone() };
+                    lock(&self.0.copies).insert(copy, copied);
                 }
             }
             Err(refusal) => {
@@ -367,19 +390,27 @@ impl Mirrors {
         let orphaned = |node: &NodeId| {
             lock(&self.0.down).get(node).is_some_and(|since| now.saturating_duration_since(*since) >= ORPHAN)
         };
-        lock(&self.0.copies).retain(|_, (recording, node)| {
-            if orphaned(node) {
-                worker.end_copy(*recording, "the original was lost and nobody went on");
+        lock(&self.0.copies).retain(|_, copy| {
+            if orphaned(&copy.from) {
+                worker.end_copy(copy.recording, "the original was lost and nobody went on");
             }
-            worker.has_copy(*recording)
+            worker.has_copy(copy.recording)
         });
     }
 
-    /// What stands wrong with mirrors.
-    pub(in crate::node) fn alarms(&self) -> Vec<Alarm> {
-        let behind = self.0.worker.mirror_stats().behind.load(Ordering::Relaxed);
+    /// What stands wrong with mirrors; tells the metrics as well.
+    pub(in crate::node) fn find_alarms(&self, alarms: &mut Vec<Alarm>) {
+        let stats = self.0.worker.mirror_stats();
+        let behind = stats.behind.load(Ordering::Relaxed);
         let without = lock(&self.0.calls).values().filter(|call| call.at.is_none()).count();
-        let mut alarms = Vec::new();
+        metrics::set("ferric_mirror_originals", stats.originals.load(Ordering::Relaxed) as f64);
+        metrics::set("ferric_mirror_copies", stats.copies.load(Ordering::Relaxed) as f64);
+        metrics::set("ferric_mirror_held", self.0.settled.held.load(Ordering::Relaxed) as f64);
+        metrics::total("ferric_mirror_promoted_total", stats.promoted.load(Ordering::Relaxed));
+        metrics::total("ferric_mirror_frames_again_total", stats.again.load(Ordering::Relaxed));
+        metrics::total("ferric_mirror_frames_lost_total", stats.given_up.load(Ordering::Relaxed));
+        metrics::total("ferric_mirror_dropped_total", self.0.settled.dropped.load(Ordering::Relaxed));
+        metrics::total("ferric_mirror_released_total", self.0.settled.released.load(Ordering::Relaxed));
         if behind > 0 {
             let text = format!("{behind} mirrored calls: the second worker has not confirmed anything for 3 s");
             let advice = "look at the link between the workers and at the load of the second one";
@@ -390,12 +421,6 @@ impl Mirrors {
             let advice = "start another worker, or raise max_calls: these calls have one recording only";
             alarms.push(Alarm { name: "mirror-missing", text, advice });
         }
-        alarms
-    }
-
-    /// Counts of what was held.
-    pub(in crate::node) fn settled(&self) -> &SettleStats {
-        &self.0.settled
     }
 }
 

@@ -25,7 +25,6 @@ mod carrier;
 mod exclusive;
 mod incarnation;
 mod members;
-#[allow(dead_code)]
 pub(super) mod mirror;
 mod outward;
 #[cfg(test)]

@@ -40,6 +40,13 @@ pub struct HolderConfig {
 pub enum HolderOutput {
     /// Capture does this; its answer comes back by [`Holder::handle_capture`].
     Do(Box<Command>),
+    /// Capture goes on with its copies of these; the answers are [`Holder::promoted`] and [`Holder::no_copy`].
+    Promote {
+        /// The node that asks.
+        owner: String,
+        /// Which.
+        recordings: Vec<Owned>,
+    },
     /// A node hears this.
     Send {
         /// Which.
@@ -157,6 +164,15 @@ impl Holder {
                 self.handle_command(now, from, part, *command);
             }
             ToWorker::Own { recordings, run, all } => self.handle_own(now, from, &recordings, run, all),
+            ToWorker::Promote { recordings } => {
+                // What is recorded here already is no copy.
+                let (held, sought): (Vec<Owned>, Vec<Owned>) =
+                    recordings.into_iter().partition(|owned| self.held.contains_key(&owned.recording));
+                if !held.is_empty() {
+                    self.no_copy(from, held);
+                }
+                self.outputs.push_back(HolderOutput::Promote { owner: from.to_owned(), recordings: sought });
+            }
         }
     }
 
@@ -182,6 +198,28 @@ impl Holder {
             self.held.remove(&recording);
         }
         self.outputs.push_back(HolderOutput::Do(Box::new(command)));
+    }
+
+    /// A copy goes on as this recording, in these files, for the node that asked.
+    pub fn promoted(&mut self, now: Instant, owner: &str, owned: Owned, file: Uuid, streams: Vec<AssignedStream>) {
+        let Owned { recording, part, epoch } = owned;
+        let held = Held {
+            owner: owner.to_owned(),
+            part,
+            file,
+            epoch,
+            streams: Some(streams.clone()),
+            before: None,
+            since: now,
+            finish_at: None,
+        };
+        self.held.insert(recording, held);
+        self.tell(owner, CaptureEvent::Promoted { recording, part, streams });
+    }
+
+    /// There is no copy of these.
+    pub fn no_copy(&mut self, owner: &str, recordings: Vec<Owned>) {
+        self.send(owner, ToServer::NoCopy { recordings });
     }
 
     /// Whether this node may command: it has the call, or whoever had it is dead.

@@ -8,6 +8,9 @@
 //!    \---- Release ----+----- from everywhere
 //! ```
 //!
+//! - Where calls have mirrors, all workers are asked for a copy before a part is told as lost: one that goes on is the same part, and
+//!   the media move there ([`CaptureEvent::Promoted`]). This node asks, and not the worker with the copy decides, because only a worker
+//!   that is gone *for the SRS* has lost the recording.
 //! - A part that a worker may have begun is never given to another one: a part has one pair of files. So only who *refused* is
 //!   followed by the next candidate under the same name; silence and death are told as [`CaptureEvent::Lost`].
 //! - What takes streams from another recording, or stands beside it, goes to the worker that has that one.
@@ -28,6 +31,8 @@ use crate::port::{AssignedStream, CaptureEvent, Command, RecordingId, RefuseReas
 pub const PATIENCE: Duration = Duration::from_millis(1_500);
 /// A worker that is asked whether it has a recording answers within this.
 pub const SEARCH: Duration = Duration::from_secs(2);
+/// A worker that has a copy goes on with it within this.
+pub const PROMOTION: Duration = Duration::from_millis(1_000);
 /// Commands kept for a recording that is being searched.
 const MOST_KEPT: usize = 16;
 /// Workers that had a recording and were lost, remembered for each.
@@ -45,6 +50,9 @@ pub enum SwitchboardOutput {
         /// What.
         message: ToWorker,
     },
+    /// The worker of this node goes on with its copies of these; it answers by [`Switchboard::handle_local`] for each, or
+    /// [`Switchboard::no_local_copy`].
+    Promote(Vec<Owned>),
     /// The SRS hears this.
     Tell(CaptureEvent),
     /// The SRS is asked to end a call.
@@ -74,6 +82,11 @@ enum State {
     Searched {
         kept: Vec<Command>,
     },
+    /// Its worker is gone, and these are asked for a copy.
+    Copied {
+        asked: Vec<WorkerId>,
+        kept: Vec<Command>,
+    },
     /// No worker has it.
     Lost,
 }
@@ -87,6 +100,12 @@ struct Place {
     state: State,
     /// Where the peer may still send to, oldest first.
     homes: VecDeque<Home>,
+}
+
+impl Place {
+    fn owned(&self, recording: RecordingId) -> Owned {
+        Owned { recording, part: self.part, epoch: self.epoch }
+    }
 }
 
 /// A worker that had a recording and was lost.
@@ -104,6 +123,8 @@ pub struct Switchboard {
     /// The worker of this node.
     own: Option<WorkerId>,
     run: u64,
+    /// There may be copies of recordings.
+    mirrors: bool,
     places: HashMap<RecordingId, Place>,
     deadlines: DeadlineQueue<RecordingId>,
     outputs: VecDeque<SwitchboardOutput>,
@@ -118,11 +139,18 @@ impl Switchboard {
             directory,
             own,
             run,
+            mirrors: false,
             places: HashMap::new(),
             deadlines: DeadlineQueue::default(),
             outputs: VecDeque::new(),
             lost: 0,
         }
+    }
+
+    /// Calls have mirrors, or some of them.
+    #[must_use]
+    pub fn with_mirrors(self, mirrors: bool) -> Switchboard {
+        Switchboard { mirrors, ..self }
     }
 
     /// The next thing to do.
@@ -181,8 +209,8 @@ impl Switchboard {
         match &mut place.state {
             State::There => self.pass(recording, command),
             State::Asked { .. } => self.pass(recording, command),
-            State::Searched { kept } if kept.len() < MOST_KEPT => kept.push(command),
-            State::Searched { .. } | State::Lost => {}
+            State::Searched { kept } | State::Copied { kept, .. } if kept.len() < MOST_KEPT => kept.push(command),
+            State::Searched { .. } | State::Copied { .. } | State::Lost => {}
         }
     }
 
@@ -281,7 +309,7 @@ impl Switchboard {
             State::There | State::Asked { .. } => {
                 self.pass(recording, Command::Release { recording, cause });
             }
-            State::Searched { .. } => {
+            State::Searched { .. } | State::Copied { .. } => {
                 let owned = vec![Owned { recording, part: 0, epoch: place.epoch }];
                 // Whoever has it is told that nobody names it any more: first that it is ours, then that it is over.
                 let part = place.part;
@@ -349,7 +377,8 @@ impl Switchboard {
                     self.outputs.push_back(SwitchboardOutput::Stop(recording));
                 }
             }
-            ToServer::Owned { have, missing } => self.handle_owned(from, &have, &missing),
+            ToServer::Owned { have, missing } => self.handle_owned(now, from, &have, &missing),
+            ToServer::NoCopy { recordings } => self.handle_no_copy(from, &recordings),
         }
     }
 
@@ -360,12 +389,7 @@ impl Switchboard {
                 self.handle_refused(now, from, recording, part, reason);
             }
             CaptureEvent::Promoted { recording, part, streams } => {
-                let Some(place) = self.places.get_mut(&recording).filter(|place| place.part == part) else { return };
-                // What it copied is the same part: the first worker has nothing that could go on.
-                (place.worker, place.state) = (from.clone(), State::There);
-                place.streams.clone_from(&streams);
-                self.set_deadline(recording, None);
-                self.tell(CaptureEvent::Promoted { recording, part, streams });
+                self.handle_promoted(from, recording, part, streams);
             }
             CaptureEvent::MediaHeard { recording } => {
                 self.tell_of(from, recording, CaptureEvent::MediaHeard { recording });
@@ -424,7 +448,7 @@ impl Switchboard {
                 self.ask(now, recording, command, tried, None, reason);
             }
             // A change: the recording goes on as it was.
-            state @ (State::There | State::Searched { .. } | State::Lost) => {
+            state @ (State::There | State::Searched { .. } | State::Copied { .. } | State::Lost) => {
                 place.state = state;
                 self.tell(CaptureEvent::Refused { recording, part, reason });
             }
@@ -439,7 +463,7 @@ impl Switchboard {
             let is_current = match place.state {
                 State::There | State::Asked { .. } => place.worker == worker,
                 State::Searched { .. } => true,
-                State::Lost => false,
+                State::Copied { .. } | State::Lost => false,
             };
             let home = || place.homes.iter().rev().find(|home| home.worker == worker).map(|home| home.part);
             if is_current { Some(place.part) } else { home() }
@@ -455,24 +479,106 @@ impl Switchboard {
 
     /// The link to a worker is another one now; that it is up follows, and then it is asked what it has. What it was asked for and
     /// has not answered is lost: a worker that was started anew may have begun it in its life before.
-    pub fn handle_replaced(&mut self, worker: &WorkerId) {
+    pub fn handle_replaced(&mut self, now: Instant, worker: &WorkerId) {
         self.directory.down(worker);
-        self.lose_all(|place| place.worker == *worker && matches!(place.state, State::Asked { .. }));
+        self.lose_all(now, |place| place.worker == *worker && matches!(place.state, State::Asked { .. }));
     }
 
     /// A worker is gone, with what it had.
-    pub fn handle_down(&mut self, worker: &WorkerId) {
+    pub fn handle_down(&mut self, now: Instant, worker: &WorkerId) {
         self.directory.down(worker);
-        self.lose_all(|place| place.worker == *worker && matches!(place.state, State::There | State::Asked { .. }));
+        self.lose_all(now, |place| {
+            place.worker == *worker && matches!(place.state, State::There | State::Asked { .. })
+        });
+        let asked = |place: &Place| matches!(&place.state, State::Copied { asked, .. } if asked.contains(worker));
+        let without: Vec<Owned> =
+            self.places.iter().filter(|(_, place)| asked(place)).map(|(id, place)| place.owned(*id)).collect();
+        self.handle_no_copy(worker, &without);
     }
 
     /// In order, so that calls that came first are moved first.
-    fn lose_all(&mut self, is_lost: impl Fn(&Place) -> bool) {
+    fn lose_all(&mut self, now: Instant, is_lost: impl Fn(&Place) -> bool) {
         let mut lost: Vec<RecordingId> =
             self.places.iter().filter(|(_, place)| is_lost(place)).map(|(id, _)| *id).collect();
         lost.sort();
-        for id in lost {
-            self.lose(id);
+        self.look_for_copies(now, lost);
+    }
+
+    /// Nobody has these any more, unless as a copy.
+    fn look_for_copies(&mut self, now: Instant, recordings: Vec<RecordingId>) {
+        let asked = if self.mirrors { self.directory.workers() } else { Vec::new() };
+        let mut sought = Vec::new();
+        for recording in recordings {
+            let Some(place) = self.places.get_mut(&recording) else { continue };
+            let kept = match &mut place.state {
+                State::There => Vec::new(),
+                State::Searched { kept } => std::mem::take(kept),
+                State::Asked { .. } | State::Copied { .. } | State::Lost => {
+                    self.lose(recording);
+                    continue;
+                }
+            };
+            if asked.is_empty() {
+                self.lose(recording);
+                continue;
+            }
+            place.state = State::Copied { asked: asked.clone(), kept };
+            sought.push(place.owned(recording));
+            self.set_deadline(recording, Some(now + PROMOTION));
+        }
+        if sought.is_empty() {
+            return;
+        }
+        for to in asked {
+            self.outputs.push_back(if self.own.as_ref() == Some(&to) {
+                SwitchboardOutput::Promote(sought.clone())
+            } else {
+                SwitchboardOutput::Send { to, message: ToWorker::Promote { recordings: sought.clone() } }
+            });
+        }
+    }
+
+    /// The worker of this node has no copy of these.
+    pub fn no_local_copy(&mut self, recordings: &[Owned]) {
+        if let Some(own) = self.own.clone() {
+            self.handle_no_copy(&own, recordings);
+        }
+    }
+
+    fn handle_no_copy(&mut self, from: &WorkerId, recordings: &[Owned]) {
+        for owned in recordings {
+            let Some(place) = self.places.get_mut(&owned.recording) else { continue };
+            let State::Copied { asked, .. } = &mut place.state else { continue };
+            asked.retain(|worker| worker != from);
+            if asked.is_empty() {
+                self.lose_for_good(owned.recording);
+            }
+        }
+    }
+
+    /// There is no copy. The worker that had it may be back already.
+    fn lose_for_good(&mut self, recording: RecordingId) {
+        self.lose(recording);
+        let back = |place: &Place| place.homes.iter().any(|home| self.directory.is_up(&home.worker));
+        if self.places.get(&recording).is_some_and(back) {
+            self.tell(CaptureEvent::Returned { recording });
+        }
+    }
+
+    /// A copy goes on as the recording.
+    fn handle_promoted(&mut self, from: &WorkerId, recording: RecordingId, part: u32, streams: Vec<AssignedStream>) {
+        let Some(place) = self.places.get_mut(&recording).filter(|place| place.part == part || place.part == 0) else {
+            return;
+        };
+        let State::Copied { kept, .. } = &mut place.state else { return };
+        let kept = std::mem::take(kept);
+        // What it copied is the same part: the first worker has nothing that could go on.
+        (place.worker, place.part, place.state) = (from.clone(), part, State::There);
+        place.streams.clone_from(&streams);
+        self.set_deadline(recording, None);
+        self.tell(CaptureEvent::Promoted { recording, part, streams });
+        for command in kept {
+            self.pass(recording, command);
         }
     }
 
@@ -492,7 +598,7 @@ impl Switchboard {
     }
 
     /// A worker says what it has of ours.
-    fn handle_owned(&mut self, from: &WorkerId, have: &[Owned], missing: &[Owned]) {
+    fn handle_owned(&mut self, now: Instant, from: &WorkerId, have: &[Owned], missing: &[Owned]) {
         for owned in have {
             let Some(place) = self.places.get_mut(&owned.recording) else { continue };
             let State::Searched { kept } = &mut place.state else { continue };
@@ -509,14 +615,14 @@ impl Switchboard {
                 continue;
             }
             match &place.state {
-                State::There | State::Asked { .. } => self.lose(owned.recording),
-                State::Searched { .. } | State::Lost => {}
+                State::There | State::Asked { .. } => self.look_for_copies(now, vec![owned.recording]),
+                State::Searched { .. } | State::Copied { .. } | State::Lost => {}
             }
         }
         // Also while the next part is on its way to be taken elsewhere: the SRS knows whether it needs to hear of it.
         let is_home = |place: &Place| {
             let is_elsewhere = match place.state {
-                State::Searched { .. } => false,
+                State::Searched { .. } | State::Copied { .. } => false,
                 State::Lost => true,
                 State::Asked { .. } | State::There => place.worker != *from,
             };
@@ -551,9 +657,9 @@ impl Switchboard {
     }
 
     /// Some of those that were adopted are with the worker of this node.
-    pub fn found_here(&mut self, have: &[Owned]) {
+    pub fn found_here(&mut self, now: Instant, have: &[Owned]) {
         if let Some(own) = self.own.clone() {
-            self.handle_owned(&own, have, &[]);
+            self.handle_owned(now, &own, have, &[]);
         }
     }
 
@@ -585,7 +691,8 @@ impl Switchboard {
                     self.pass(recording, Command::Release { recording, cause: ReleaseCause::NotMoved });
                     self.lose(recording);
                 }
-                State::Searched { .. } => self.lose(recording),
+                State::Searched { .. } => self.look_for_copies(now, vec![recording]),
+                State::Copied { .. } => self.lose_for_good(recording),
                 State::There | State::Lost => {}
             }
         }

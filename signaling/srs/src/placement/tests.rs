@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::directory::{Directory, LoadReport, Policy, WorkerId};
 use super::holder::{GRACE, Holder, HolderConfig, HolderOutput, recording_of};
-use super::switchboard::{PATIENCE, SEARCH, Switchboard, SwitchboardOutput};
+use super::switchboard::{PATIENCE, PROMOTION, SEARCH, Switchboard, SwitchboardOutput};
 use super::wire::{Owned, ToServer, ToWorker};
 use crate::port::{
     AssignedStream, CaptureEvent, Command, Part, RecordingId, RefuseReason, ReleaseCause, SessionInfo, TakenStream,
@@ -22,6 +22,8 @@ struct Node {
     holder: Holder,
     /// Recordings that run, with their port.
     running: BTreeMap<RecordingId, u16>,
+    /// Recordings of others that are copied here.
+    copies: Vec<RecordingId>,
     done: Vec<String>,
     refuses: Option<RefuseReason>,
     next_port: u16,
@@ -34,11 +36,25 @@ impl Node {
         Node {
             holder: Holder::new(HolderConfig { max_call: MAX_CALL }),
             running: BTreeMap::new(),
+            copies: Vec::new(),
             done: Vec::new(),
             refuses: None,
             next_port: first_port,
             is_stuck: false,
         }
+    }
+
+    /// Goes on with the copies of these that it has.
+    fn promote(&mut self, now: Instant, owner: &str, recordings: Vec<Owned>) {
+        let (copied, without): (Vec<Owned>, Vec<Owned>) =
+            recordings.into_iter().partition(|owned| self.copies.contains(&owned.recording));
+        for owned in copied {
+            self.copies.retain(|copy| *copy != owned.recording);
+            self.running.insert(owned.recording, self.next_port);
+            self.holder.promoted(now, owner, owned, Uuid::from_u128(77), streams(self.next_port));
+            self.next_port += 2;
+        }
+        self.holder.no_copy(owner, without);
     }
 
     fn perform(&mut self, command: Command) -> Option<CaptureEvent> {
@@ -126,7 +142,7 @@ impl World {
             node.holder.handle_down(server);
         }
         if let Some(switchboard) = self.servers.get_mut(server) {
-            switchboard.handle_down(&WorkerId::new(worker));
+            switchboard.handle_down(self.now, &WorkerId::new(worker));
         }
         self.run();
     }
@@ -154,7 +170,9 @@ impl World {
                         }
                         SwitchboardOutput::Stop(_) => self.told.push((name, "stop".to_owned())),
                         SwitchboardOutput::Placed { worker, .. } => self.told.push((name, format!("placed {worker}"))),
-                        SwitchboardOutput::Local(_) => unreachable!("no worker of its own"),
+                        SwitchboardOutput::Local(_) | SwitchboardOutput::Promote(_) => {
+                            unreachable!("no worker of its own")
+                        }
                     }
                 }
             }
@@ -164,7 +182,8 @@ impl World {
                         HolderOutput::Send { to, message } => {
                             to_servers.push_back((name, to, serde_json::to_vec(&message).unwrap()));
                         }
-                        HolderOutput::Do(_) if node.is_stuck => {}
+                        HolderOutput::Do(_) | HolderOutput::Promote { .. } if node.is_stuck => {}
+                        HolderOutput::Promote { owner, recordings } => node.promote(self.now, &owner, recordings),
                         HolderOutput::Do(command) => {
                             if let Some(event) = node.perform(*command) {
                                 node.holder.handle_capture(event);
@@ -447,7 +466,8 @@ fn a_worker_restarted_unseen_has_nothing_of_what_it_had() {
     world.command("srs", assign(id(1), 1));
     world.told();
     world.workers.insert("w1", Node::new(50_000));
-    world.servers.get_mut("srs").unwrap().handle_replaced(&WorkerId::new("w1"));
+    let now = world.now;
+    world.servers.get_mut("srs").unwrap().handle_replaced(now, &WorkerId::new("w1"));
     world.link("srs", "w1");
     assert_eq!(world.told(), ["lost 1", "returned"]);
     // Also when it is only found by a command.
@@ -465,7 +485,8 @@ fn an_assignment_that_the_link_lost_is_lost_and_one_that_comes_twice_is_done_onc
     world.command("srs", assign(id(1), 1));
     assert_eq!(world.told(), Vec::<String>::new());
     world.cut.clear();
-    world.servers.get_mut("srs").unwrap().handle_replaced(&WorkerId::new("w1"));
+    let now = world.now;
+    world.servers.get_mut("srs").unwrap().handle_replaced(now, &WorkerId::new("w1"));
     world.run();
     assert_eq!(world.told(), ["lost 1"], "nobody knows whether it was begun");
     world.link("srs", "w1");
@@ -637,4 +658,88 @@ fn a_worker_changes_a_part_only_if_it_has_that_part() {
     assert_eq!(world.done("w1"), ["release not-moved", "assign 3"]);
     world.command("srs", release(id(1)));
     assert_eq!(world.done("w1"), ["release bye"]);
+}
+
+/// Three calls at the first worker; the second one copies the first two.
+fn mirrored() -> World {
+    let mut world = World::new(&["srs"], &["w1"]);
+    let server = world.servers.remove("srs").unwrap().with_mirrors(true);
+    world.servers.insert("srs", server);
+    (1..=3).for_each(|number| world.command("srs", assign(id(number), 1)));
+    for (at, worker) in ["w2", "w3"].into_iter().enumerate() {
+        world.workers.insert(worker, Node::new(50_000 + u16::try_from(at).unwrap() * 1_000));
+        world.link("srs", worker);
+    }
+    world.workers.get_mut("w2").unwrap().copies = vec![id(1), id(2)];
+    world.told();
+    world
+}
+
+#[test]
+fn copies_go_on_as_the_same_part_and_what_has_none_is_lost() {
+    let mut world = mirrored();
+    world.workers.remove("w1");
+    world.unlink("srs", "w1");
+    let mut told = world.told();
+    told.sort();
+    assert_eq!(told, ["lost 1", "promoted 1", "promoted 1"]);
+    assert_eq!((world.worker_of(id(1)), world.worker_of(id(2))), ("w2", "w2"));
+    world.command("srs", Command::Info { recording: id(1), info: info() });
+    world.command("srs", Command::Release { recording: id(1), cause: ReleaseCause::Bye });
+    assert_eq!(world.done("w2"), ["info", "release bye"]);
+    // The next part of the one that was lost goes to any worker.
+    world.command("srs", assign(id(3), 2));
+    assert!(world.told().contains(&"ready 2".to_owned()));
+}
+
+#[test]
+fn a_worker_that_does_not_answer_about_its_copies_costs_a_second() {
+    let mut world = mirrored();
+    world.workers.get_mut("w2").unwrap().is_stuck = true;
+    world.unlink("srs", "w1");
+    assert_eq!(world.told(), Vec::<String>::new(), "two workers are asked, one is silent");
+    world.command("srs", Command::Info { recording: id(1), info: info() });
+    world.pass(PROMOTION);
+    assert_eq!(world.told(), ["lost 1", "lost 1", "lost 1"]);
+    world.command("srs", assign(id(1), 2));
+    world.told();
+    // It wakes up with a copy that nobody needs any more.
+    let node = world.workers.get_mut("w2").unwrap();
+    node.is_stuck = false;
+    let owned = Owned { recording: id(2), part: 1, epoch: 0 };
+    node.holder.promoted(world.now, "srs", owned, Uuid::from_u128(77), streams(50_100));
+    world.run();
+    assert_eq!(world.told(), Vec::<String>::new());
+}
+
+#[test]
+fn the_death_of_the_last_one_asked_is_an_answer_and_what_was_said_meanwhile_is_kept() {
+    let mut world = mirrored();
+    for worker in ["w2", "w3"] {
+        world.workers.get_mut(worker).unwrap().is_stuck = true;
+    }
+    world.unlink("srs", "w1");
+    world.command("srs", Command::Info { recording: id(1), info: info() });
+    world.unlink("srs", "w3");
+    assert_eq!(world.told(), Vec::<String>::new());
+    let owned = Owned { recording: id(1), part: 1, epoch: 0 };
+    let node = world.workers.get_mut("w2").unwrap();
+    node.is_stuck = false;
+    node.holder.promoted(world.now, "srs", owned, Uuid::from_u128(77), streams(50_100));
+    world.run();
+    assert_eq!(world.told(), ["promoted 1"]);
+    assert_eq!(world.done("w2"), ["info"]);
+    world.unlink("srs", "w2");
+    assert_eq!(world.told(), ["lost 1", "lost 1", "lost 1"]);
+}
+
+#[test]
+fn a_call_that_ends_while_its_copies_are_sought_ends_everywhere() {
+    let mut world = mirrored();
+    world.cut = vec![("srs", "w2"), ("srs", "w3")];
+    world.unlink("srs", "w1");
+    world.cut.clear();
+    world.command("srs", Command::Release { recording: id(1), cause: ReleaseCause::Bye });
+    world.pass(PROMOTION);
+    assert_eq!(world.told(), ["lost 1", "lost 1"], "the one that ended is not told of");
 }

@@ -41,6 +41,11 @@ pub enum ToWorker {
         #[serde(default)]
         all: bool,
     },
+    /// The worker that had these recordings is gone: whoever has a copy of one goes on with it.
+    Promote {
+        /// Which; part 0: whichever it was.
+        recordings: Vec<Owned>,
+    },
 }
 
 /// To an SRS node.
@@ -61,6 +66,11 @@ pub enum ToServer {
         have: Vec<Owned>,
         /// What is not.
         missing: Vec<Owned>,
+    },
+    /// Answer to [`ToWorker::Promote`]: there is no copy of these here that could go on.
+    NoCopy {
+        /// Which.
+        recordings: Vec<Owned>,
     },
     /// Somebody asked here that the call be ended.
     Stop {
