@@ -225,6 +225,10 @@ impl Edge {
                 self.directory.handle(now, event);
                 self.directory.update(now, self.proxy.groups());
             }
+            EdgeInput::News(News::Away(addresses, away)) => {
+                let groups = self.proxy.groups();
+                addresses.into_iter().for_each(|address| groups.set_away(address, away));
+            }
             EdgeInput::News(news) => {
                 if let Some(sharing) = &mut self.sharing {
                     sharing.handle(now, news, registrar_of(&mut self.proxy));

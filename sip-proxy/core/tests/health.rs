@@ -488,3 +488,23 @@ fn names_of_elements_lead_to_their_addresses() {
     bench.proxy.groups().set_addresses(id, &[]);
     assert_eq!(calls(&mut bench, 4, 200), "192.168.6.1:5060", "no answer takes nothing away");
 }
+
+#[test]
+fn a_node_that_is_away_is_asked_when_nobody_else_can_be() {
+    let mut bench = Bench::new(with(vec![two()]));
+    assert_eq!(calls(&mut bench, 1, 200), ONE);
+    bench.proxy.groups().set_away(address(ONE), true);
+    assert_eq!(calls(&mut bench, 2, 200), TWO, "though its priority is lower");
+    // Another configuration makes no difference.
+    let now = bench.now;
+    bench.proxy.apply(now, with(vec![two()]));
+    assert_eq!(calls(&mut bench, 3, 200), TWO);
+    // Whoever says that it is away may have another way to it than the calls.
+    bench.proxy.groups().set_away(address(TWO), true);
+    assert_eq!(calls(&mut bench, 4, 200), ONE);
+    assert_eq!(states(&mut bench), ["up", "up"]);
+    bench.proxy.groups().set_away(address(TWO), false);
+    assert_eq!(calls(&mut bench, 5, 200), TWO);
+    bench.proxy.groups().set_away(address(ONE), false);
+    assert_eq!(calls(&mut bench, 6, 200), ONE);
+}

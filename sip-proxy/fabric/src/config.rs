@@ -32,6 +32,8 @@ pub struct FabricConfig {
     pub roles: Vec<String>,
     /// Its software version, for others to read.
     pub version: String,
+    /// Where it serves others than nodes, for others to read; at most 32.
+    pub serves: Vec<SocketAddr>,
     /// Heartbeats to nodes of its site.
     pub inside: Beat,
     /// Heartbeats to nodes of other sites.
@@ -60,6 +62,7 @@ impl FabricConfig {
             credentials,
             roles: Vec::new(),
             version: String::new(),
+            serves: Vec::new(),
             inside: Beat::INSIDE,
             between: Beat::BETWEEN,
             protocol: ProtocolRange::OURS,

@@ -26,6 +26,8 @@ use crate::protocol::ProtocolRange;
 pub const MAX_FRAME: usize = 256 * 1024;
 /// The most addresses of a node.
 pub const MAX_ADDRESSES: usize = 8;
+/// The most addresses at which a node serves others.
+pub const MAX_SERVED: usize = 32;
 const MAX_ROLES: usize = 32;
 const MAX_TEXT: usize = 64;
 const MAX_BOOK: usize = 1024;
@@ -106,6 +108,9 @@ pub struct Profile {
     /// It takes nothing new.
     #[serde(default)]
     pub draining: bool,
+    /// Where it serves others than nodes; the fabric gives it no meaning.
+    #[serde(default)]
+    pub serves: Vec<SocketAddr>,
 }
 
 /// A node that another one knows.
@@ -169,6 +174,7 @@ fn at_most(what: &'static str, found: usize, most: usize) -> Result<(), FrameErr
 fn check_profile(profile: &Profile) -> Result<(), FrameError> {
     at_most("roles", profile.roles.len(), MAX_ROLES)?;
     at_most("addresses", profile.addresses.len(), MAX_ADDRESSES)?;
+    at_most("served addresses", profile.serves.len(), MAX_SERVED)?;
     for text in profile.roles.iter().chain([&profile.version]) {
         at_most("bytes of a role or version", text.len(), MAX_TEXT)?;
     }
@@ -191,6 +197,7 @@ mod tests {
             version: "1.2.3".to_owned(),
             addresses: vec!["10.0.0.5:59106".parse().unwrap()],
             draining: true,
+            serves: vec!["10.0.0.5:5060".parse().unwrap()],
         }
     }
 
@@ -226,7 +233,8 @@ mod tests {
     fn a_frame_out_of_bounds_is_an_error() {
         let long = Profile { version: "x".repeat(65), ..profile() };
         let many = Profile { roles: vec![String::new(); 33], ..profile() };
-        for wrong in [long, many] {
+        let everywhere = Profile { serves: vec!["10.0.0.5:5060".parse().unwrap(); 33], ..profile() };
+        for wrong in [long, many, everywhere] {
             let error = ControlFrame::decode(&ControlFrame::Profile(wrong).encode());
             assert!(matches!(error, Err(FrameError::TooMany { .. })), "{error:?}");
         }

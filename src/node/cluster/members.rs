@@ -4,6 +4,7 @@
 //! hidden at once) and then everybody who follows. A follower that was too slow hears [`MemberEvent::Missed`] and looks at
 //! all members.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -50,6 +51,8 @@ pub(in crate::node) struct Seen {
     pub(in crate::node) roles: Vec<String>,
     /// It takes nothing new.
     pub(in crate::node) draining: bool,
+    /// Where it takes SIP.
+    pub(in crate::node) serves: Vec<SocketAddr>,
     /// It was up before, in another run: what that run had is gone.
     pub(in crate::node) restarted: bool,
 }
@@ -62,6 +65,7 @@ impl Seen {
             incarnation: member.incarnation,
             roles: member.profile.roles.clone(),
             draining: member.profile.draining,
+            serves: member.profile.serves.clone(),
             restarted,
         }
     }

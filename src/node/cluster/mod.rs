@@ -31,12 +31,14 @@ mod outward;
 pub(super) mod tests;
 mod topic;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use ferric_cluster::{Carrier, ClusterConfig, ClusterState, Connection, NatsConfig, SoftConfig};
+use ferric_fabric::membership::hello::MAX_SERVED;
 use ferric_fabric::{Datagram, Fabric, FabricConfig, FabricEvent, Inbound, Incarnation, Limits, Member, NodeId, Site};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
@@ -263,6 +265,21 @@ impl Cluster {
     }
 }
 
+/// Where this node takes SIP, so that others know whom they send to: its listeners, as far as they have addresses.
+fn serves(config: &Config) -> Vec<SocketAddr> {
+    let media = config.capture.advertise.unwrap_or(config.capture.rtp_address);
+    let listeners = config.sip.listeners.iter().flat_map(|listener| {
+        let own = match listener.address {
+            wildcard if wildcard.ip().is_unspecified() => SocketAddr::new(media, wildcard.port()),
+            address => address,
+        };
+        let advertised = listener.advertise.as_deref().and_then(|name| name.parse().ok());
+        [Some(own), advertised]
+    });
+    let known: BTreeSet<SocketAddr> = listeners.flatten().filter(|address| address.port() != 0).collect();
+    known.into_iter().take(MAX_SERVED).collect()
+}
+
 /// The name under which the shared state knows a node; `None`: none of its members.
 pub(super) fn state_id(node: &NodeId) -> Option<ferric_cluster::NodeId> {
     ferric_cluster::NodeId::new(node.as_str())
@@ -273,6 +290,7 @@ fn fabric_config(config: &Config, settings: &config::Cluster, incarnation: u64) 
         incarnation: Some(Incarnation(incarnation)),
         roles: config.node.roles.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        serves: serves(config),
         topics: Topic::ALL.map(Topic::number).to_vec(),
         limits: Limits { max_body: MOST_BODY, queue_bytes: 16 * MOST_BODY, ..Limits::default() },
         ..settings.fabric(&config.node.id, &config.node.site).context("[cluster]")?

@@ -76,6 +76,7 @@ async fn nodes_find_each_other_speak_and_part() {
     b.open(outside());
     let seen = up(&mut at_a).await;
     assert_eq!((seen.node.as_str(), seen.roles.as_slice(), seen.draining), ("b", &["proxy".to_owned()][..], false));
+    assert_eq!(seen.serves, ["127.0.0.1:5060".parse().unwrap()], "whoever sends calls there knows who takes them");
     assert_eq!(up(&mut at_b).await.node, *a.node());
     let fabric = a.fabric().unwrap();
     fabric.send(b.node(), Topic::Capture.kind(1), "{}").unwrap();

@@ -22,6 +22,7 @@
 //!   counted and said.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -52,6 +53,8 @@ pub(in crate::node) enum News {
     Changed(Vec<Bytes>),
     /// A node is there, or is not.
     There(String, bool),
+    /// Who takes SIP at these addresses drains or is gone, or takes calls again.
+    Away(Vec<SocketAddr>, bool),
     /// This node has what the others have.
     Joined,
 }
@@ -136,6 +139,8 @@ impl Sharing {
         match news {
             News::Changed(keys) => self.take_over(now, &keys, registrar),
             News::There(node, there) => registrar.core.set_there(&node, there),
+            // That is for the server groups.
+            News::Away(..) => {}
             News::Joined => self.begin(now, Compare::Settle),
         }
     }
@@ -156,7 +161,7 @@ impl Sharing {
             let is_known = || self.state.get(Kind::Registration, &key).is_some();
             match what {
                 Compare::Settle if self.state.is_removed(Kind::Registration, &key) => {
-                    drop(registrar.core.forget(&saved.key()));
+                    let _ = registrar.core.forget(&saved.key());
                 }
                 Compare::Settle if is_own && !is_known() => registrar.tell(saved),
                 Compare::TellAll if is_own => registrar.tell(saved),
@@ -322,12 +327,23 @@ async fn tell_list(state: &ClusterState, news: &mpsc::Sender<News>) -> Option<()
 
 async fn tell_there(cluster: &Cluster, event: MemberEvent, news: &mpsc::Sender<News>) -> Option<()> {
     match event {
-        MemberEvent::Up(seen) => news.send(News::There(seen.node.to_string(), true)).await.ok(),
-        MemberEvent::Down { node, .. } => news.send(News::There(node.to_string(), false)).await.ok(),
-        MemberEvent::Changed(_) => Some(()),
+        MemberEvent::Up(seen) => {
+            news.send(News::Away(seen.serves, seen.draining)).await.ok()?;
+            news.send(News::There(seen.node.to_string(), true)).await.ok()
+        }
+        MemberEvent::Changed(seen) => news.send(News::Away(seen.serves, seen.draining)).await.ok(),
+        MemberEvent::Down { node, .. } => {
+            let gone = cluster.members().into_iter().find(|member| member.node == node);
+            if let Some(gone) = gone.filter(|member| !member.is_up()) {
+                news.send(News::Away(gone.profile.serves, true)).await.ok()?;
+            }
+            news.send(News::There(node.to_string(), false)).await.ok()
+        }
         MemberEvent::Missed => {
             for member in cluster.members() {
-                news.send(News::There(member.node.to_string(), member.is_up())).await.ok()?;
+                let (there, draining) = (member.is_up(), member.profile.draining);
+                news.send(News::Away(member.profile.serves, draining || !there)).await.ok()?;
+                news.send(News::There(member.node.to_string(), there)).await.ok()?;
             }
             Some(())
         }

@@ -8,7 +8,8 @@
 //!               period of a group without heartbeat is over
 //! ```
 //!
-//! *Busy* lies across: it asked for peace with Retry-After. *Drained* as well: no new calls by a person's wish.
+//! *Away* is what the nodes of a cluster tell: it drains or is gone. Its health stays what it is, because the way to it may
+//! be another one than theirs; it gets a request only if nobody else can. *Busy* lies across: it asked for peace with Retry-After. *Drained* as well: no new calls by a person's wish.
 //! An element that comes back takes its share slowly: its weight grows from a tenth within [`GroupConfig::slow_start`].
 
 use std::net::SocketAddr;
@@ -138,6 +139,8 @@ pub(super) struct Element {
     pub(super) addresses: SmallVec<[SocketAddr; 2]>,
     pub(super) health: Health,
     pub(super) misses: u32,
+    /// Its node drains or is gone, as nodes of the cluster tell: it is asked when nobody else can be.
+    pub(super) away: bool,
     /// Drained by a person, beside what the file says.
     pub(super) drained: Option<bool>,
     pub(super) busy_until: Option<Instant>,
@@ -168,6 +171,7 @@ impl Element {
             config,
             health: Health::Up { since: None },
             misses: 0,
+            away: false,
             drained: None,
             busy_until: None,
             tried_at: None,
@@ -185,6 +189,11 @@ impl Element {
 
     pub(super) fn is_up(&self) -> bool {
         matches!(self.health, Health::Up { .. })
+    }
+
+    /// Who is asked first: those that are there, then by priority.
+    pub(super) fn rank(&self) -> (bool, u16) {
+        (self.away, self.config.priority)
     }
 
     pub(super) fn is_drained(&self) -> bool {

@@ -22,7 +22,7 @@ pub use element::{Counters, DownCause, ElementConfig};
 pub use share::{GroupShares, Share};
 pub use view::{ElementState, ElementView, GroupView};
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -211,6 +211,8 @@ pub struct Groups {
     probes: DeadlineQueue<ElementId>,
     dialogs: Dialogs,
     drained: Drained,
+    /// Addresses of nodes that drain or are gone.
+    away: HashSet<SocketAddr>,
     sees_ends: bool,
     next_id: u32,
     events: VecDeque<GroupEvent>,
@@ -226,6 +228,7 @@ impl Groups {
             probes: DeadlineQueue::default(),
             dialogs: Dialogs::new(longest_call),
             drained: Drained::default(),
+            away: HashSet::new(),
             sees_ends: false,
             next_id: 0,
             events: VecDeque::new(),
@@ -292,6 +295,7 @@ impl Groups {
                 }
             };
             element.drained = drained;
+            element.away = is_away(&self.away, &element);
             match group.config.heartbeat {
                 Some(_) if same.is_some() && before == group.config.heartbeat => {}
                 Some(_) if same.is_none() => self.probes.set(id, now + SPREAD * (self.next_id % 50)),
@@ -640,6 +644,22 @@ impl Groups {
             let others = addresses.iter().copied().filter(|address| Some(*address) != used);
             element.addresses = used.into_iter().chain(others).collect();
         }
+        self.mark_away();
+    }
+
+    /// The node that serves at an address drains or is gone, or is there again. Elements of it are asked when nobody else
+    /// can be.
+    pub fn set_away(&mut self, address: SocketAddr, away: bool) {
+        let changed = if away { self.away.insert(address) } else { self.away.remove(&address) };
+        if changed {
+            self.mark_away();
+        }
+    }
+
+    fn mark_away(&mut self) {
+        for element in self.groups.iter_mut().flat_map(|group| &mut group.elements) {
+            element.away = is_away(&self.away, element);
+        }
     }
 
     /// A person drains an element, or takes it back; false when there is none.
@@ -684,4 +704,9 @@ impl Groups {
     pub fn view(&self, now: Instant) -> Vec<GroupView> {
         self.groups.iter().map(|group| view::of(now, &group.config, &group.elements)).collect()
     }
+}
+
+/// All that an element has is away.
+fn is_away(away: &HashSet<SocketAddr>, element: &Element) -> bool {
+    !element.addresses.is_empty() && element.addresses.iter().all(|address| away.contains(address))
 }

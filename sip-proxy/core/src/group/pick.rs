@@ -32,14 +32,14 @@ pub(super) fn pick<R: Rng + ?Sized>(
     rng: &mut R,
 ) -> Option<usize> {
     let usable = |(place, element): (usize, &Element)| {
-        (!tried.contains(&place) && element.is_usable(now, group)).then_some((element.config.priority, place))
+        (!tried.contains(&place) && element.is_usable(now, group)).then_some((element.rank(), place))
     };
-    let lowest = elements.iter().enumerate().filter_map(usable).map(|(priority, _)| priority).min()?;
+    let lowest = elements.iter().enumerate().filter_map(usable).map(|(rank, _)| rank).min()?;
     let places: Places = elements
         .iter()
         .enumerate()
         .filter_map(usable)
-        .filter(|(priority, _)| *priority == lowest)
+        .filter(|(rank, _)| *rank == lowest)
         .map(|(_, place)| place)
         .collect();
     if let [only] = places.as_slice() {

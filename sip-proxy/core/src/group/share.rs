@@ -54,8 +54,8 @@ impl Groups {
 
 fn shares(now: Instant, config: &GroupConfig, elements: &[Element]) -> Vec<Share> {
     let usable = |element: &&Element| element.is_usable(now, config);
-    let lowest = elements.iter().filter(usable).map(|element| element.config.priority).min();
-    let takes = |element: &Element| Some(element.config.priority) == lowest && usable(&element);
+    let lowest = elements.iter().filter(usable).map(Element::rank).min();
+    let takes = |element: &Element| Some(element.rank()) == lowest && usable(&element);
     let places: SmallVec<[usize; 8]> =
         elements.iter().enumerate().filter(|(_, element)| takes(element)).map(|(place, _)| place).collect();
     let mut weights = pick::weights(now, config, elements, &places);
