@@ -234,3 +234,24 @@ fn twins_strangers_and_own_echoes_are_told_apart() {
     tell(&mut twin, &mut a, now);
     assert_eq!(a.counters().twins, 1);
 }
+
+#[test]
+fn a_node_that_comes_back_is_compared_with_at_once() {
+    let now = Instant::now();
+    let (mut a, mut b) = (node("a", 1, now, 0), node("b", 1, now, 0));
+    tell(&mut b, &mut a, now);
+    tell(&mut a, &mut b, now);
+    let peer = NodeId::new("b").unwrap();
+    a.handle_node(now, &peer, false);
+    // b writes what nobody hears.
+    b.put(now, Kind::Registration, b"alice", b"contact", 60 * SECOND).unwrap();
+    sends(&mut b, now + GATHER);
+    let back = now + SECOND;
+    assert!(sends(&mut a, back).is_empty(), "the next digest is not due");
+    a.handle_node(back, &peer, true);
+    for _ in 0..4 {
+        tell(&mut a, &mut b, back);
+        tell(&mut b, &mut a, back);
+    }
+    assert_eq!(value(&a, back, Kind::Registration, b"alice"), Some(Bytes::from_static(b"contact")));
+}
