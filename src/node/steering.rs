@@ -103,6 +103,7 @@ impl Steering {
         let mut state = State { source, versions: None, config: config.clone(), applied: config.clone(), registers };
         let unversioned = Mutex::new(state.open_versions(config));
         let has_groups = AtomicBool::new(has_groups(config));
+        let epoch = shared.as_ref().map_or(0, |_| shared::epoch_of(config, state.text()));
         Arc::new(Steering {
             asks,
             events,
@@ -113,7 +114,7 @@ impl Steering {
             unversioned,
             has_groups,
             shared,
-            epoch: AtomicU64::new(0),
+            epoch: AtomicU64::new(epoch),
             behind: Mutex::new(None),
         })
     }
@@ -294,7 +295,7 @@ impl Steering {
             let before = state.source.as_ref().map(|source| (source.text.clone(), source.on_disk.clone()));
             self.keep(state, &text, by, &change)?;
             match self.share(before.as_ref().map(|(text, _)| text.as_str()), &text, by, &change) {
-                Ok(Some(epoch)) => self.epoch.store(epoch, Ordering::Relaxed),
+                Ok(Some((epoch, part))) => self.note_epoch(epoch, &part),
                 Ok(None) => {}
                 Err(error) => {
                     self.put_back(state, before, by);

@@ -39,7 +39,8 @@ def test_nodes_find_each_other_drain_and_leave():
         server = (b.ip, b.sip)
         call = Call(b, 1)
         call.server = server
-        assert call.invite().status == 200
+        answer = call.invite()
+        assert answer.status == 200, answer.raw
         done = c.ask("drain", "edge-a2")
         assert done.returncode == 0 and "takes no new calls; 1 call runs on" in done.stdout, done
         refused = Call(b, 2)

@@ -7,6 +7,8 @@
 //!
 //! - The first epoch is what the first node's file says. From then on the cluster's is in force, and each node's file is
 //!   written to say the same, so a node that starts alone runs by the last epoch that it saw.
+//! - `data_dir/config/epoch.json` says which epoch the file is. A copy of the documents on the disk may be older than that:
+//!   then the file counts until NATS itself says otherwise.
 //! - A file that says something else when a node starts is older, or was edited while the node was away: the cluster's
 //!   epoch wins, the file is rewritten, and what it said is a version that can be looked at and brought back.
 //! - A file that is edited on a node in step with the cluster, and read by SIGHUP, is a change for the cluster like one over
@@ -16,6 +18,8 @@
 //!   are a node's own and need no NATS.
 //! - An epoch that a node cannot put into force is an alarm there; it goes on by the one before.
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -27,7 +31,8 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use super::{State, Steering};
-use crate::config::Part;
+use crate::config::versions::{sha256, write_whole};
+use crate::config::{Config, Part};
 use crate::console::{BackendError, ConfigChange};
 use crate::node::cluster::Cluster;
 
@@ -42,6 +47,20 @@ pub(in crate::node) struct Shared {
     state: ClusterState,
     node: String,
     runtime: Handle,
+}
+
+/// `epoch.json`: which epoch the groups and routes of the file are.
+#[derive(Debug, Serialize, Deserialize)]
+struct Adopted {
+    epoch: u64,
+    /// SHA-256 of the part.
+    part: String,
+}
+
+impl Adopted {
+    fn new(epoch: u64, part: &Part) -> Adopted {
+        Adopted { epoch, part: sha256(&serde_json::to_string(part).unwrap_or_default()) }
+    }
 }
 
 /// The document.
@@ -93,6 +112,19 @@ impl Shared {
     }
 }
 
+/// The epoch that a text is, as far as this node noted it; 0: none.
+pub(super) fn epoch_of(config: &Config, text: &str) -> u64 {
+    let noted = std::fs::read(epoch_file(config)).ok();
+    let noted = noted.and_then(|bytes| serde_json::from_slice::<Adopted>(&bytes).ok());
+    let part = Part::of(text).ok();
+    let (Some(Adopted { epoch, part: noted }), Some(part)) = (noted, part) else { return 0 };
+    if Adopted::new(epoch, &part).part == noted { epoch } else { 0 }
+}
+
+fn epoch_file(config: &Config) -> PathBuf {
+    super::folder(config).join("epoch.json")
+}
+
 impl Steering {
     /// Before a change is done: makes it one of the cluster, if it changes what is common. `Ok(None)`: it does not.
     pub(super) fn share(
@@ -101,7 +133,7 @@ impl Steering {
         text: &str,
         by: &str,
         change: &ConfigChange,
-    ) -> Result<Option<u64>, BackendError> {
+    ) -> Result<Option<(u64, Part)>, BackendError> {
         let shared = self.shared.as_ref().filter(|_| by != "cluster");
         let (Some(shared), Some(before)) = (shared, before) else { return Ok(None) };
         let (before, part) = (Part::of(before)?, Part::of(text)?);
@@ -109,7 +141,7 @@ impl Steering {
             return Ok(None);
         }
         let published = shared.publish(self.epoch.load(Ordering::Relaxed), &part, by, &change.changes);
-        published.map(Some).map_err(|error| match error {
+        published.map(|epoch| Some((epoch, part))).map_err(|error| match error {
             StoreError::Conflict => BackendError::Stale(
                 "nothing changes: another node changed server groups or routes at the same time; look at what is in force now, \
                  and send the change again"
@@ -132,7 +164,10 @@ impl Steering {
         let mut state = self.lock();
         match shared.latest() {
             Ok(None) => self.seed(shared, &state),
-            Ok(Some((epoch, _))) if epoch == self.epoch.load(Ordering::Relaxed) => {}
+            Ok(Some((epoch, _))) if epoch == self.epoch.load(Ordering::Relaxed) => *self.behind() = None,
+            // A copy that is older than this node's file; NATS has the last word.
+            Ok(Some((epoch, _)))
+                if epoch < self.epoch.load(Ordering::Relaxed) && !shared.state.health().documents_current => {}
             Ok(Some((epoch, document))) => {
                 let done = self.adopt_epoch(&mut state, epoch, document);
                 *self.behind() = done.err().map(|why| {
@@ -147,7 +182,7 @@ impl Steering {
     fn adopt_epoch(&self, state: &mut State, epoch: u64, document: Document) -> Result<(), BackendError> {
         let Document { part, node, at, by, changes } = document;
         if Part::of(state.text())? == part {
-            self.epoch.store(epoch, Ordering::Relaxed);
+            self.note_epoch(epoch, &part);
             return Ok(());
         }
         if self.epoch.load(Ordering::Relaxed) == 0 {
@@ -164,7 +199,7 @@ impl Steering {
         let config = self.judge(&source, &text)?;
         let note = format!("epoch {epoch} of node {node} ({by}, {at}): {}", changes.join("; "));
         self.take(state, text, config, "cluster", Some(note))?;
-        self.epoch.store(epoch, Ordering::Relaxed);
+        self.note_epoch(epoch, &part);
         Ok(())
     }
 
@@ -183,6 +218,16 @@ impl Steering {
                 );
             }
             Err(error) => tracing::debug!(%error, "the first epoch is not this node's"),
+        }
+    }
+
+    /// The groups and routes in force are that epoch, also after a restart.
+    pub(super) fn note_epoch(&self, epoch: u64, part: &Part) {
+        self.epoch.store(epoch, Ordering::Relaxed);
+        let written = serde_json::to_vec(&Adopted::new(epoch, part)).map_err(io::Error::from);
+        let file = epoch_file(&self.started);
+        if let Err(error) = written.and_then(|bytes| write_whole(&file, &bytes, 0o600)) {
+            tracing::error!(file = %file.display(), %error, "which epoch is in force cannot be kept for the next start");
         }
     }
 
@@ -213,5 +258,27 @@ impl Steering {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_file_is_an_epoch_until_its_groups_or_routes_are_edited() {
+        let home = tempfile::tempdir().unwrap();
+        let config = Config::embedded(home.path());
+        let text = "[node]\nid = \"a\"\n[[proxy.route]]\nto = \"srs\"\n";
+        assert_eq!(epoch_of(&config, text), 0, "none was noted");
+        let noted = serde_json::to_vec(&Adopted::new(7, &Part::of(text).unwrap())).unwrap();
+        std::fs::create_dir_all(super::super::folder(&config)).unwrap();
+        write_whole(&epoch_file(&config), &noted, 0o600).unwrap();
+        assert_eq!(epoch_of(&config, text), 7);
+        assert_eq!(epoch_of(&config, &text.replace("\"a\"", "\"b\" # mine")), 7, "that is no business of the cluster");
+        assert_eq!(epoch_of(&config, &text.replace("srs", "registrar")), 0);
+        std::fs::write(epoch_file(&config), "{").unwrap();
+        assert_eq!(epoch_of(&config, text), 0);
     }
 }

@@ -35,6 +35,8 @@ class Member(Node):
             f'certificate = "{lab.ca}/{name}.crt"\nprivate_key = "{lab.ca}/{name}.key"\n{nats}{more}\n'
         )
         proxy = f"[proxy]\n{proxy}\n" if proxy else ""
+        # A disk that is used for other things as well is no matter of these tests.
+        options.setdefault("upload", 'spool_high_water = "99%"')
         super().__init__(home, extra=f"{proxy}{cluster}", **options)
         text = self.config.read_text().replace('id = "test"', f'id = "{name}"\nsite = "{site}"\nroles = {json.dumps(list(roles))}')
         self.config.write_text(text.replace(f'address = "127.0.0.1:{self.sip}"', f'address = "{self.ip}:{self.sip}"'))
