@@ -43,12 +43,16 @@ pub(super) fn open(config: &Config, identity: &Identity, events: broadcast::Send
         .context("the ledger of recording assurance cannot be opened")
 }
 
-/// A manifest is on disk.
-pub(super) fn finished(ledger: &Ledger, signed: &SignedManifest) {
+/// A manifest is on disk; `false`: it is of no call of this node.
+pub(super) fn finished(ledger: &Ledger, signed: &SignedManifest) -> bool {
     let manifest = &signed.manifest;
-    let finished =
-        Finished { state: manifest.state, duration_ms: manifest.duration_ms, manifest: Some(signed.digest()) };
-    ledger.finished(manifest.part.file, &finished);
+    let finished = Finished {
+        part: manifest.part.number.get(),
+        state: manifest.state,
+        duration_ms: manifest.duration_ms,
+        manifest: Some(signed.digest()),
+    };
+    ledger.finished(manifest.part.recording, &finished)
 }
 
 /// What capture knows of the gaps of a recording that just ended.

@@ -163,11 +163,10 @@ impl Node {
         }
         let (events, _) = broadcast::channel(BACKLOG);
         let ledger = assurance::open(&config, &identity, events.clone())?;
-        let owners = Owners::open(&config.node.data_dir);
+        let owners = Owners::open(&config.node.data_dir, config.cluster.is_some());
         for manifest in recovery.finished.iter().chain(&recovery.ready) {
             books.ready(manifest);
-            assurance::finished(&ledger, manifest);
-            owners.finished(manifest);
+            owners.finished(manifest, assurance::finished(&ledger, manifest));
         }
         let settled = ledger.settle("the node stopped", &config.node.id);
         if settled > 0 {
@@ -208,8 +207,7 @@ impl Node {
         let (ready_uploads, ready_books) = (uploads.clone(), books.clone());
         let (ready_ledger, ready_owners) = (ledger.clone(), owners.clone());
         let finisher = Arc::new(Finisher::start(committer, move |manifest| {
-            assurance::finished(&ready_ledger, manifest);
-            ready_owners.finished(manifest);
+            ready_owners.finished(manifest, assurance::finished(&ready_ledger, manifest));
             ready_books.ready(manifest);
             ready_uploads.submit(manifest);
         })?);
@@ -217,12 +215,12 @@ impl Node {
         let gauge = Arc::new(SpoolGauge::new(spool.clone(), HighWater::Percent(config.upload.spool_high_water)));
         let (submit, ended_ledger, ended_owners) = (Arc::clone(&finisher), ledger.clone(), owners.clone());
         let finish = move |finished: FinishedRecording, ending: &Ending| {
-            let file = finished.start.part.file;
+            let part = finished.start.part;
             let reason = (finished.state == RecordingState::Partial).then(|| ending.reason.to_string());
             if !finished.is_held() {
                 let gaps = assurance::gaps(ending);
-                ended_owners.details(file, &gaps, reason.clone());
-                ended_ledger.details(file, gaps, reason);
+                ended_owners.details(part.file, &gaps, reason.clone());
+                ended_ledger.details(part.recording, part.number.get(), gaps, reason);
             }
             submit.submit(finished);
         };

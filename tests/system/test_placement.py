@@ -117,7 +117,7 @@ def test_a_killed_worker_costs_no_call_and_the_ledger_adds_up():
         began = time.monotonic()
         wait(lambda: len(at(two, srs.get("/api/v1/calls"))) == 12, 10, "the calls did not move", srs)
         print(f"placement-killed: six calls are with the other worker after {(time.monotonic() - began) * 1000:.0f} ms, looks included")
-        assert srs.metric('ferric_failovers_total{kind="worker"}') == 6
+        wait(lambda: two.metric('ferric_failovers_total{kind="worker"}') == 6, 5, "not every part has media", two)
         one.start()
         all_up(srs, one, two)
         calls = load.result()

@@ -1,6 +1,6 @@
 //! Which INVITEs are open, and what they still wait for. No files here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use ferric_media::timestamp::Timestamp;
@@ -20,16 +20,24 @@ struct Done {
     gap_count: u64,
 }
 
-#[derive(Debug)]
-struct Placed {
-    node: String,
-    of: Option<Uuid>,
+/// A part of a recording: all its INVITEs wait for it.
+#[derive(Debug, Default)]
+struct Part {
+    /// The node that records it, where it is known.
+    node: Option<String>,
+    done: Option<Done>,
+}
+
+/// A recording that open INVITEs feed.
+#[derive(Debug, Default)]
+struct Fed {
+    invites: Vec<Uuid>,
+    parts: BTreeMap<u32, Part>,
 }
 
 #[derive(Debug)]
 struct Open {
     received: Timestamp,
-    /// Recordings, and parts of them that have names of their own.
     recordings: Vec<Uuid>,
     ended: Option<(Timestamp, String)>,
 }
@@ -49,13 +57,8 @@ pub struct Overdue {
 #[derive(Debug, Default)]
 pub(crate) struct Book {
     open: HashMap<Uuid, Open>,
-    /// Recordings of open INVITEs, with those that feed them.
-    fed: HashMap<Uuid, Vec<Uuid>>,
-    done: HashMap<Uuid, Done>,
-    /// Where they are recorded, as far as it is known.
-    placed: HashMap<Uuid, Placed>,
-    /// The last part of a recording that has another name.
-    last: HashMap<Uuid, Uuid>,
+    /// Recordings of open INVITEs.
+    fed: HashMap<Uuid, Fed>,
     /// Outcomes that came for what had one.
     pub(crate) contradictions: u64,
     pub(crate) overflow: u64,
@@ -78,32 +81,35 @@ impl Book {
                 let Some(open) = self.open.get_mut(&invite) else { return };
                 if !open.recordings.contains(&recording) {
                     open.recordings.push(recording);
-                    self.fed.entry(recording).or_default().push(invite);
                 }
-                if let Some(node) = entry.node.clone() {
-                    self.placed.insert(recording, Placed { node, of: entry.of });
+                let fed = self.fed.entry(recording).or_default();
+                if !fed.invites.contains(&invite) {
+                    fed.invites.push(invite);
                 }
-                let Some(of) = entry.of else { return };
-                self.last.insert(of, recording);
-                // Nobody ever recorded the first part: the recording begins with this one.
-                if !self.placed.contains_key(&of) && !self.done.contains_key(&of) {
-                    if let Some(open) = self.open.get_mut(&invite) {
-                        open.recordings.retain(|have| *have != of);
+                let Some(node) = entry.node.clone() else {
+                    // That it has a first part is known before anybody records it.
+                    if fed.parts.is_empty() {
+                        fed.parts.insert(1, Part::default());
                     }
-                    self.unfeed(of, Some(invite));
-                }
+                    return;
+                };
+                let number = entry.part.unwrap_or(1);
+                // Nobody ever recorded the first part: the recording begins with this one.
+                fed.parts.retain(|of, part| *of == number || part.node.is_some() || part.done.is_some());
+                fed.parts.entry(number).or_default().node = Some(node);
             }
             Kind::Finished => {
                 let (Some(recording), Some(outcome)) = (entry.recording, entry.outcome) else { return };
-                if self.fed.contains_key(&recording) {
-                    let done = Done {
-                        outcome,
-                        cause: entry.cause.clone(),
-                        gaps: entry.gaps.clone(),
-                        gap_count: entry.gap_count,
-                    };
-                    self.done.entry(recording).or_insert(done);
-                }
+                let number = entry.part.unwrap_or(1);
+                let Some(part) = self.fed.get_mut(&recording).and_then(|fed| fed.parts.get_mut(&number)) else {
+                    return;
+                };
+                part.done.get_or_insert_with(|| Done {
+                    outcome,
+                    cause: entry.cause.clone(),
+                    gaps: entry.gaps.clone(),
+                    gap_count: entry.gap_count,
+                });
             }
             Kind::Ended => {
                 let Some(open) = entry.invite.and_then(|invite| self.open.get_mut(&invite)) else { return };
@@ -116,33 +122,28 @@ impl Book {
                     return;
                 };
                 for recording in open.recordings {
-                    self.unfeed(recording, entry.invite);
+                    let Some(fed) = self.fed.get_mut(&recording) else { continue };
+                    fed.invites.retain(|invite| Some(*invite) != entry.invite);
+                    if fed.invites.is_empty() {
+                        self.fed.remove(&recording);
+                    }
                 }
             }
         }
     }
 
-    fn unfeed(&mut self, recording: Uuid, invite: Option<Uuid>) {
-        let Some(feeds) = self.fed.get_mut(&recording) else { return };
-        feeds.retain(|have| Some(*have) != invite);
-        if feeds.is_empty() {
-            self.fed.remove(&recording);
-            self.done.remove(&recording);
-            let of = self.placed.remove(&recording).and_then(|placed| placed.of);
-            if let Some(of) = of.filter(|of| self.last.get(of) == Some(&recording)) {
-                self.last.remove(&of);
-            }
-        }
+    fn part(&self, recording: Uuid, part: u32) -> Option<&Part> {
+        self.fed.get(&recording)?.parts.get(&part)
     }
 
-    /// The node that records it, where that is known.
-    pub(crate) fn node(&self, recording: Uuid) -> Option<&str> {
-        self.placed.get(&recording).map(|placed| placed.node.as_str())
+    /// The node that records a part, where that is known.
+    pub(crate) fn node(&self, recording: Uuid, part: u32) -> Option<&str> {
+        self.part(recording, part)?.node.as_deref()
     }
 
     /// True when some open INVITE feeds it and it is not finished.
-    pub(crate) fn waits_for(&self, recording: Uuid) -> bool {
-        self.fed.contains_key(&recording) && !self.done.contains_key(&recording)
+    pub(crate) fn waits_for(&self, recording: Uuid, part: u32) -> bool {
+        self.part(recording, part).is_some_and(|part| part.done.is_none())
     }
 
     pub(crate) fn is_open(&self, invite: Uuid) -> bool {
@@ -153,8 +154,9 @@ impl Book {
     pub(crate) fn outcome(&self, invite: Uuid, at: Timestamp) -> Option<Entry> {
         let open = self.open.get(&invite)?;
         let (_, ended) = open.ended.as_ref()?;
-        let done: Vec<&Done> =
-            open.recordings.iter().map(|recording| self.done.get(recording)).collect::<Option<_>>()?;
+        let parts =
+            open.recordings.iter().filter_map(|recording| self.fed.get(recording)).flat_map(|fed| fed.parts.values());
+        let done: Vec<&Done> = parts.map(|part| part.done.as_ref()).collect::<Option<_>>()?;
         let mut entry = Entry::new(Kind::Outcome, at);
         entry.invite = Some(invite);
         entry.recordings.clone_from(&open.recordings);
@@ -168,15 +170,9 @@ impl Book {
         Some(entry)
     }
 
-    /// INVITEs that feed any part of a recording.
-    pub(crate) fn feeding_any(&self, recording: Uuid) -> Vec<Uuid> {
-        let feeds = self.fed.get(&recording).or_else(|| self.fed.get(self.last.get(&recording)?));
-        feeds.cloned().unwrap_or_default()
-    }
-
-    /// INVITEs that a recording's end may have settled.
+    /// INVITEs that feed a recording, whose end may have settled them.
     pub(crate) fn feeding(&self, recording: Uuid) -> Vec<Uuid> {
-        self.fed.get(&recording).cloned().unwrap_or_default()
+        self.fed.get(&recording).map(|fed| fed.invites.clone()).unwrap_or_default()
     }
 
     /// Every open INVITE.
@@ -186,10 +182,15 @@ impl Book {
         all.into_iter().map(|(_, invite)| invite).collect()
     }
 
-    /// Recordings that open INVITEs wait for.
-    pub(crate) fn unfinished(&self, invite: Uuid) -> Vec<Uuid> {
+    /// Parts of recordings that an open INVITE waits for.
+    pub(crate) fn unfinished(&self, invite: Uuid) -> Vec<(Uuid, u32)> {
         let recordings = self.open.get(&invite).map(|open| open.recordings.as_slice()).unwrap_or_default();
-        recordings.iter().copied().filter(|recording| !self.done.contains_key(recording)).collect()
+        let of = |recording: &Uuid| {
+            let parts = self.fed.get(recording).map(|fed| &fed.parts);
+            let open = parts.into_iter().flatten().filter(|(_, part)| part.done.is_none());
+            open.map(|(number, _)| (*recording, *number)).collect::<Vec<_>>()
+        };
+        recordings.iter().flat_map(of).collect()
     }
 
     pub(crate) fn has_ended(&self, invite: Uuid) -> bool {

@@ -85,9 +85,9 @@ pub struct Entry {
     /// Which recording.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recording: Option<Uuid>,
-    /// The recording that a part belongs to, where the part has another name.
+    /// Which part of the recording; absent: the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub of: Option<Uuid>,
+    pub part: Option<u32>,
     /// The node that records it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
@@ -143,7 +143,7 @@ impl Entry {
             previous: None,
             invite: None,
             recording: None,
-            of: None,
+            part: None,
             node: None,
             tenant: None,
             call: None,

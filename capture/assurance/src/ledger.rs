@@ -51,12 +51,19 @@ pub enum LedgerError {
 /// How a recording ended.
 #[derive(Debug, Clone)]
 pub struct Finished {
+    /// Which part of the recording, counted from 1.
+    pub part: u32,
     /// As its manifest says.
     pub state: RecordingState,
     /// Length of the audio.
     pub duration_ms: u64,
     /// SHA-256 of its manifest.
     pub manifest: Option<Digest>,
+}
+
+/// The number of a part as lines have it: that of a first one is left out.
+fn later(part: u32) -> Option<u32> {
+    (part > 1).then_some(part)
 }
 
 /// Counts outcomes; called with each.
@@ -69,7 +76,7 @@ struct Inner {
     on_outcome: OnOutcome,
     book: Book,
     /// What is known of the gaps of recordings that are not finished yet.
-    details: std::collections::HashMap<Uuid, (Vec<GapEntry>, u64, Option<String>)>,
+    details: std::collections::HashMap<(Uuid, u32), (Vec<GapEntry>, u64, Option<String>)>,
     files: Files,
     seq: u64,
     previous: Option<Digest>,
@@ -216,14 +223,14 @@ impl Ledger {
         inner.write(entry);
     }
 
-    /// A part of a recording is recorded by a node, in files of this name. INVITEs wait for each part that they fed.
-    pub fn placed(&self, recording: Uuid, file: Uuid, node: &str) {
+    /// A part of a recording is recorded by a node. INVITEs wait for each part that they fed.
+    pub fn placed(&self, recording: Uuid, part: u32, node: &str) {
         let mut inner = self.shared.lock();
-        for invite in inner.book.feeding_any(recording) {
+        for invite in inner.book.feeding(recording) {
             let mut entry = inner.entry(Kind::Recording);
             entry.invite = Some(invite);
-            entry.recording = Some(file);
-            entry.of = (file != recording).then_some(recording);
+            entry.recording = Some(recording);
+            entry.part = later(part);
             entry.node = Some(node.to_owned());
             inner.write(entry);
         }
@@ -257,24 +264,25 @@ impl Ledger {
         inner.conclude(invite);
     }
 
-    /// Where audio of a recording is missing, and why it ended; told before [`Ledger::finished`].
-    pub fn details(&self, recording: Uuid, gaps: Vec<GapEntry>, reason: Option<String>) {
+    /// Where audio of a part is missing, and why it ended; told before [`Ledger::finished`].
+    pub fn details(&self, recording: Uuid, part: u32, gaps: Vec<GapEntry>, reason: Option<String>) {
         let mut inner = self.shared.lock();
         let count = gaps.len() as u64;
-        if inner.book.waits_for(recording) {
-            inner.details.insert(recording, (gaps.into_iter().take(MAX_GAPS).collect(), count, reason));
+        if inner.book.waits_for(recording, part) {
+            inner.details.insert((recording, part), (gaps.into_iter().take(MAX_GAPS).collect(), count, reason));
         }
     }
 
-    /// A recording's manifest is on disk. Told again, it changes nothing.
-    pub fn finished(&self, recording: Uuid, finished: &Finished) {
+    /// A part's manifest is on disk. Told again, it changes nothing. `false`: no INVITE of this ledger waits for it.
+    pub fn finished(&self, recording: Uuid, finished: &Finished) -> bool {
         let mut inner = self.shared.lock();
-        if !inner.book.waits_for(recording) {
-            return;
+        if !inner.book.waits_for(recording, finished.part) {
+            return false;
         }
-        let (gaps, count, reason) = inner.details.remove(&recording).unwrap_or_default();
+        let (gaps, count, reason) = inner.details.remove(&(recording, finished.part)).unwrap_or_default();
         let mut entry = inner.entry(Kind::Finished);
         entry.recording = Some(recording);
+        entry.part = later(finished.part);
         entry.outcome = Some(match finished.state {
             RecordingState::Complete => Outcome::Complete,
             RecordingState::Recovered => Outcome::Recovered,
@@ -293,6 +301,7 @@ impl Ledger {
         for invite in inner.book.feeding(recording) {
             inner.conclude(invite);
         }
+        true
     }
 
     /// After a start, once every recording of earlier lives was told: nothing of those lives stays open on this node, which is
@@ -307,13 +316,14 @@ impl Ledger {
                 entry.cause = Some(cause.to_owned());
                 inner.write(entry);
             }
-            for recording in inner.book.unfinished(*invite) {
-                if inner.book.node(recording).is_some_and(|node| node != own) {
+            for (recording, part) in inner.book.unfinished(*invite) {
+                if inner.book.node(recording, part).is_some_and(|node| node != own) {
                     continue;
                 }
                 // It was asked for, and the spool knows nothing of it: it never began, or it is gone.
                 let mut entry = inner.entry(Kind::Finished);
                 entry.recording = Some(recording);
+                entry.part = later(part);
                 entry.outcome = Some(Outcome::Partial);
                 entry.cause = Some(format!("{cause}; the spool has nothing of it"));
                 entry.duration_ms = Some(0);

@@ -127,7 +127,6 @@ pub fn read(folder: &Path, from: Timestamp, to: Timestamp) -> std::io::Result<Re
                 }
                 Kind::Recording => {
                     if let (Some(call), Some(recording)) = (find(&mut calls, &times, invite), entry.recording) {
-                        let recording = entry.of.unwrap_or(recording);
                         if !call.recordings.contains(&recording) {
                             call.recordings.push(recording);
                         }

@@ -34,7 +34,7 @@ fn id(number: u128) -> Uuid {
 }
 
 fn done(state: RecordingState) -> Finished {
-    Finished { state, duration_ms: 5_000, manifest: None }
+    Finished { part: 1, state, duration_ms: 5_000, manifest: None }
 }
 
 fn all(folder: &Path) -> Report {
@@ -70,6 +70,7 @@ fn each_way_of_a_call_has_its_outcome() {
     }
     ledger.details(
         id(103),
+        1,
         vec![GapEntry { channel: 1, from_ms: 5, to_ms: 900, reason: "no-rtp".into() }],
         Some("no media came".into()),
     );
@@ -159,25 +160,35 @@ fn a_node_that_dies_settles_at_its_next_start() {
     assert_eq!(ledger.settle("again", "edge-a1"), 0);
 }
 
+fn done_part(part: u32, state: RecordingState) -> Finished {
+    Finished { part, ..done(state) }
+}
+
 #[test]
 fn an_invite_waits_for_every_part_wherever_it_is_recorded() {
     let folder = tempfile::tempdir().unwrap();
     let (ledger, _) = open(folder.path());
     ledger.received(id(1), "acme", "c", "siprec");
     ledger.recorded_by(id(1), id(101));
-    ledger.placed(id(101), id(101), "worker-1");
-    ledger.placed(id(101), id(102), "worker-2");
+    ledger.placed(id(101), 1, "worker-1");
+    ledger.placed(id(101), 2, "worker-2");
+    // The other half of the call joins late.
+    ledger.received(id(2), "acme", "d", "siprec");
+    ledger.recorded_by(id(2), id(101));
     ledger.ended(id(1), "bye");
-    ledger.finished(id(102), &done(RecordingState::Complete));
+    ledger.ended(id(2), "bye");
+    ledger.finished(id(101), &done_part(2, RecordingState::Complete));
     assert_eq!(outcomes(&all(folder.path()))[&id(1)], None);
     drop(ledger);
     // Over a restart: what another node has is not lost because this one stopped.
     let (ledger, _) = open(folder.path());
-    assert_eq!(ledger.settle("the node stopped", "edge-a1"), 1);
+    assert_eq!(ledger.settle("the node stopped", "edge-a1"), 2);
     assert_eq!(outcomes(&all(folder.path()))[&id(1)], None);
-    ledger.finished(id(101), &done(RecordingState::Recovered));
+    ledger.finished(id(101), &done_part(1, RecordingState::Recovered));
     let report = all(folder.path());
-    assert_eq!(outcomes(&report)[&id(1)], Some(Outcome::Recovered));
+    for invite in [id(1), id(2)] {
+        assert_eq!(outcomes(&report)[&invite], Some(Outcome::Recovered));
+    }
     assert_eq!(report.calls[0].recordings, [id(101)], "one recording");
     assert!(report.adds_up && check(folder.path()).unwrap().broken.is_none());
 }
@@ -188,17 +199,23 @@ fn a_part_that_nobody_began_is_not_waited_for() {
     let (ledger, _) = open(folder.path());
     ledger.received(id(1), "acme", "c", "siprec");
     ledger.recorded_by(id(1), id(101));
-    ledger.placed(id(101), id(102), "worker-2");
-    ledger.placed(id(101), id(103), "worker-3");
-    ledger.finished(id(102), &done(RecordingState::Complete));
+    ledger.placed(id(101), 2, "worker-2");
+    ledger.placed(id(101), 4, "worker-3");
+    // The other half joins what begins with its second part.
+    ledger.received(id(3), "acme", "e", "siprec");
+    ledger.recorded_by(id(3), id(101));
+    ledger.finished(id(101), &done_part(2, RecordingState::Complete));
+    ledger.finished(id(101), &done_part(3, RecordingState::Partial));
     ledger.ended(id(1), "bye");
+    ledger.ended(id(3), "bye");
     assert_eq!(outcomes(&all(folder.path()))[&id(1)], None);
-    ledger.finished(id(103), &done(RecordingState::Complete));
+    ledger.finished(id(101), &done_part(4, RecordingState::Complete));
     assert_eq!(outcomes(&all(folder.path()))[&id(1)], Some(Outcome::Complete));
+    assert_eq!(outcomes(&all(folder.path()))[&id(3)], Some(Outcome::Complete));
     // What this node itself should have is settled with its own start.
     ledger.received(id(2), "acme", "c", "siprec");
     ledger.recorded_by(id(2), id(201));
-    ledger.placed(id(201), id(201), "edge-a1");
+    ledger.placed(id(201), 1, "edge-a1");
     assert_eq!(ledger.settle("the node stopped", "edge-a1"), 1);
     assert_eq!(outcomes(&all(folder.path()))[&id(2)], Some(Outcome::Partial));
 }

@@ -189,7 +189,7 @@ impl Parts {
             };
             let own = OwnThread::start("serve")?;
             own.handle.spawn(server.run(cluster.clone(), inputs));
-            tasks.push(tokio::spawn(owners.run(fabric)));
+            tasks.push(tokio::spawn(owners.run(fabric, cluster.clone())));
             told = Told::Anywhere(serve.clone());
             (here.serve, thread) = (Some(serve), Some(own));
         }

@@ -168,11 +168,9 @@ impl Remote {
                     heard.push(Heard::Event(event));
                 }
                 SwitchboardOutput::Stop(recording) => heard.push(Heard::Stop(recording)),
-                SwitchboardOutput::Placed { recording, file, worker } => {
-                    tracing::debug!(%recording, %file, %worker, "recorded by");
-                    if worker.as_str() != self.node || file != recording.0 {
-                        self.ledger.placed(recording.0, file, worker.as_str());
-                    }
+                SwitchboardOutput::Placed { recording, part, worker } => {
+                    tracing::debug!(%recording, part, %worker, "recorded by");
+                    self.ledger.placed(recording.0, part, worker.as_str());
                 }
             }
         }

@@ -6,7 +6,8 @@
 //!
 //! One file for each part that is recorded here for another node, made before there is anything of the part, so that a
 //! node that dies tells at its next start what it could finish. A report is kept until every owner has it in its ledger, on
-//! disk; an owner that is away is told when it is back.
+//! disk; an owner that is away is told when it is back. Where nobody knows whose a part is, such as a copy that is kept in place of
+//! its original, every SRS node is told: a ledger takes what it waits for.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -22,8 +23,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
-use crate::node::cluster::Topic;
+use crate::node::cluster::{Cluster, Seen, Topic};
 
+/// In place of an owner: every SRS node that is up when it is told.
+const EVERYBODY: &str = "*";
 /// The folder in the data folder.
 const FOLDER: &str = "owners";
 /// Kind of message in its topic.
@@ -44,6 +47,8 @@ const GIVE_UP: Duration = Duration::from_secs(30 * 86_400);
 struct Report {
     /// The part's files.
     file: Uuid,
+    recording: Uuid,
+    part: u32,
     state: RecordingState,
     duration_ms: u64,
     #[serde(default)]
@@ -76,6 +81,8 @@ pub(in crate::node) struct Owners(Arc<Inner>);
 
 struct Inner {
     folder: PathBuf,
+    /// There are others to tell.
+    in_cluster: bool,
     notes: Mutex<Notes>,
     news: Notify,
 }
@@ -83,13 +90,13 @@ struct Inner {
 impl Owners {
     /// Reads what an earlier life left. A folder that cannot be used keeps no node from starting: the ledgers of others are told
     /// less then.
-    pub(in crate::node) fn open(data_dir: &Path) -> Owners {
+    pub(in crate::node) fn open(data_dir: &Path, in_cluster: bool) -> Owners {
         let folder = data_dir.join(FOLDER);
         let mut notes = Notes::default();
-        if let Err(error) = read_notes(&folder, &mut notes) {
+        if in_cluster && let Err(error) = read_notes(&folder, &mut notes) {
             tracing::error!(folder = %folder.display(), %error, "whose recordings those of earlier lives are cannot be read");
         }
-        Owners(Arc::new(Inner { folder, notes: Mutex::new(notes), news: Notify::new() }))
+        Owners(Arc::new(Inner { folder, in_cluster, notes: Mutex::new(notes), news: Notify::new() }))
     }
 
     fn notes(&self) -> MutexGuard<'_, Notes> {
@@ -148,20 +155,36 @@ impl Owners {
         }
     }
 
-    /// A part's manifest is on disk.
-    pub(in crate::node) fn finished(&self, signed: &SignedManifest) {
+    /// A part's manifest is on disk. `is_own`: the ledger of this node waited for it.
+    pub(in crate::node) fn finished(&self, signed: &SignedManifest, is_own: bool) {
         let manifest = &signed.manifest;
-        let file = manifest.part.file;
+        let (file, recording, part) = (manifest.part.file, manifest.part.recording, manifest.part.number.get());
         let note = {
             let mut notes = self.notes();
             let (gaps, reason) = notes.details.remove(&file).unwrap_or_default();
+            if !notes.by_file.contains_key(&file) && self.0.in_cluster && !is_own {
+                let note = Note { recording, owners: vec![EVERYBODY.to_owned()], report: None };
+                notes.by_file.insert(file, note);
+            }
             let Some(note) = notes.by_file.get_mut(&file).filter(|note| note.report.is_none()) else { return };
-            let (state, duration_ms, digest) = (manifest.state, manifest.duration_ms, Some(signed.digest()));
-            note.report = Some(Report { file, state, duration_ms, manifest: digest, gaps, reason });
+            let (state, duration_ms, manifest) = (manifest.state, manifest.duration_ms, Some(signed.digest()));
+            note.report = Some(Report { file, recording, part, state, duration_ms, manifest, gaps, reason });
             note.clone()
         };
         self.write(file, &note);
         self.0.news.notify_one();
+    }
+
+    /// Who is to be told where nobody knows whose a part is.
+    fn name_everybody(&self, servers: &[String]) {
+        if servers.is_empty() {
+            return;
+        }
+        for note in self.notes().by_file.values_mut() {
+            if note.owners.iter().any(|owner| owner == EVERYBODY) {
+                note.owners = servers.to_vec();
+            }
+        }
     }
 
     /// Reports that this node has not taken, at most a batch.
@@ -201,8 +224,12 @@ impl Owners {
     }
 
     /// Tells until the node ends.
-    pub(in crate::node) async fn run(self, fabric: Fabric) {
+    pub(in crate::node) async fn run(self, fabric: Fabric, cluster: Cluster) {
         loop {
+            let is_srs = |seen: &Seen| seen.roles.iter().any(|role| role == "srs");
+            let servers: Vec<String> =
+                cluster.seen().iter().filter(|seen| is_srs(seen)).map(|seen| seen.node.to_string()).collect();
+            self.name_everybody(&servers);
             for owner in self.owed() {
                 let Ok(node) = NodeId::new(&owner) else { continue };
                 loop {
@@ -259,9 +286,9 @@ pub(in crate::node) async fn take(mut topic: mpsc::Receiver<Inbound>, ledger: Le
         };
         let ledger = ledger.clone();
         let written = tokio::task::spawn_blocking(move || {
-            for Report { file, state, duration_ms, manifest, gaps, reason } in reports {
-                ledger.details(file, gaps, reason);
-                ledger.finished(file, &Finished { state, duration_ms, manifest });
+            for Report { recording, part, state, duration_ms, manifest, gaps, reason, .. } in reports {
+                ledger.details(recording, part, gaps, reason);
+                ledger.finished(recording, &Finished { part, state, duration_ms, manifest });
             }
             ledger.sync();
         });
@@ -277,7 +304,16 @@ mod tests {
     use super::*;
 
     fn report(file: Uuid) -> Report {
-        Report { file, state: RecordingState::Complete, duration_ms: 5, manifest: None, gaps: Vec::new(), reason: None }
+        Report {
+            file,
+            recording: file,
+            part: 1,
+            state: RecordingState::Complete,
+            duration_ms: 5,
+            manifest: None,
+            gaps: Vec::new(),
+            reason: None,
+        }
     }
 
     fn finish(owners: &Owners, file: Uuid) {
@@ -294,32 +330,45 @@ mod tests {
     fn a_report_is_kept_over_a_restart_until_every_owner_has_it() {
         let folder = tempfile::tempdir().unwrap();
         let (recording, file) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let owners = Owners::open(folder.path());
+        let owners = Owners::open(folder.path(), true);
         owners.begin(file, recording, "srs");
         assert!(owners.owed().is_empty(), "it still runs");
         owners.also(recording, "twin");
         owners.also(recording, "twin");
         finish(&owners, file);
-        let owners = Owners::open(folder.path());
+        let owners = Owners::open(folder.path(), true);
         assert_eq!(owners.owed(), ["srs", "twin"]);
         let waiting = owners.waiting("srs");
         assert_eq!(waiting, [report(file)]);
         owners.taken("srs", &waiting);
-        let owners = Owners::open(folder.path());
+        let owners = Owners::open(folder.path(), true);
         assert_eq!(owners.owed(), ["twin"]);
         owners.taken("twin", &waiting);
-        assert!(Owners::open(folder.path()).owed().is_empty());
+        assert!(Owners::open(folder.path(), true).owed().is_empty());
         assert_eq!(fs::read_dir(folder.path().join(FOLDER)).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_nobodys_is_told_to_everybody() {
+        let folder = tempfile::tempdir().unwrap();
+        let owners = Owners::open(folder.path(), true);
+        let file = Uuid::from_u128(2);
+        owners.begin(file, Uuid::from_u128(1), EVERYBODY);
+        finish(&owners, file);
+        owners.name_everybody(&[]);
+        assert_eq!(owners.owed(), [EVERYBODY], "nobody is there yet");
+        owners.name_everybody(&["a".to_owned(), "b".to_owned()]);
+        assert_eq!(owners.owed(), ["a", "b"]);
     }
 
     #[test]
     fn what_came_to_nothing_and_what_cannot_be_read_is_gone() {
         let folder = tempfile::tempdir().unwrap();
-        let owners = Owners::open(folder.path());
+        let owners = Owners::open(folder.path(), true);
         owners.begin(Uuid::from_u128(2), Uuid::from_u128(1), "srs");
         owners.forget(Uuid::from_u128(2));
         fs::write(folder.path().join(FOLDER).join("rubbish.json"), "{").unwrap();
-        let owners = Owners::open(folder.path());
+        let owners = Owners::open(folder.path(), true);
         assert!(owners.notes().by_file.is_empty());
         assert_eq!(fs::read_dir(folder.path().join(FOLDER)).unwrap().count(), 0);
     }

@@ -61,8 +61,8 @@ pub enum SwitchboardOutput {
     Placed {
         /// Of which recording.
         recording: RecordingId,
-        /// The name of its files.
-        file: uuid::Uuid,
+        /// Which part of it.
+        part: u32,
         /// Where.
         worker: WorkerId,
     },
@@ -415,12 +415,9 @@ impl Switchboard {
             return;
         }
         place.streams.clone_from(&streams);
-        if let State::Asked { command, .. } = std::mem::replace(&mut place.state, State::There) {
+        if let State::Asked { .. } = std::mem::replace(&mut place.state, State::There) {
             self.set_deadline(recording, None);
-            if let Command::Assign { part, .. } = *command {
-                let (file, worker) = (part.file, from.clone());
-                self.outputs.push_back(SwitchboardOutput::Placed { recording, file, worker });
-            }
+            self.outputs.push_back(SwitchboardOutput::Placed { recording, part, worker: from.clone() });
         }
         self.tell(CaptureEvent::Ready { recording, part, streams });
     }
