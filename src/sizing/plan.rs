@@ -1,8 +1,8 @@
 //! The plan: sections of lines, each an amount and the formula that it came from.
 //!
 //! Nodes are counted for the worst that is promised: with several sites the loss of a whole one, with one site the loss of
-//! one node. A mirrored call takes a place on two workers while all sites are there; when one is lost the places that are left go to
-//! calls first.
+//! one node. A mirrored call takes a place on two workers, and does so as well when a site is lost: the mirror then runs between
+//! workers of one site.
 
 use serde::Serialize;
 
@@ -85,11 +85,11 @@ fn copies(demand: &Demand) -> u64 {
 }
 
 fn nodes(demand: &Demand) -> Nodes {
-    let (calls, sites, room) = (demand.calls, demand.wish.sites, demand.calls_per_worker());
-    let recorded = calls * copies(demand);
-    // One worker lost: all that is recorded fits on the others. One site lost: every call fits on the other sites.
+    let (sites, room) = (demand.wish.sites, demand.calls_per_worker());
+    let recorded = demand.calls * copies(demand);
+    // Whatever is lost, a worker or a site: all that is recorded fits on the others.
     let for_a_worker = (recorded.div_ceil(room) + 1).div_ceil(sites);
-    let for_a_site = if sites > 1 { calls.div_ceil(room * (sites - 1)) } else { 0 };
+    let for_a_site = if sites > 1 { recorded.div_ceil(room * (sites - 1)) } else { 0 };
     let workers_per_site = for_a_worker.max(for_a_site).max(1);
     let workers = workers_per_site * sites;
     let workers_left = if sites > 1 { workers - workers_per_site } else { workers - 1 };
@@ -143,14 +143,14 @@ fn machines(demand: &Demand, nodes: &Nodes) -> Section {
     let mut workers_from = format!("{} {what} / {room}, rounded up, and 1 that may be lost", thousands(demand.calls));
     if sites > 1 {
         workers_from = format!(
-            "the larger of ({workers_from}) / {sites} sites, and {} calls / {room} / {} {} left",
+            "the larger of ({workers_from}) / {sites} sites, and {} {what} / {room} / {} {} left",
             thousands(demand.calls),
             sites - 1,
             site_or_sites(sites - 1)
         );
     }
     let load = recorded as f64 / (nodes.workers * room) as f64;
-    let load_left = demand.calls as f64 / (nodes.workers_left * room) as f64;
+    let load_left = recorded as f64 / (nodes.workers_left * room) as f64;
     let setups = cores * f::SETUPS_PER_CORE;
     let lost = if sites > 1 { "with a site lost" } else { "with a worker lost" };
     let mut lines = vec![
@@ -172,7 +172,7 @@ fn machines(demand: &Demand, nodes: &Nodes) -> Section {
             "worker_load_after_loss",
             if sites > 1 { "the same, a site lost" } else { "the same, a worker lost" },
             Amount::Share(load_left),
-            format!("{} calls / ({} workers left {lost} x {room})", thousands(demand.calls), nodes.workers_left),
+            format!("{} {what} / ({} workers left {lost} x {room})", thousands(demand.calls), nodes.workers_left),
         ),
         line(
             "sip_nodes_per_site",
@@ -201,9 +201,12 @@ fn machines(demand: &Demand, nodes: &Nodes) -> Section {
     Section { title: "Nodes", lines }
 }
 
+/// What SRTP adds to a packet, bytes.
+const SRTP_TAG: u64 = 10;
+
 /// Bits a second of one stream on the wire.
 fn stream_bits(demand: &Demand, overhead: u64) -> u64 {
-    let tag = if demand.wish.srtp { 10 } else { 0 };
+    let tag = if demand.wish.srtp { SRTP_TAG } else { 0 };
     (demand.wish.codec.payload_bytes() + overhead + tag) * f::PACKETS_PER_SECOND * 8
 }
 
@@ -252,8 +255,9 @@ fn network(demand: &Demand) -> Section {
         },
     ];
     if wish.mirror {
-        // Between sites no SRTP tag travels: the fabric is encrypted itself.
-        let bytes = wish.codec.payload_bytes() + 12 + f::MIRROR_OVERHEAD;
+        // Packets travel as they came.
+        let tag = if wish.srtp { SRTP_TAG } else { 0 };
+        let bytes = wish.codec.payload_bytes() + 12 + tag + f::MIRROR_OVERHEAD;
         let of_mirror = f::STREAMS_PER_CALL * bytes * f::PACKETS_PER_SECOND * 8;
         let share = demand.calls.div_ceil(sites);
         lines.push(line(
@@ -261,7 +265,7 @@ fn network(demand: &Demand) -> Section {
             if sites > 1 { "mirror out of a site, and into it" } else { "mirror between the workers" },
             Amount::Bits((of_mirror * share) as f64),
             format!(
-                "{calls} calls / {sites} x {} streams x {}/s x ({} + 12 RTP + {} fabric B) x 8",
+                "{calls} calls / {sites} x {} streams x {}/s x ({} + 12 RTP{srtp} + {} fabric B) x 8",
                 f::STREAMS_PER_CALL,
                 f::PACKETS_PER_SECOND,
                 wish.codec.payload_bytes(),
@@ -277,6 +281,12 @@ fn network(demand: &Demand) -> Section {
         Amount::Bits(upload),
         format!("{} calls x {sealed} sealed; a mirror's copy is not uploaded", thousands(up(demand.average_calls))),
     ));
+    let verified = if wish.mirror {
+        "the same twice: by who put it, and by who drops the copy"
+    } else {
+        "the same: what was put is verified"
+    };
+    lines.push(line("read_back", "read back from the store", Amount::Bits(upload * copies(demand) as f64), verified));
     if wish.store_outage_hours > 0.0 {
         lines.push(line(
             "upload_catching_up",
@@ -295,16 +305,9 @@ fn storage(demand: &Demand, nodes: &Nodes) -> Section {
     let recordings = demand.busy_hour_calls as f64 * wish.hours_per_day;
     let day = recordings * (demand.minutes * of_minute + f::DOCUMENTS_BYTES as f64);
     let outage = day * wish.store_outage_hours / 24.0;
-    // A mirror's copy waits until the store has the original, so each call may wait twice; once the workers of a site are lost, once.
-    let together = outage * copies(demand) as f64 / nodes.workers as f64;
-    let after_loss = outage / nodes.workers_left as f64;
-    let fill = f::SPOOL_FILL_PERCENT as f64 / 100.0;
-    let spool = together.max(after_loss) / fill;
-    let share = if together > after_loss {
-        format!("x 2 (copies wait too) / {} workers", nodes.workers)
-    } else {
-        format!("/ {} workers that are left", nodes.workers_left)
-    };
+    // A mirror's copy waits until the store has the original.
+    let spool = outage * copies(demand) as f64 / nodes.workers_left as f64 / (f::SPOOL_FILL_PERCENT as f64 / 100.0);
+    let twice = if demand.wish.mirror { " x 2 (copies wait too)" } else { "" };
     Section {
         title: "Storage",
         lines: vec![
@@ -343,9 +346,10 @@ fn storage(demand: &Demand, nodes: &Nodes) -> Section {
                 "spool of a worker",
                 Amount::Bytes(spool),
                 format!(
-                    "{} x {} h without the store / 24 {share} / {} % (spool_high_water)",
+                    "{} x {} h without the store / 24{twice} / {} workers left / {} % (spool_high_water)",
                     Amount::Bytes(day),
                     wish.store_outage_hours,
+                    nodes.workers_left,
                     f::SPOOL_FILL_PERCENT
                 ),
             ),
@@ -443,9 +447,6 @@ fn notes(demand: &Demand, nodes: &Nodes) -> Vec<String> {
         notes
             .push("The third NATS server belongs in a third place, so that either site keeps two of three.".to_owned());
     }
-    if demand.wish.mirror && demand.calls * 2 > nodes.workers_left * demand.calls_per_worker() {
-        notes.push("With a site lost there is no room to mirror every call; recording goes on.".to_owned());
-    }
     notes
 }
 
@@ -506,17 +507,18 @@ mod tests {
     #[test]
     fn a_mirror_takes_places_and_bandwidth_and_no_upload() {
         let mirrored = Wish { mirror: true, ..reference() };
-        // 4,000 places / 800 = 5, and 1 that may be lost: 6 in two sites.
-        near(value(&mirrored, "workers_per_site"), 3.0);
-        near(value(&mirrored, "worker_load"), 4_000.0 / 4_800.0);
+        // 4,000 places / 800 = 5 in either site, when the other is lost.
+        near(value(&mirrored, "workers_per_site"), 5.0);
+        near(value(&mirrored, "worker_load"), 4_000.0 / 8_000.0);
+        near(value(&mirrored, "worker_load_after_loss"), 1.0);
         near(value(&mirrored, "upload"), 34e6);
-        // Two copies on six workers wait as long as one copy on three.
-        near(value(&mirrored, "spool_per_worker"), 123_782_400_000.0 / 0.9);
+        // 1,000 calls x 2 x 50 x (160 + 12 + 40) x 8
+        near(value(&mirrored, "mirror_per_site"), 169_600_000.0);
+        // Two copies for three days on five workers, 90 % full.
+        near(value(&mirrored, "spool_per_worker"), 123_782_400_000.0 * 3.0 * 2.0 / 5.0 / 0.9);
         assert!(reference().demand().unwrap().plan().line("mirror_per_site").is_none());
         let alone = Wish { mirror: true, sites: 1, ..reference() };
         near(value(&alone, "workers"), 6.0);
-        // 2 x 3 days on 6 workers against 3 days on 5.
-        near(value(&alone, "spool_per_worker"), 123_782_400_000.0 / 0.9);
     }
 
     #[test]
@@ -530,13 +532,13 @@ mod tests {
                     let room = demand.calls_per_worker();
                     let recorded = calls * copies(&demand);
                     assert!((nodes.workers - 1) * room >= recorded, "{wish:?}");
-                    assert!(nodes.workers_left * room >= calls, "{wish:?}");
+                    assert!(nodes.workers_left * room >= recorded, "{wish:?}");
                     assert!(nodes.sip_per_site >= 2);
                     // One less in each site would break one of the promises.
                     let fewer = (nodes.workers_per_site - 1) * sites;
                     let is_least = fewer == 0
                         || (fewer - 1) * room < recorded
-                        || (sites > 1 && (nodes.workers_per_site - 1) * (sites - 1) * room < calls);
+                        || (sites > 1 && (nodes.workers_per_site - 1) * (sites - 1) * room < recorded);
                     assert!(is_least, "{wish:?}: {} workers a site", nodes.workers_per_site);
                 }
             }
