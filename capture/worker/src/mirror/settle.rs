@@ -72,7 +72,7 @@ pub enum Word {
     Coming,
     /// It waits for us.
     Held(Option<Outcome>),
-    /// There is nothing of it.
+    /// There is nothing of it, or it was set aside: nobody waits for a person while these files are whole.
     Gone,
     /// The node does not answer.
     Silent,
@@ -85,7 +85,7 @@ impl Word {
         if folder(Stage::Held).exists() {
             return Word::Held(Twin::load(&folder(Stage::Held)).and_then(|twin| twin.outcome));
         }
-        let coming = [Stage::Recording, Stage::Ready, Stage::Aside].into_iter().any(|stage| folder(stage).exists());
+        let coming = [Stage::Recording, Stage::Ready].into_iter().any(|stage| folder(stage).exists());
         if coming { Word::Coming } else { Word::Gone }
     }
 }

@@ -67,6 +67,25 @@ fn what_is_deleted_was_seen_in_the_store_and_whatever_is_better_is_kept() {
 }
 
 #[test]
+fn a_node_says_what_it_has_of_some_files() {
+    let node = Node::new("edge-a");
+    let file = Uuid::from_u128(7);
+    assert_eq!(Word::of(node.spool(), file), Word::Gone);
+    for (stage, word) in [
+        (Stage::Recording, Word::Coming),
+        (Stage::Ready, Word::Coming),
+        (Stage::Held, Word::Held(None)),
+        // It may be damaged for good.
+        (Stage::Aside, Word::Gone),
+    ] {
+        let folder = node.spool().folder(stage, file);
+        std::fs::create_dir(&folder).unwrap();
+        assert_eq!(Word::of(node.spool(), file), word, "{stage:?}");
+        std::fs::remove_dir(folder).unwrap();
+    }
+}
+
+#[test]
 fn of_two_that_wait_for_each_other_exactly_one_goes_first() {
     use RecordingState::{Complete, Partial, Recovered};
     let all = [Complete, Recovered, Partial].into_iter().flat_map(|state| [30, 60].map(|to| outcome(state, 0, to)));
