@@ -21,6 +21,8 @@
 //! Contract: `start`, `handle_message`, `handle_timeout` or `stop`, then
 //! `poll_output` until `None`, then `poll_timeout`.
 
+mod attempts;
+mod invite;
 mod peer;
 mod ways;
 
@@ -41,7 +43,7 @@ use ferric_sip::transaction::{
 };
 use ferric_sip::{Flow, Message, Method};
 
-use self::ways::{Attempt, Found, Ways};
+use self::ways::{Attempt, Ways};
 use super::config::LoadCodec;
 use super::offer::{Identity, contact};
 use super::report::Outcome;
@@ -346,111 +348,6 @@ impl Agent {
         }
     }
 
-    /// Sends a request to the first place to which `next_hop` leads.
-    fn send(&mut self, now: Instant, call: CallNumber, purpose: Purpose, request: Message, next_hop: &str) {
-        let known = self.calls.get(&call).and_then(|call| call.known).map(|flow| flow.remote);
-        let attempt = Attempt { call, purpose, request, at: None, left: VecDeque::new() };
-        match self.ways.find(now, next_hop, known, purpose == Purpose::Invite) {
-            Found::Hops(left) => self.send_next(now, Attempt { left, ..attempt }),
-            Found::Wait(ticket) => self.ways.wait(ticket, attempt, known),
-            Found::Nowhere => self.give_up(attempt.call, attempt.purpose, Outcome::Unreachable),
-        }
-    }
-
-    /// Sends what waited for DNS.
-    fn send_found(&mut self, now: Instant) {
-        while let Some(attempt) = self.ways.poll_ready(now) {
-            if attempt.left.is_empty() {
-                self.give_up(attempt.call, attempt.purpose, Outcome::Unreachable);
-            } else {
-                self.send_next(now, attempt);
-            }
-        }
-    }
-
-    fn send_next(&mut self, now: Instant, mut attempt: Attempt) {
-        let Some(to) = attempt.left.pop_front() else { return };
-        let (number, purpose) = (attempt.call, attempt.purpose);
-        attempt.at = Some(to.flow.remote);
-        if purpose == Purpose::Ack {
-            // The connection that is there, rather than one to a host that would have to prove its name again.
-            let known = self.calls.get(&number).and_then(|call| call.known);
-            let flow = known.filter(|known| known.remote == to.flow.remote && known.transport == to.flow.transport);
-            return self.layer.send_ack(attempt.request, flow.unwrap_or(to.flow), None);
-        }
-        let id = self.layer.send_request(now, attempt.request.clone(), to, None);
-        if purpose == Purpose::Invite
-            && let Some(call) = self.calls.get_mut(&number)
-        {
-            call.id = Some(id);
-            if let State::Calling { ringing, .. } = &mut call.state {
-                *ringing = false;
-            }
-        }
-        if !attempt.left.is_empty() {
-            self.deadlines.set((number, Due::Silent(id)), now + self.config.patience);
-        }
-        self.requests.insert(id, attempt);
-    }
-
-    /// Tries the next server, if there is one and the request is still wanted.
-    fn go_on(&mut self, now: Instant, id: ClientTransactionId) -> bool {
-        let wanted = |calls: &HashMap<CallNumber, Call>, attempt: &Attempt| {
-            let call = calls.get(&attempt.call);
-            match attempt.purpose {
-                Purpose::Invite => call.is_some_and(|call| {
-                    matches!(call.state, State::Calling { cancelled: false, .. }) && call.id == Some(id)
-                }),
-                Purpose::Refresh => call.is_some_and(|call| call.state == State::Talking),
-                Purpose::Bye => call.is_some(),
-                Purpose::Cancel | Purpose::Ack | Purpose::Surplus => false,
-            }
-        };
-        let Some(attempt) = self.requests.get_mut(&id) else { return false };
-        if attempt.left.is_empty() || !wanted(&self.calls, attempt) {
-            return false;
-        }
-        let (call, purpose, request) = (attempt.call, attempt.purpose, attempt.request.clone());
-        let left = std::mem::take(&mut attempt.left);
-        self.send_next(now, Attempt { call, purpose, request, at: None, left });
-        true
-    }
-
-    /// A server says nothing: the next one is asked, and this one may still answer an INVITE.
-    fn handle_silence(&mut self, now: Instant, call: CallNumber, id: ClientTransactionId) {
-        let ringing =
-            matches!(self.calls.get(&call).map(|call| call.state), Some(State::Calling { ringing: true, .. }));
-        // Who is slow is alive.
-        if let Some(server) = self.requests.get(&id).and_then(|attempt| attempt.at).filter(|_| !ringing) {
-            self.ways.avoid(now, server);
-        }
-        if !self.go_on(now, id) {
-            return;
-        }
-        let Some(old) = self.requests.get_mut(&id) else { return };
-        if old.purpose == Purpose::Invite {
-            old.purpose = Purpose::Surplus;
-            self.layer.quieten(id);
-            self.cancel(now, call, id);
-        } else {
-            self.requests.remove(&id);
-            self.layer.forget_client(id);
-        }
-    }
-
-    fn cancel(&mut self, now: Instant, call: CallNumber, invite: ClientTransactionId) {
-        if let Some(id) = self.layer.send_cancel(now, invite) {
-            let attempt = Attempt {
-                call,
-                purpose: Purpose::Cancel,
-                request: Message::request(&Method::Cancel, &self.config.uri),
-                at: None,
-                left: VecDeque::new(),
-            };
-            self.requests.insert(id, attempt);
-        }
-    }
-
     fn handle_response(&mut self, now: Instant, id: ClientTransactionId, response: &Message, flow: Flow) {
         let Some((call, purpose)) = self.requests.get(&id).map(|attempt| (attempt.call, attempt.purpose)) else {
             return;
@@ -494,127 +391,6 @@ impl Agent {
                 self.requests.remove(&id);
             }
             Purpose::Refresh | Purpose::Bye | Purpose::Cancel | Purpose::Ack | Purpose::Invite | Purpose::Surplus => {}
-        }
-    }
-
-    fn handle_invite_response(
-        &mut self,
-        now: Instant,
-        number: CallNumber,
-        id: ClientTransactionId,
-        status: u16,
-        response: &Message,
-        flow: Flow,
-    ) {
-        if status >= 200 {
-            self.deadlines.cancel(&(number, Due::Silent(id)));
-        }
-        let Some(call) = self.calls.get_mut(&number) else {
-            return if (200..300).contains(&status) {
-                self.end_surplus(now, number, response, flow)
-            };
-        };
-        let current = call.id == Some(id);
-        match (call.state, status) {
-            (State::Calling { ringing, cancelled }, 0..200) if current => {
-                call.state = State::Calling { ringing: true, cancelled };
-                if cancelled && !ringing {
-                    self.cancel(now, number, id);
-                }
-                if self.requests.get(&id).is_some_and(|attempt| !attempt.left.is_empty()) {
-                    self.deadlines.set((number, Due::Silent(id)), now + self.config.patience * HEARD_PATIENCE);
-                }
-            }
-            // An INVITE that was left behind is heard of after all.
-            (_, 0..200) => self.cancel(now, number, id),
-            (State::Calling { cancelled, .. }, 200..300) => {
-                call.known = Some(flow);
-                self.answered(now, number, response, cancelled);
-            }
-            (State::Calling { cancelled, .. }, _) if current => {
-                self.end(number, if cancelled { Outcome::Cancelled } else { Outcome::Refused(status) });
-            }
-            (State::Talking | State::Leaving(_), 200..300) => {
-                let tag = response.to().ok().and_then(|to| to.tag().map(str::to_owned));
-                if call.dialog.as_ref().map(|dialog| dialog.id.remote_tag.as_str()) == tag.as_deref() {
-                    // The 2xx came again: its ACK was lost.
-                    self.acknowledge(now, number);
-                } else {
-                    self.end_surplus(now, number, response, flow);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// A second server answered the same INVITE: its dialog is acknowledged and ended, over the flow by which it came.
-    fn end_surplus(&mut self, now: Instant, call: CallNumber, response: &Message, flow: Flow) {
-        let mut invite = Message::request(&Method::Invite, &self.config.uri);
-        let Ok(cseq) = response.cseq() else { return };
-        invite.add_header("CSeq", &cseq.to_string());
-        let Ok(mut dialog) = Dialog::uac(&invite, response) else { return };
-        self.layer.send_ack(dialog.ack(cseq.number), flow, None);
-        let request = dialog.request(&Method::Bye);
-        let id = self.layer.send_request(now, request.clone(), flow, None);
-        let attempt = Attempt { call, purpose: Purpose::Surplus, request, at: None, left: VecDeque::new() };
-        self.requests.insert(id, attempt);
-    }
-
-    fn answered(&mut self, now: Instant, number: CallNumber, response: &Message, cancelled: bool) {
-        let Some(call) = self.calls.get_mut(&number) else { return };
-        let fallback = call.known.map_or(self.config.media_address, |flow| flow.remote.ip());
-        let set_up = now.duration_since(call.started);
-        let Ok(dialog) = Dialog::uac(&call.invite, response) else {
-            return self.end(number, Outcome::BadAnswer);
-        };
-        self.dialogs.insert(dialog.id.clone(), number);
-        call.dialog = Some(dialog);
-        call.state = State::Talking;
-        call.refresh_every = refresh_interval(response);
-        let refresh_every = call.refresh_every;
-        let targets = targets(response.body(), fallback);
-        self.acknowledge(now, number);
-        if cancelled {
-            return self.hang_up(now, number, BecauseOf::Cancelled);
-        }
-        let Some(targets) = targets.filter(|targets| targets.iter().any(Option::is_some)) else {
-            return self.hang_up(now, number, BecauseOf::BadAnswer);
-        };
-        if let Some(every) = refresh_every {
-            self.deadlines.set((number, Due::Refresh), now + every);
-        }
-        self.deadlines.set((number, Due::HangUp), now + self.config.hold);
-        self.outputs.push_back(AgentOutput::Answered { call: number, set_up, targets });
-    }
-
-    fn acknowledge(&mut self, now: Instant, number: CallNumber) {
-        let Some(call) = self.calls.get(&number) else { return };
-        if let (Some(dialog), Ok(cseq)) = (&call.dialog, call.invite.cseq()) {
-            let (ack, next_hop) = (dialog.ack(cseq.number), dialog.next_hop().to_owned());
-            self.send(now, number, Purpose::Ack, ack, &next_hop);
-        }
-    }
-
-    fn handle_failure(&mut self, now: Instant, id: ClientTransactionId, outcome: Outcome) {
-        let Some((call, at)) = self.requests.get(&id).map(|attempt| (attempt.call, attempt.at)) else { return };
-        self.deadlines.cancel(&(call, Due::Silent(id)));
-        if let Some(server) = at {
-            self.ways.avoid(now, server);
-        }
-        let goes_on = self.go_on(now, id);
-        let Some(attempt) = self.requests.remove(&id).filter(|_| !goes_on) else { return };
-        let current = self.calls.get(&call).is_some_and(|call| call.id == Some(id));
-        if attempt.purpose != Purpose::Invite || current {
-            self.give_up(call, attempt.purpose, outcome);
-        }
-    }
-
-    /// No server is left for a request.
-    fn give_up(&mut self, call: CallNumber, purpose: Purpose, outcome: Outcome) {
-        match purpose {
-            Purpose::Invite => self.end(call, outcome),
-            Purpose::Bye => self.end(call, Outcome::ByeFailed(408)),
-            Purpose::Refresh | Purpose::Cancel | Purpose::Ack | Purpose::Surplus => {}
         }
     }
 
