@@ -76,6 +76,8 @@ pub(crate) enum Own {
         origin: Origin,
         /// The sockets in it.
         told: Vec<AssignedStream>,
+        /// It goes by UPDATE.
+        by_update: bool,
     },
 }
 

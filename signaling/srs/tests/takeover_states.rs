@@ -254,6 +254,21 @@ fn a_copy_that_takes_over_is_the_same_part_elsewhere() {
     ends_well(&mut rig);
 }
 
+#[test]
+fn a_peer_that_drops_updates_is_asked_by_re_invite_before_it_counts_as_gone() {
+    let mut rig = recorded(UPDATE);
+    rig.lost();
+    rig.ready();
+    assert_eq!(rig.sent[0].method(), Method::Update);
+    rig.wait(33 * SECOND);
+    let invite = rig.sent.pop().unwrap();
+    assert_eq!((invite.method(), rig.srs.sessions()), (Method::Invite, 1));
+    rig.sent.clear();
+    rig.respond(&invite, 200, SDP);
+    assert_eq!(moved(&rig).len(), 1);
+    ends_well(&mut rig);
+}
+
 /// Two halves of a call in one recording.
 fn pair() -> (Rig, RecordingId, [(String, String); 2]) {
     let mut rig = Rig::new();

@@ -170,7 +170,7 @@ impl Srs {
             timer.write_refresh(&mut request);
         }
         request.set_body("application/sdp", Bytes::from(sdp.clone()));
-        session.own = Some(Own::Move { sdp, origin, told: description.sockets() });
+        session.own = Some(Own::Move { sdp, origin, told: description.sockets(), by_update: is_update });
         let flow = session.request_flow();
         self.send_own(now, key, request, flow, Purpose::Move);
     }
@@ -184,8 +184,7 @@ impl Srs {
         status: u16,
         response: Option<&Message>,
     ) {
-        let Some(Own::Move { sdp, origin, told }) = own else { return };
-        let is_update = response.is_none_or(|response| response.method() == Method::Update);
+        let Some(Own::Move { sdp, origin, told, by_update: is_update }) = own else { return };
         let answer = response.and_then(|response| read_body(response).ok()?.sdp);
         let verdict = verdict(status, response, is_update, answer.as_ref());
         let wait = Duration::from_millis(self.rng.random_range(0..200) * 10);
@@ -255,6 +254,8 @@ fn verdict(status: u16, response: Option<&Message>, is_update: bool, answer: Opt
         200..=299 if is_update && answer.is_none() => Verdict::ByInvite,
         200..=299 if takes_none() => Verdict::Refused,
         200..=299 => Verdict::Taken,
+        // Some list UPDATE in Allow and drop it without a word.
+        408 if is_update => Verdict::ByInvite,
         // Nothing came back in all that time, or there is no such call (RFC 3261 12.2.1.2).
         408 | 481 => Verdict::Gone,
         // It could not be sent: a peer that lost its connection makes another.
