@@ -471,6 +471,11 @@ impl State {
         // What has arrived and was not looked at yet belongs to the call.
         let clock = ClockPair::read();
         self.visit(seat, &clock);
+        if let Some(copy) = self.call(seat).and_then(|call| call.copy.as_ref()) {
+            // The call goes on elsewhere: what it was told is all that this has.
+            let reached = copy.reached();
+            return self.finish(seat, reached, reason.into(), RecordingState::Partial);
+        }
         let Some(call) = call_at(&mut self.seats, seat) else { return };
         let at = call.parked.unwrap_or(clock.now);
         call.tell_mirror(at, || Mirrored::Stop { reason: reason.to_owned() });
@@ -519,6 +524,10 @@ impl State {
     fn count(&self, call: &Call) {
         let stats = &self.shard.stats;
         stats.calls.fetch_sub(1, Ordering::Relaxed);
+        if call.copy.is_some() {
+            // They are counted where they came to.
+            return;
+        }
         for stream in &call.recorder.stats().streams {
             stats.packets_recorded.fetch_add(stream.packets, Ordering::Relaxed);
             stats.packets_lost.fetch_add(stream.lost, Ordering::Relaxed);

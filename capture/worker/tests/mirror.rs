@@ -345,6 +345,23 @@ fn a_copy_goes_on_when_the_original_dies_and_what_was_mirrored_is_not_lost() {
 }
 
 #[test]
+fn a_copy_whose_worker_stops_is_no_complete_recording() {
+    let (first, second) = (node("edge-a", (37_600, 37_699)), node("edge-b", (37_700, 37_799)));
+    let part = Part::first(Uuid::now_v7());
+    let copy = Uuid::now_v7();
+    let addresses = first.assign(part);
+    first.worker.mirror_to(part.recording, copy, "edge-b", Link::between(&first, &second, 0.0));
+    Speech::new(2).speak(&addresses, 60);
+    second.worker.shut_down();
+    second.wait_for(Stage::Held, copy);
+    let outcome = Twin::load(&second.spool.folder(Stage::Held, copy)).unwrap().outcome.unwrap();
+    assert_eq!(outcome.state, RecordingState::Partial);
+    assert!(outcome.ended_at <= SystemTime::now().into());
+    assert!(first.worker.is_recording(part.recording), "the original goes on");
+    first.worker.shut_down();
+}
+
+#[test]
 fn a_node_does_not_copy_what_it_records_and_a_full_one_refuses() {
     let (first, second) = (node("edge-a", (37_400, 37_499)), node("edge-b", (37_500, 37_599)));
     let part = Part::first(Uuid::now_v7());
