@@ -80,7 +80,8 @@ impl Admin {
         let fabric = self.cluster.fabric();
         #[allow(clippy::cast_precision_loss)]
         let load = LoadView {
-            calls: whole(worker.call_count()),
+            // Sessions whose media another node records keep this one from stopping too.
+            calls: whole(worker.call_count().max(watcher.signalling.sessions.load(Ordering::Relaxed))),
             max_calls: if self.records { whole(worker.max_calls()) } else { 0 },
             passing: whole(watcher.signalling.passing.load(Ordering::Relaxed)),
             lag_ms: lag_us as f64 / 1_000.0,
