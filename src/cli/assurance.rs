@@ -80,6 +80,10 @@ pub(crate) fn run(arguments: &AssuranceArguments) -> anyhow::Result<ExitCode> {
             totals.refused,
             totals.open
         );
+        if totals.moved + totals.adopted > 0 {
+            let (moved, adopted) = (totals.moved, totals.adopted);
+            say!("Other nodes took {moved} of them over; {adopted} calls were taken over from other nodes.");
+        }
         for problem in &report.problems {
             say!("  {problem}");
         }

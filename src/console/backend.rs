@@ -173,7 +173,7 @@ pub struct AssuranceCall {
     pub tenant: String,
     /// How it came: `siprec`, `plain`, `cucm-near-end`, ...
     pub source: String,
-    /// `complete`, `recovered`, `partial`, `refused`; absent while the call runs.
+    /// `complete`, `recovered`, `partial`, `refused`, `moved` (another node has the call); absent while the call runs.
     pub outcome: Option<String>,
     /// Status code of a refusal.
     pub status: Option<u16>,
@@ -213,6 +213,10 @@ pub struct AssuranceTotals {
     pub partial: u64,
     /// Not taken.
     pub refused: u64,
+    /// Taken over by another node, whose ledger has the outcome.
+    pub moved: u64,
+    /// Taken over from another node; not among those that came.
+    pub adopted: u64,
     /// Without an outcome yet.
     pub open: u64,
 }

@@ -19,6 +19,7 @@ use ferric_srs::port::{CaptureEvent, RecordingId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::capture::remote::News;
+use super::cluster::PairNews;
 use super::edge::Epoch;
 use super::route_test::Told;
 use crate::console::BackendError;
@@ -35,6 +36,8 @@ pub(super) enum Order {
     Capture(CaptureEvent),
     /// Other nodes, and what they say of recordings.
     Remote(News),
+    /// Other SRS nodes, and what they say of dialogs.
+    Pair(PairNews),
     /// Take no calls from now on, or take them again.
     Drain(bool),
     /// Refuse new calls with 503, or take them again.

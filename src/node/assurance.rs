@@ -119,6 +119,8 @@ pub(super) fn view(
             recovered: totals.recovered,
             partial: totals.partial,
             refused: totals.refused,
+            moved: totals.moved,
+            adopted: totals.adopted,
             open: totals.open,
         },
         adds_up: report.adds_up,

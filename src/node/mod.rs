@@ -168,9 +168,17 @@ impl Node {
             books.ready(manifest);
             owners.finished(manifest, assurance::finished(&ledger, manifest));
         }
-        let settled = ledger.settle("the node stopped", &config.node.id);
-        if settled > 0 {
-            tracing::warn!(settled, "calls of the node's last life have their outcome now");
+        // In a cluster another node may have the calls of the last life: it is asked when it can be.
+        let last_life = cluster.fabric().map(|_| cluster::LastLife {
+            open: ledger.open_invites(),
+            finished: recovery.finished.iter().chain(&recovery.ready).cloned().collect(),
+            owners: owners.clone(),
+        });
+        if cluster.fabric().is_none() {
+            let settled = ledger.settle("the node stopped", &config.node.id);
+            if settled > 0 {
+                tracing::warn!(settled, "calls of the node's last life have their outcome now");
+            }
         }
         for _ in &recovery.finished {
             metrics::recording("recovered");
@@ -295,12 +303,21 @@ impl Node {
             asks: asks.clone(),
         };
         let capture = parts.start(&config, &mut tasks)?;
+        let pairs = cluster::Pairs::new(&cluster).filter(|_| config.is_srs());
+        if let Some(topic) = cluster.topic(cluster::Topic::Replica).filter(|_| pairs.is_some()) {
+            let read = cluster::read_pairs(cluster.clone(), topic, cluster.follow(), orders.clone(), ledger.clone());
+            tasks.push(tokio::spawn(read));
+        }
+        if let Some(last) = last_life {
+            tasks.push(tokio::spawn(cluster::settle_pairs(cluster.clone(), ledger.clone(), last)));
+        }
         let task = Signalling::new(
             srs,
             edge,
             looks_on,
             sockets.clone(),
             capture.commands,
+            pairs,
             Arc::clone(&signalling),
             ledger.clone(),
             events.clone(),

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use ferric_assurance::Ledger;
 use ferric_proxy::Handled;
 use ferric_proxy::group::GroupEvent;
@@ -32,6 +33,7 @@ use uuid::Uuid;
 use super::asks::{Ask, Order};
 use super::capture::remote::News;
 use super::capture::{Capture, Heard};
+use super::cluster::{Pairs, Wanted};
 use super::edge::{Edge, EdgeEvent};
 use super::route_test::Told;
 use super::sight::Sight;
@@ -85,6 +87,8 @@ pub(super) struct Signalling {
     sight: Sight,
     pub(super) sockets: SipSockets,
     capture: Capture,
+    /// With other SRS nodes.
+    pairs: Option<Pairs>,
     pub(super) stats: Arc<SignallingStats>,
     ledger: Ledger,
     events: broadcast::Sender<Event>,
@@ -99,12 +103,13 @@ impl Signalling {
         sight: Sight,
         sockets: SipSockets,
         capture: Capture,
+        pairs: Option<Pairs>,
         stats: Arc<SignallingStats>,
         ledger: Ledger,
         events: broadcast::Sender<Event>,
         records: bool,
     ) -> Signalling {
-        Signalling { srs, edge, sight, sockets, capture, stats, ledger, events, records }
+        Signalling { srs, edge, sight, sockets, capture, pairs, stats, ledger, events, records }
     }
 
     /// Runs until nobody has orders for it any more.
@@ -184,10 +189,14 @@ impl Signalling {
                 self.edge.handle_timeout(now);
                 let heard = self.capture.handle_timeout(now);
                 self.hear(now, heard);
+                if let Some(pairs) = &mut self.pairs {
+                    pairs.handle_timeout(now);
+                }
                 self.drain(now);
                 now = Instant::now();
                 due = self.poll_timeout();
             }
+            self.tell_partner(now);
             self.stats.sessions.store(self.srs.sessions(), Ordering::Relaxed);
             self.stats.passing.store(self.edge.proxy().unfinished(), Ordering::Relaxed);
         }
@@ -198,6 +207,9 @@ impl Signalling {
     fn export(&mut self) {
         self.stats.transactions.store(self.srs.transactions() + self.edge.proxy().transactions(), Ordering::Relaxed);
         self.edge.export(Instant::now());
+        if let Some(pairs) = &self.pairs {
+            pairs.export(Instant::now());
+        }
         let stats = self.sockets.stats();
         let dropped = [
             ("rate", &stats.rate_limited),
@@ -214,7 +226,8 @@ impl Signalling {
     }
 
     fn poll_timeout(&mut self) -> Option<Instant> {
-        let own = [self.srs.poll_timeout(), self.edge.poll_timeout(), self.capture.poll_timeout()];
+        let pairs = self.pairs.as_ref().and_then(Pairs::poll_timeout);
+        let own = [self.srs.poll_timeout(), self.edge.poll_timeout(), self.capture.poll_timeout(), pairs];
         own.into_iter().flatten().min()
     }
 
@@ -225,12 +238,17 @@ impl Signalling {
             InboundKind::Message(message) => {
                 self.sight.message(true, message.is_request(), &message.method(), &inbound.flow, &message.to_bytes());
                 tracing::trace!(flow = ?inbound.flow, method = %message.method(), "received");
-                let srs = &self.srs;
+                let (srs, pairs) = (&self.srs, &self.pairs);
                 let flow = inbound.flow;
-                match self.edge.handle_message(now, message, flow, |message| srs.expects(message, &flow)) {
+                let is_for_another =
+                    |message: &Message| pairs.as_ref().is_some_and(|pairs| pairs.is_for_another(message));
+                let expects = |message: &Message| srs.expects(message, &flow) || is_for_another(message);
+                match self.edge.handle_message(now, message, flow, expects) {
                     Handled::Taken => {}
                     Handled::Local(message) if self.records || message.method() == Method::Options => {
-                        self.srs.handle_message(now, message, inbound.flow);
+                        if let Err(message) = self.relay(now, message, flow) {
+                            self.srs.handle_message(now, message, flow);
+                        }
                     }
                     Handled::Local(message) => self.turn_away(&message, inbound.flow),
                 }
@@ -249,6 +267,17 @@ impl Signalling {
             }
         }
         self.drain(now);
+    }
+
+    /// Relays a request to the node that has its dialog; gives it back where that is this one, or nobody.
+    #[allow(clippy::result_large_err)]
+    fn relay(&mut self, now: Instant, message: Message, flow: Flow) -> Result<(), Message> {
+        match &mut self.pairs {
+            Some(pairs) if pairs.is_for_another(&message) && !self.srs.expects(&message, &flow) => {
+                pairs.relay(now, message, flow)
+            }
+            Some(_) | None => Err(message),
+        }
     }
 
     /// A request that is for a recorder, where none is. No state: it is answered the same however often it comes.
@@ -270,6 +299,11 @@ impl Signalling {
             Order::Remote(news) => {
                 let heard = self.capture.news(now, news);
                 self.hear(now, heard);
+            }
+            Order::Pair(news) => {
+                if let Some(pairs) = &mut self.pairs {
+                    pairs.news(now, &mut self.srs, news);
+                }
             }
             Order::Refuse(refuse) => self.srs.set_refusing(refuse.then_some(RefuseReason::Capacity)),
             Order::Drain(draining) => {
@@ -336,9 +370,14 @@ impl Signalling {
                 let _ = events.send(group_event(event));
             }
         });
+        self.drain_pairs(now);
         while let Some(output) = self.srs.poll_output() {
             match output {
                 SrsOutput::Transmit { flow, bytes } => {
+                    if let Some((node, flow)) = flow.elsewhere() {
+                        self.send_through(now, node, flow, bytes);
+                        continue;
+                    }
                     if let Some((is_request, method)) = ferric_sip::message::peek(&bytes) {
                         self.sight.message(false, is_request, &method, &flow, &bytes);
                     }
@@ -357,16 +396,52 @@ impl Signalling {
         }
     }
 
+    /// By a way that another node has.
+    fn send_through(&mut self, now: Instant, node: u16, flow: Flow, bytes: Bytes) {
+        let sent = self.pairs.as_mut().is_some_and(|pairs| pairs.send_through(node, flow, bytes));
+        if !sent {
+            self.srs.handle_transport_error(now, &Destination::from(flow.through(node)));
+        }
+    }
+
+    /// Tells the partner what changed: once for all that came in one go.
+    fn tell_partner(&mut self, now: Instant) {
+        if let Some(pairs) = &mut self.pairs {
+            pairs.pump(now, &mut self.srs);
+            self.drain_pairs(now);
+        }
+    }
+
+    /// Does what other SRS nodes lead to.
+    fn drain_pairs(&mut self, now: Instant) {
+        while let Some(wanted) = self.pairs.as_mut().and_then(|pairs| pairs.poll(now)) {
+            match wanted {
+                Wanted::Capture(news) => {
+                    let heard = self.capture.news(now, news);
+                    self.hear(now, heard);
+                }
+                Wanted::GivenUp(invite, node) => self.ledger.moved(invite, &node),
+                Wanted::Transmit(flow, bytes) => {
+                    if let Some((is_request, method)) = ferric_sip::message::peek(&bytes) {
+                        self.sight.message(false, is_request, &method, &flow, &bytes);
+                    }
+                    self.sockets.send(&flow, bytes);
+                }
+            }
+        }
+    }
+
     /// The ledger hears of every INVITE.
     fn note(&self, event: &SrsEvent) {
         match event {
-            SrsEvent::Offered { invite, tenant, call_id, source_kind }
-            | SrsEvent::Adopted { invite, tenant, call_id, source_kind } => {
+            SrsEvent::Offered { invite, tenant, call_id, source_kind } => {
                 self.ledger.received(invite.0, tenant, call_id, source_kind)
+            }
+            SrsEvent::Adopted { invite, tenant, call_id, source_kind } => {
+                self.ledger.adopted(invite.0, tenant, call_id, source_kind)
             }
             SrsEvent::Feeds { invite, recording } => self.ledger.recorded_by(invite.0, recording.0),
             SrsEvent::Refused { invite, status, cause } => self.ledger.refused(invite.0, *status, cause),
-            SrsEvent::GivenUp { invite } => self.ledger.ended(invite.0, "taken over by another node"),
             SrsEvent::Closed { invite, cause } => self.ledger.ended(invite.0, cause.as_str()),
             SrsEvent::Started { recording } => {
                 let _ = self.events.send(Event { recording: Some(recording.0), ..Event::new("call.started") });
@@ -375,7 +450,9 @@ impl Signalling {
                 let cause = Some(cause.as_str().to_owned());
                 let _ = self.events.send(Event { recording: Some(recording.0), cause, ..Event::new("call.ended") });
             }
-            SrsEvent::RequestDone { .. }
+            // Who has it is told beside it.
+            SrsEvent::GivenUp { .. }
+            | SrsEvent::RequestDone { .. }
             | SrsEvent::Rejected { .. }
             | SrsEvent::Untrusted { .. }
             | SrsEvent::MetadataProblem { .. }

@@ -68,7 +68,7 @@ impl Book {
     /// Takes a line that was written, now or in an earlier life.
     pub(crate) fn take(&mut self, entry: &Entry) {
         match entry.kind {
-            Kind::Received => {
+            Kind::Received | Kind::Adopted => {
                 let Some(invite) = entry.invite else { return };
                 if self.open.len() >= MAX_OPEN {
                     self.overflow += 1;
@@ -173,6 +173,11 @@ impl Book {
     /// INVITEs that feed a recording, whose end may have settled them.
     pub(crate) fn feeding(&self, recording: Uuid) -> Vec<Uuid> {
         self.fed.get(&recording).map(|fed| fed.invites.clone()).unwrap_or_default()
+    }
+
+    /// What an open INVITE feeds.
+    pub(crate) fn recordings_of(&self, invite: Uuid) -> Vec<Uuid> {
+        self.open.get(&invite).map(|open| open.recordings.clone()).unwrap_or_default()
     }
 
     /// Every open INVITE.

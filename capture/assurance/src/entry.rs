@@ -24,6 +24,8 @@ pub enum Outcome {
     Partial,
     /// It was not taken; the cause says why.
     Refused,
+    /// Another node took the call over: its ledger has what became of it. The cause names it.
+    Moved,
 }
 
 impl Outcome {
@@ -34,6 +36,7 @@ impl Outcome {
             Outcome::Recovered => "recovered",
             Outcome::Partial => "partial",
             Outcome::Refused => "refused",
+            Outcome::Moved => "moved",
         }
     }
 }
@@ -44,6 +47,8 @@ impl Outcome {
 pub enum Kind {
     /// An INVITE came.
     Received,
+    /// An INVITE had come to another node, which was lost; its call is this one's now.
+    Adopted,
     /// It goes into a recording, or into another part of it; told again with the node that records it.
     Recording,
     /// A recording is finished: its manifest is on disk.

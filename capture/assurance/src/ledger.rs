@@ -236,6 +236,41 @@ impl Ledger {
         }
     }
 
+    /// An INVITE that had come to another node, which was lost: its call is this node's from now on.
+    pub fn adopted(&self, invite: Uuid, tenant: &str, call_id: &str, source: &str) {
+        let mut inner = self.shared.lock();
+        let mut entry = inner.entry(Kind::Adopted);
+        entry.invite = Some(invite);
+        entry.tenant = Some(tenant.to_owned());
+        entry.call = Some(call_hash(&inner.call_key, call_id));
+        entry.source = Some(source.to_owned());
+        inner.write(entry);
+    }
+
+    /// Another node has its call, and tells what becomes of it. Changes nothing where that is known already.
+    pub fn moved(&self, invite: Uuid, node: &str) {
+        let mut inner = self.shared.lock();
+        if !inner.book.is_open(invite) {
+            return;
+        }
+        let mut entry = inner.entry(Kind::Outcome);
+        entry.invite = Some(invite);
+        entry.outcome = Some(Outcome::Moved);
+        entry.cause = Some(format!("taken over by {node}"));
+        entry.node = Some(node.to_owned());
+        inner.write(entry);
+    }
+
+    /// What an INVITE without an outcome feeds: recordings, and parts of them.
+    pub fn recordings_of(&self, invite: Uuid) -> Vec<Uuid> {
+        self.shared.lock().book.recordings_of(invite)
+    }
+
+    /// INVITEs without an outcome, oldest first.
+    pub fn open_invites(&self) -> Vec<Uuid> {
+        self.shared.lock().book.all_open()
+    }
+
     /// It was refused.
     pub fn refused(&self, invite: Uuid, status: u16, cause: &str) {
         let mut inner = self.shared.lock();
@@ -307,9 +342,18 @@ impl Ledger {
     /// After a start, once every recording of earlier lives was told: nothing of those lives stays open on this node, which is
     /// `own`. What another node records stays open until that one tells. Returns how many INVITEs were open.
     pub fn settle(&self, cause: &str, own: &str) -> usize {
+        let open = self.open_invites();
+        self.settle_these(&open, cause, own);
+        open.len()
+    }
+
+    /// The same for some INVITEs; those that have their outcome keep it.
+    pub fn settle_these(&self, invites: &[Uuid], cause: &str, own: &str) {
         let mut inner = self.shared.lock();
-        let open = inner.book.all_open();
-        for invite in &open {
+        for invite in invites {
+            if !inner.book.is_open(*invite) {
+                continue;
+            }
             if !inner.book.has_ended(*invite) {
                 let mut entry = inner.entry(Kind::Ended);
                 entry.invite = Some(*invite);
@@ -331,7 +375,6 @@ impl Ledger {
             }
             inner.conclude(*invite);
         }
-        open.len()
     }
 
     /// What should have an outcome and has none.

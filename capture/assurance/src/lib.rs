@@ -26,4 +26,4 @@ mod read;
 pub use book::Overdue;
 pub use entry::{Entry, GapEntry, Kind, Outcome};
 pub use ledger::{Finished, Ledger, LedgerError, OnOutcome};
-pub use read::{Call, Depth, Report, Totals, Verification, call_hash, read, verify};
+pub use read::{Call, Depth, Report, Totals, Verification, adopted, call_hash, read, verify};

@@ -50,6 +50,8 @@ pub struct Call {
     pub call: String,
     /// How it came.
     pub source: String,
+    /// It had come to another node.
+    pub adopted: bool,
     /// What became of it; `None` while it runs.
     pub outcome: Option<Outcome>,
     /// When that was known.
@@ -79,6 +81,10 @@ pub struct Totals {
     pub partial: u64,
     /// Not taken.
     pub refused: u64,
+    /// Taken over by another node, whose ledger has the outcome.
+    pub moved: u64,
+    /// Taken over from another node; not among those that came.
+    pub adopted: u64,
     /// Without an outcome yet.
     pub open: u64,
 }
@@ -125,6 +131,14 @@ pub fn read(folder: &Path, from: Timestamp, to: Timestamp) -> std::io::Result<Re
                     }
                     calls.insert((entry.at, invite), call(entry, invite));
                 }
+                Kind::Adopted if entry.at >= from && entry.at < to => match find(&mut calls, &times, invite) {
+                    // It was this node's before.
+                    Some(call) => call.outcome = None,
+                    None => {
+                        times.insert(invite, entry.at);
+                        calls.insert((entry.at, invite), Call { adopted: true, ..call(entry, invite) });
+                    }
+                },
                 Kind::Recording => {
                     if let (Some(call), Some(recording)) = (find(&mut calls, &times, invite), entry.recording) {
                         if !call.recordings.contains(&recording) {
@@ -140,25 +154,52 @@ pub fn read(folder: &Path, from: Timestamp, to: Timestamp) -> std::io::Result<Re
                     // Of an INVITE that came before.
                     None => {}
                 },
-                Kind::Received | Kind::Ended | Kind::Finished => {}
+                Kind::Received | Kind::Adopted | Kind::Ended | Kind::Finished => {}
             }
         })?;
     }
     report.calls = calls.into_values().collect();
     let totals = &mut report.totals;
     for call in &report.calls {
-        totals.received += 1;
+        if call.adopted {
+            totals.adopted += 1;
+        } else {
+            totals.received += 1;
+        }
         match call.outcome {
             Some(Outcome::Complete) => totals.complete += 1,
             Some(Outcome::Recovered) => totals.recovered += 1,
             Some(Outcome::Partial) => totals.partial += 1,
             Some(Outcome::Refused) => totals.refused += 1,
+            Some(Outcome::Moved) => totals.moved += 1,
             None => totals.open += 1,
         }
     }
-    let sum = totals.complete + totals.recovered + totals.partial + totals.refused + totals.open;
-    report.adds_up = report.problems.is_empty() && sum == totals.received;
+    let sum = totals.complete + totals.recovered + totals.partial + totals.refused + totals.moved + totals.open;
+    report.adds_up = report.problems.is_empty() && sum == totals.received + totals.adopted;
     Ok(report)
+}
+
+/// Files that may hold what was taken over since the last start of another node.
+const LATEST: usize = 3;
+
+/// Those of some INVITEs whose calls were taken over from another node.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn adopted(folder: &Path, wanted: &[Uuid]) -> std::io::Result<Vec<Uuid>> {
+    let mut found = Vec::new();
+    for path in files(folder)?.into_iter().rev().take(LATEST) {
+        each_line(&path, |_, line| {
+            let entry = Entry::parse(line).filter(|entry| entry.kind == Kind::Adopted);
+            if let Some(invite) = entry.and_then(|entry| entry.invite).filter(|invite| wanted.contains(invite)) {
+                found.push(invite);
+            }
+        })?;
+    }
+    found.sort();
+    found.dedup();
+    Ok(found)
 }
 
 fn find<'a>(
@@ -176,6 +217,7 @@ fn call(entry: Entry, invite: Uuid) -> Call {
         tenant: entry.tenant.unwrap_or_default(),
         call: entry.call.unwrap_or_default(),
         source: entry.source.unwrap_or_default(),
+        adopted: false,
         outcome: None,
         settled: None,
         status: None,

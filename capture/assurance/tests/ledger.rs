@@ -292,3 +292,40 @@ fn many_calls_from_many_threads_add_up() {
     assert_eq!((report.totals.received, report.totals.open), (2_000, 0));
     assert_eq!(check(folder.path()).unwrap().broken, None);
 }
+
+#[test]
+fn a_call_that_changes_its_node_has_its_outcome_there() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (ledger, _) = open(first.path());
+    ledger.received(id(1), "acme", "c", "siprec");
+    ledger.recorded_by(id(1), id(101));
+    ledger.received(id(2), "acme", "d", "siprec");
+    drop(ledger);
+    let (partner, _) = open(second.path());
+    partner.adopted(id(1), "acme", "c", "siprec");
+    partner.recorded_by(id(1), id(101));
+    partner.ended(id(1), "bye");
+    partner.finished(id(101), &done(RecordingState::Complete));
+    assert_eq!(ferric_assurance::adopted(second.path(), &[id(1), id(2)]).unwrap(), [id(1)]);
+    // The first node is back and asks who has its calls.
+    let (ledger, _) = open(first.path());
+    let open_invites = ledger.open_invites();
+    assert_eq!(open_invites, [id(1), id(2)]);
+    ledger.moved(id(1), "edge-a2");
+    ledger.settle_these(&open_invites, "the node stopped", "edge-a1");
+    ledger.moved(id(1), "edge-a2");
+    let (here, there) = (all(first.path()), all(second.path()));
+    assert_eq!(outcomes(&here)[&id(1)], Some(Outcome::Moved));
+    assert_eq!(here.calls[0].cause.as_deref(), Some("taken over by edge-a2"));
+    assert_eq!(outcomes(&here)[&id(2)], Some(Outcome::Partial));
+    assert_eq!(outcomes(&there)[&id(1)], Some(Outcome::Complete));
+    assert_eq!((here.totals.received, here.totals.moved, there.totals.received, there.totals.adopted), (2, 1, 0, 1));
+    assert!(here.adds_up && there.adds_up);
+    // And it may come back.
+    ledger.adopted(id(1), "acme", "c", "siprec");
+    assert_eq!(ledger.health().0, 1);
+    ledger.ended(id(1), "bye");
+    let report = all(first.path());
+    assert!(report.adds_up, "{:?}", report.problems);
+    assert_eq!(report.totals.received, 2);
+}

@@ -389,18 +389,18 @@ pub enum CaptureEvent {
 }
 
 /// Bytes as base64 text: a list of numbers would be four times as long.
-mod base64_text {
+pub(crate) mod base64_text {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
     use bytes::Bytes;
     use serde::de::Error as _;
     use serde::{Deserialize as _, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(bytes: &Bytes, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(bytes: &Bytes, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(&STANDARD.encode(bytes))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
         STANDARD.decode(text.as_bytes()).map(Bytes::from).map_err(D::Error::custom)
     }

@@ -14,6 +14,7 @@
 //! - All of it has a serialised form that neighbouring versions understand: unknown fields are ignored, later ones have
 //!   defaults.
 
+pub mod pairing;
 mod store;
 
 pub use store::{Estate, Replicas, ReplicasLimits};

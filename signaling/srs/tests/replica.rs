@@ -368,8 +368,8 @@ fn after_a_split_the_dialog_has_one_node_and_nothing_is_ended_by_it() {
     assert_eq!(replica.epoch, 1);
     let now = pair.rig.now();
     // The link is back. Each hears of the other's dialog.
-    assert_eq!(pair.rig.srs.compare_ownership(now, replica.invite, 0, true), Ownership::Ours(1));
-    assert_eq!(cut_off.compare_ownership(now, replica.invite, 1, false), Ownership::GivenUp);
+    assert_eq!(pair.rig.srs.compare_ownership(now, &replica.dialog.id, 0, true), Ownership::Ours(1));
+    assert_eq!(cut_off.compare_ownership(now, &replica.dialog.id, 1, false), Ownership::GivenUp);
     let mut heard = Vec::new();
     while let Some(output) = cut_off.poll_output() {
         heard.push(format!("{output:?}"));
@@ -377,7 +377,7 @@ fn after_a_split_the_dialog_has_one_node_and_nothing_is_ended_by_it() {
     assert!(heard.iter().all(|output| output.starts_with("Event(")), "no BYE, no release: {heard:?}");
     assert!(heard.iter().any(|output| output.contains("GivenUp")));
     assert_eq!((cut_off.sessions(), cut_off.recordings()), (0, 0));
-    assert_eq!(cut_off.compare_ownership(now, replica.invite, 1, false), Ownership::Unknown);
+    assert_eq!(cut_off.compare_ownership(now, &replica.dialog.id, 1, false), Ownership::Unknown);
     cut_off.handle_capture(now, CaptureEvent::MediaSilent { recording });
     assert!(cut_off.poll_output().is_none());
     assert_eq!(pair.rig.ask("BYE", &[], "").status(), Some(200));
@@ -394,7 +394,7 @@ fn a_node_that_gives_a_call_up_does_not_leave_a_request_of_its_peer_unanswered()
     pair.rig.sent.clear();
     pair.rig.request("INVITE", &[], &SDP.replace("sendonly", "inactive"));
     let now = pair.rig.now();
-    assert_eq!(pair.rig.srs.compare_ownership(now, replica.invite, 0, true), Ownership::GivenUp);
+    assert_eq!(pair.rig.srs.compare_ownership(now, &replica.dialog.id, 0, true), Ownership::GivenUp);
     pair.rig.ask_nothing();
     let answer = pair.rig.answer();
     assert_eq!((answer.status(), answer.header("Retry-After").as_deref()), (Some(500), Some("1")));

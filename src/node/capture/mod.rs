@@ -22,7 +22,7 @@
 
 pub(super) mod live;
 pub(super) mod local;
-mod post;
+pub(super) mod post;
 pub(super) mod remote;
 pub(super) mod report;
 pub(super) mod router;

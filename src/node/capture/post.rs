@@ -5,10 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ferric_fabric::{Fabric, NodeId, SendError};
+use ferric_fabric::{Fabric, Kind, NodeId, SendError};
 use serde::Serialize;
-
-use crate::node::cluster::Topic;
 
 /// To a worker: a [`ferric_srs::placement::ToWorker`].
 pub(super) const TO_WORKER: u8 = 1;
@@ -30,21 +28,21 @@ struct Waiting {
     bytes: usize,
 }
 
-/// Sends to others in this topic.
-pub(super) struct Post {
+/// Sends messages of one kind to others.
+pub(in crate::node) struct Post {
     fabric: Fabric,
-    number: u8,
+    kind: Kind,
     waiting: HashMap<NodeId, Waiting>,
     again: Option<Instant>,
 }
 
 impl Post {
-    pub(super) fn new(fabric: Fabric, number: u8) -> Post {
-        Post { fabric, number, waiting: HashMap::new(), again: None }
+    pub(in crate::node) fn new(fabric: Fabric, kind: Kind) -> Post {
+        Post { fabric, kind, waiting: HashMap::new(), again: None }
     }
 
     /// Sends; `false`: it will not arrive.
-    pub(super) fn send(&mut self, now: Instant, to: &NodeId, message: &impl Serialize) -> bool {
+    pub(in crate::node) fn send(&mut self, now: Instant, to: &NodeId, message: &impl Serialize) -> bool {
         let body = match serde_json::to_vec(message) {
             Ok(body) => Bytes::from(body),
             Err(error) => {
@@ -55,7 +53,7 @@ impl Post {
         if self.waiting.contains_key(to) {
             return self.keep(now, to, body);
         }
-        match self.fabric.send(to, Topic::Capture.kind(self.number), body.clone()) {
+        match self.fabric.send(to, self.kind, body.clone()) {
             Ok(()) => true,
             Err(SendError::Full) => self.keep(now, to, body),
             // That the link is down is heard, and acted upon, by another way.
@@ -80,21 +78,21 @@ impl Post {
     }
 
     /// The link to a node is down.
-    pub(super) fn forget(&mut self, node: &NodeId) {
+    pub(in crate::node) fn forget(&mut self, node: &NodeId) {
         self.waiting.remove(node);
     }
 
     /// When [`Post::handle_timeout`] is due.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub(in crate::node) fn poll_timeout(&self) -> Option<Instant> {
         self.again
     }
 
     /// Sends what waits, as far as there is room.
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
+    pub(in crate::node) fn handle_timeout(&mut self, now: Instant) {
         if self.again.is_none_or(|at| at > now) {
             return;
         }
-        let kind = Topic::Capture.kind(self.number);
+        let kind = self.kind;
         let fabric = &self.fabric;
         self.waiting.retain(|node, queue| {
             while let Some(body) = queue.bodies.front() {

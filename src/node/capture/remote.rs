@@ -14,7 +14,7 @@ use super::post::{Post, TO_WORKER};
 use super::serve::{Load, Serve};
 use crate::config::{Config, Placement};
 use crate::metrics;
-use crate::node::cluster::Cluster;
+use crate::node::cluster::{Cluster, Topic};
 
 /// What signalling is told of other nodes.
 #[derive(Debug)]
@@ -32,8 +32,8 @@ pub(in crate::node) enum News {
     Servers(usize),
     /// The calls of a dead SRS node are this one's now: where are they recorded?
     Adopt(Vec<Owned>),
-    /// Some of them are recorded here.
-    FoundHere(Vec<Owned>),
+    /// Some of them are recorded here; the others are not.
+    FoundHere { have: Vec<Owned>, missing: Vec<Owned> },
     /// Another node has these calls.
     Forget(Vec<RecordingId>),
     /// The SBC sends to where this recording is now.
@@ -73,7 +73,7 @@ impl Remote {
         if let Some(own) = &own {
             directory.up(own.clone(), site);
         }
-        let (node, post) = (node.to_owned(), Post::new(fabric, TO_WORKER));
+        let (node, post) = (node.to_owned(), Post::new(fabric, Topic::Capture.kind(TO_WORKER)));
         Some(Remote {
             switchboard: Switchboard::new(directory, own, run).with_mirrors(config.mirrors().next().is_some()),
             post,
@@ -120,7 +120,7 @@ impl Remote {
                     serve.take_over(recordings);
                 }
             }
-            News::FoundHere(have) => self.switchboard.found_here(now, &have),
+            News::FoundHere { have, missing } => self.switchboard.found_here(now, &have, &missing),
             News::Forget(recordings) => self.switchboard.forget(&recordings),
             News::Moved(recording) => self.switchboard.moved(recording),
         }

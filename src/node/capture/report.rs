@@ -140,6 +140,17 @@ impl Owners {
         }
     }
 
+    /// A part that this node recorded for a call of its own, which another node has now.
+    pub(in crate::node) fn owe(&self, owner: &str, signed: &SignedManifest) {
+        let part = &signed.manifest.part;
+        if self.notes().by_file.contains_key(&part.file) {
+            self.also(part.recording, owner);
+        } else {
+            self.begin(part.file, part.recording, owner);
+            self.finished(signed, true);
+        }
+    }
+
     /// Nothing came of it.
     pub(super) fn forget(&self, file: Uuid) {
         if self.notes().by_file.remove(&file).is_some() {

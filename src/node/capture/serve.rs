@@ -19,7 +19,7 @@ use super::post::{Post, TO_SERVER};
 use super::remote::News;
 use super::report::Owners;
 use crate::node::asks::Order;
-use crate::node::cluster::Cluster;
+use crate::node::cluster::{Cluster, Topic};
 
 /// Inputs that wait; who has more waits with them.
 const INPUTS: usize = 4_096;
@@ -146,7 +146,7 @@ impl Server {
         let Some(fabric) = cluster.fabric().cloned() else { return };
         let mut state = State {
             holder: Holder::new(HolderConfig { max_call: self.max_call }),
-            post: Post::new(fabric, TO_SERVER),
+            post: Post::new(fabric, Topic::Capture.kind(TO_SERVER)),
             soft: cluster.state().clone(),
             node: cluster.node().to_string(),
             servers: BTreeSet::new(),
@@ -203,8 +203,10 @@ impl State {
             }
             Input::TakeOver(recordings) => {
                 let taken: Vec<(Owned, Vec<AssignedStream>)> = self.holder.take_over(&recordings);
-                let have = taken.into_iter().map(|(owned, _)| owned).collect();
-                let _ = self.server.orders.send(Order::Remote(News::FoundHere(have)));
+                let have: Vec<Owned> = taken.into_iter().map(|(owned, _)| owned).collect();
+                let is_missing = |owned: &Owned| !have.iter().any(|found| found.recording == owned.recording);
+                let missing = recordings.into_iter().filter(is_missing).collect();
+                let _ = self.server.orders.send(Order::Remote(News::FoundHere { have, missing }));
             }
         }
     }

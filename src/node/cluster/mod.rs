@@ -27,6 +27,7 @@ mod incarnation;
 mod members;
 pub(super) mod mirror;
 mod outward;
+mod pairs;
 #[cfg(test)]
 pub(super) mod tests;
 mod topic;
@@ -54,6 +55,7 @@ pub(super) use admin::Admin;
 #[allow(unused_imports)]
 pub(super) use members::{MemberEvent, Members, Seen};
 #[allow(unused_imports)]
+pub(super) use pairs::{LastLife, PairNews, Pairs, Wanted, read as read_pairs, settle as settle_pairs};
 pub(super) use topic::{MIRRORED_RTP, Topic};
 
 /// A message between nodes, in bytes: all that is known of a call, with up to 1 MiB of documents as base64, and more to come.

@@ -81,6 +81,8 @@ enum State {
     /// Its SRS node died and this one has the call: the worker that has it is being searched.
     Searched {
         kept: Vec<Command>,
+        /// Who has not said yet that it has it or not.
+        asked: Vec<WorkerId>,
     },
     /// Its worker is gone, and these are asked for a copy.
     Copied {
@@ -209,7 +211,7 @@ impl Switchboard {
         match &mut place.state {
             State::There => self.pass(recording, command),
             State::Asked { .. } => self.pass(recording, command),
-            State::Searched { kept } | State::Copied { kept, .. } if kept.len() < MOST_KEPT => kept.push(command),
+            State::Searched { kept, .. } | State::Copied { kept, .. } if kept.len() < MOST_KEPT => kept.push(command),
             State::Searched { .. } | State::Copied { .. } | State::Lost => {}
         }
     }
@@ -491,6 +493,17 @@ impl Switchboard {
         let without: Vec<Owned> =
             self.places.iter().filter(|(_, place)| asked(place)).map(|(id, place)| place.owned(*id)).collect();
         self.handle_no_copy(worker, &without);
+        self.not_with(now, worker, |_| true);
+    }
+
+    /// Some that are searched are not with a worker. Those that nobody has are lost at once.
+    fn not_with(&mut self, now: Instant, worker: &WorkerId, is_meant: impl Fn(RecordingId) -> bool) {
+        for (_, place) in self.places.iter_mut().filter(|(id, _)| is_meant(**id)) {
+            if let State::Searched { asked, .. } = &mut place.state {
+                asked.retain(|asked| asked != worker);
+            }
+        }
+        self.lose_all(now, |place| matches!(&place.state, State::Searched { asked, .. } if asked.is_empty()));
     }
 
     /// In order, so that calls that came first are moved first.
@@ -509,7 +522,7 @@ impl Switchboard {
             let Some(place) = self.places.get_mut(&recording) else { continue };
             let kept = match &mut place.state {
                 State::There => Vec::new(),
-                State::Searched { kept } => std::mem::take(kept),
+                State::Searched { kept, .. } => std::mem::take(kept),
                 State::Asked { .. } | State::Copied { .. } | State::Lost => {
                     self.lose(recording);
                     continue;
@@ -598,7 +611,7 @@ impl Switchboard {
     fn handle_owned(&mut self, now: Instant, from: &WorkerId, have: &[Owned], missing: &[Owned]) {
         for owned in have {
             let Some(place) = self.places.get_mut(&owned.recording) else { continue };
-            let State::Searched { kept } = &mut place.state else { continue };
+            let State::Searched { kept, .. } = &mut place.state else { continue };
             let kept = std::mem::take(kept);
             (place.worker, place.part, place.state) = (from.clone(), owned.part, State::There);
             self.set_deadline(owned.recording, None);
@@ -616,6 +629,7 @@ impl Switchboard {
                 State::Searched { .. } | State::Copied { .. } | State::Lost => {}
             }
         }
+        self.not_with(now, from, |id| missing.iter().any(|owned| owned.recording == id));
         // Also while the next part is on its way to be taken elsewhere: the SRS knows whether it needs to hear of it.
         let is_home = |place: &Place| {
             let is_elsewhere = match place.state {
@@ -635,28 +649,29 @@ impl Switchboard {
 
     /// This node has the calls of a dead one: their recordings are searched. `part` 0 where it is not known.
     pub fn adopt(&mut self, now: Instant, recordings: &[Owned]) {
+        let asked = self.directory.workers();
         for owned in recordings {
             let place = Place {
                 worker: WorkerId::new(""),
                 part: owned.part,
                 epoch: owned.epoch,
                 streams: Vec::new(),
-                state: State::Searched { kept: Vec::new() },
+                state: State::Searched { kept: Vec::new(), asked: asked.clone() },
                 homes: VecDeque::new(),
             };
             self.places.insert(owned.recording, place);
             self.set_deadline(owned.recording, Some(now + SEARCH));
         }
-        for to in self.directory.workers().into_iter().filter(|worker| self.own.as_ref() != Some(worker)) {
+        for to in asked.into_iter().filter(|worker| self.own.as_ref() != Some(worker)) {
             let message = ToWorker::Own { recordings: recordings.to_vec(), run: self.run, all: false };
             self.outputs.push_back(SwitchboardOutput::Send { to, message });
         }
     }
 
-    /// Some of those that were adopted are with the worker of this node.
-    pub fn found_here(&mut self, now: Instant, have: &[Owned]) {
+    /// Some of those that were adopted are with the worker of this node, and the others are not.
+    pub fn found_here(&mut self, now: Instant, have: &[Owned], missing: &[Owned]) {
         if let Some(own) = self.own.clone() {
-            self.handle_owned(now, &own, have, &[]);
+            self.handle_owned(now, &own, have, missing);
         }
     }
 

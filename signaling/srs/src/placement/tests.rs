@@ -548,6 +548,20 @@ fn recordings_go_on_without_their_srs_and_its_partner_finds_them() {
 }
 
 #[test]
+fn what_no_worker_has_is_lost_as_soon_as_all_have_said_so() {
+    let mut world = World::new(&["srs"], &["w1", "w2"]);
+    let now = world.now;
+    world.servers.get_mut("srs").unwrap().adopt(now, &[own(id(9), 3, 1)]);
+    world.run();
+    assert_eq!(world.told(), ["lost 3"]);
+    // One that is gone has said so too.
+    world.unlink("srs", "w2");
+    world.servers.get_mut("srs").unwrap().adopt(now, &[own(id(8), 1, 1)]);
+    world.run();
+    assert_eq!(world.told(), ["lost 1"]);
+}
+
+#[test]
 fn the_same_part_in_other_files_is_another_one() {
     let mut world = World::new(&["srs", "twin"], &["w1"]);
     world.command("srs", assign(id(1), 2));
@@ -562,17 +576,6 @@ fn the_same_part_in_other_files_is_another_one() {
     assert_eq!(world.told(), ["placed w1", "ready 2"]);
     assert_eq!(world.done("w1"), ["assign 2", "assign 2"], "the second one ends the first");
     assert_eq!(world.workers["w1"].holder.owner(id(1)), Some("twin"));
-}
-
-#[test]
-fn what_nobody_has_is_lost() {
-    let mut world = World::new(&["srs"], &["w1"]);
-    let now = world.now;
-    world.servers.get_mut("srs").unwrap().adopt(now, &[own(id(9), 3, 1)]);
-    world.run();
-    assert_eq!(world.told(), Vec::<String>::new());
-    world.pass(SEARCH);
-    assert_eq!(world.told(), ["lost 3"]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ferric_sip::dialog::{AcceptedInvite, SessionTimer};
+use ferric_sip::dialog::{AcceptedInvite, DialogId, SessionTimer};
 use ferric_sip::flow::{Flow, Transport};
 use ferric_sip::method::Method;
 use ferric_sip::siprec::{METADATA_TYPE, Metadata};
@@ -108,15 +108,26 @@ impl Srs {
 
     /// Another node says that it has a dialog, under this epoch. Gives it up if that one has the better right; between
     /// equals `they_win` decides, which both must answer alike.
-    pub fn compare_ownership(&mut self, now: Instant, invite: InviteId, epoch: u32, they_win: bool) -> Ownership {
-        let found = self.sessions.iter().find(|(_, session)| session.invite == invite);
-        let Some((key, own)) = found.map(|(key, session)| (*key, session.epoch)) else { return Ownership::Unknown };
+    pub fn compare_ownership(&mut self, now: Instant, dialog: &DialogId, epoch: u32, they_win: bool) -> Ownership {
+        let Some(key) = self.by_dialog.get(dialog).copied() else { return Ownership::Unknown };
+        let Some(own) = self.sessions.get(&key).map(|session| session.epoch) else { return Ownership::Unknown };
         if own > epoch || (own == epoch && !they_win) {
             return Ownership::Ours(own);
         }
         self.give_away(now, key);
         self.drain_layer(now);
         Ownership::GivenUp
+    }
+
+    /// What a dialog feeds.
+    pub fn recordings_of(&self, dialog: &DialogId) -> Vec<RecordingId> {
+        let session = self.by_dialog.get(dialog).and_then(|key| self.sessions.get(key));
+        session.map(|session| session.recordings.clone()).unwrap_or_default()
+    }
+
+    /// True while a recording is fed from here.
+    pub fn has_recording(&self, recording: RecordingId) -> bool {
+        self.recordings.contains_key(&recording)
     }
 
     /// Forgets a dialog that is another node's: the peer is not told, and what capture has is the other's.

@@ -18,7 +18,7 @@ use crate::session::{Session, SessionKey, State};
 /// Bytes of documents in one update; the rest follows in the next. A document alone may be longer.
 const DOCUMENT_BYTES: usize = 48 << 10;
 /// A longer document is not replicated: no message between nodes would hold it.
-const LONGEST_DOCUMENT: usize = 128 << 10;
+const LONGEST_DOCUMENT: usize = 96 << 10;
 /// Bytes of the documents that a dialog which is over leaves to its recording.
 const LEGACY_BYTES: usize = 48 << 10;
 /// What a record without its documents counts for, in bytes.

@@ -265,7 +265,10 @@ impl Srs {
             self.reject(now, id, &request, &reject, "cseq");
             return;
         }
-        session.flow = flow;
+        // Requests of ours go by a way of our own: their answers come to us.
+        if flow.elsewhere().is_none() {
+            session.flow = flow;
+        }
         // Who goes on within the dialog has had our 200, whatever became of the ACK.
         if !session.awaits_answer && session.accepted.take().is_some() {
             self.deadlines.cancel(&Deadline::Session(key, Due::Accepted));
