@@ -121,10 +121,8 @@ fn places(said: &Said, part: &Part) -> Vec<Option<i64>> {
         }
         let wanted = frame(said.mark, index).map(f32::from);
         let near = |around: i64, by: i64| best(&wanted, &part.samples, place + around, by);
-        let hit = match shift {
-            Some(shift) => near(shift, STEP).or_else(|| near(shift, JUMP)),
-            None => None,
-        };
+        let around = shift.unwrap_or(0);
+        let hit = near(around, STEP).or_else(|| near(around, JUMP));
         let hit = match hit {
             None if missed.is_multiple_of(SEARCH_EVERY) => near(0, ASTRAY),
             hit => hit,
@@ -231,9 +229,13 @@ mod tests {
     #[test]
     fn what_is_missing_between_two_parts_is_counted_to_the_frame() {
         let said = Said { held: vec![(350, 359)], ..said(0, 400) };
-        let parts = [record(&[(&said, 0..100)], 40), record(&[(&said, 131..350)], 13), record(&[(&said, 360..400)], 0)];
-        let heard = listen(&said, &parts, &[]);
-        assert_eq!((&heard.lost[..], total_ms(&heard.lost), longest_ms(&heard.lost)), (&[(100, 130)][..], 620, 620));
+        for second in 131..141 {
+            let parts =
+                [record(&[(&said, 0..100)], 40), record(&[(&said, second..350)], 13), record(&[(&said, 360..400)], 0)];
+            let heard = listen(&said, &parts, &[]);
+            assert_eq!(heard.lost, [(100, second - 1)], "a part is heard from its first frame on");
+            assert_eq!((total_ms(&heard.lost), longest_ms(&heard.lost)), ((second - 100) * 20, (second - 100) * 20));
+        }
     }
 
     #[test]

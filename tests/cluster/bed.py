@@ -98,7 +98,7 @@ class Node:
             f"[sip.limits]\nrequests_per_second_per_source = 20000\n"
             f'{proxy}[recording]\n{lines.get("recording", "")}\n{capture}'
             f"{tenants}"
-            f'[upload]\nspool_high_water = "99%"\nsegment = "200ms"\n{lines.get("upload", "")}\n[console]\nlisten = "{address}:{HTTP}"\n'
+            f'[upload]\nspool_high_water = "99%"\nsegment = "100ms"\n{lines.get("upload", "")}\n[console]\nlisten = "{address}:{HTTP}"\n'
             f'[cluster]\nname = "bed"\nquic = "{address}:{QUIC}"\nseeds = [{seeds}]\npreferred_site = "east"\n'
             f'ca = "{bed.keys}/cluster-ca.crt"\ncertificate = "{bed.keys}/{self.name}.crt"\nprivate_key = "{bed.keys}/{self.name}.key"\n'
             f'nats = [{nats}]\nreplicas = {len(bed.nats)}\n{pair}{lines.get("cluster", "")}\n{catalog}'
