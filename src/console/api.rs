@@ -1,6 +1,7 @@
 //! Routes and handlers.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -11,6 +12,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use serde::Deserialize;
 use uuid::Uuid;
 
 use super::range::{Wanted, wanted};
@@ -197,14 +199,23 @@ pub(super) async fn recording(State(console): State<Console>, Path(id): Path<Str
     Ok(Json(console.backend.recording(parse_id(&id)?).await?))
 }
 
+/// Which part of a recording.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WhichPart {
+    part: Option<NonZeroU32>,
+}
+
 async fn object(
     console: &Console,
     id: &str,
+    query: Result<Query<WhichPart>, QueryRejection>,
     kind: ObjectKind,
     media_type: &'static str,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let bytes = console.backend.object(parse_id(id)?, kind).await?;
+    let part = query.map_err(Problem::from)?.part.unwrap_or(NonZeroU32::MIN);
+    let bytes = console.backend.object(parse_id(id)?, part, kind).await?;
     let length = bytes.len() as u64;
     let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
     let (status, body, content_range) = match wanted(range, length) {
@@ -223,31 +234,34 @@ async fn object(
     Ok(response)
 }
 
-#[utoipa::path(get, path = "/api/v1/recordings/{id}/audio", params(("id" = String, Path,)), responses((status = 200, description = "The sealed audio (EOPUS); Range is supported"), (status = 404)))]
+#[utoipa::path(get, path = "/api/v1/recordings/{id}/audio", params(("id" = String, Path,), ("part" = Option<u32>, Query,)), responses((status = 200, description = "The sealed audio (EOPUS); Range is supported"), (status = 400), (status = 404)))]
 pub(super) async fn audio(
     State(console): State<Console>,
     Path(id): Path<String>,
+    query: Result<Query<WhichPart>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    object(&console, &id, ObjectKind::Audio, "application/octet-stream", &headers).await
+    object(&console, &id, query, ObjectKind::Audio, "application/octet-stream", &headers).await
 }
 
-#[utoipa::path(get, path = "/api/v1/recordings/{id}/metadata", params(("id" = String, Path,)), responses((status = 200, description = "The sealed metadata (EOPUS)"), (status = 404)))]
+#[utoipa::path(get, path = "/api/v1/recordings/{id}/metadata", params(("id" = String, Path,), ("part" = Option<u32>, Query,)), responses((status = 200, description = "The sealed metadata (EOPUS)"), (status = 404)))]
 pub(super) async fn metadata(
     State(console): State<Console>,
     Path(id): Path<String>,
+    query: Result<Query<WhichPart>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    object(&console, &id, ObjectKind::Metadata, "application/octet-stream", &headers).await
+    object(&console, &id, query, ObjectKind::Metadata, "application/octet-stream", &headers).await
 }
 
-#[utoipa::path(get, path = "/api/v1/recordings/{id}/manifest", params(("id" = String, Path,)), responses((status = 200, description = "The signed manifest"), (status = 404)))]
+#[utoipa::path(get, path = "/api/v1/recordings/{id}/manifest", params(("id" = String, Path,), ("part" = Option<u32>, Query,)), responses((status = 200, description = "The signed manifest"), (status = 404)))]
 pub(super) async fn manifest(
     State(console): State<Console>,
     Path(id): Path<String>,
+    query: Result<Query<WhichPart>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    object(&console, &id, ObjectKind::Manifest, "application/json", &headers).await
+    object(&console, &id, query, ObjectKind::Manifest, "application/json", &headers).await
 }
 
 #[utoipa::path(get, path = "/api/v1/uploads", responses((status = 200, body = UploadsView)))]

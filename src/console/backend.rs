@@ -1,6 +1,7 @@
 //! What the console asks of a node.
 
 use std::borrow::Cow;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 
 use bytes::Bytes;
@@ -150,8 +151,10 @@ pub struct RecordingView {
     pub started_at: String,
     /// RFC 3339, once ended.
     pub ended_at: Option<String>,
-    /// Length, once ended.
+    /// Time of which there is audio, once ended: what two parts have counts once, gaps do not count.
     pub duration_ms: Option<u64>,
+    /// Audio missing between its parts.
+    pub lost_ms: u64,
     /// Call-ID of the recording session.
     pub sip_call_id: Option<String>,
     /// Numbers or addresses, or their hashes.
@@ -159,6 +162,33 @@ pub struct RecordingView {
     /// `name=value`.
     pub tags: Vec<String>,
     /// True when the store has verified all of it.
+    pub stored: bool,
+    /// What it consists of: one part, or more where it went on at another node.
+    pub parts: Vec<PartView>,
+}
+
+/// A part of a recording: one pair of sealed files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct PartView {
+    /// Which, counted from 1: the `part` of `/audio?part=`. A number is left out where nothing came of it.
+    pub part: u32,
+    /// Of its files; that of a first part is the recording's.
+    pub id: Uuid,
+    /// The node that wrote it.
+    pub node: String,
+    /// `recording`, `complete`, `recovered` or `partial`.
+    pub state: String,
+    /// RFC 3339.
+    pub started_at: String,
+    /// RFC 3339, once ended.
+    pub ended_at: Option<String>,
+    /// Length, once ended.
+    pub duration_ms: Option<u64>,
+    /// Audio missing before it.
+    pub gap_ms: u64,
+    /// Written by a second node, and shown because the first has less.
+    pub copy: bool,
+    /// True when the store has verified it.
     pub stored: bool,
 }
 
@@ -352,8 +382,8 @@ pub trait Backend: ProxyBackend + ClusterBackend {
     fn recordings(&self, query: RecordingsQuery) -> Answer<'_, RecordingsPage>;
     /// One recording.
     fn recording(&self, id: Uuid) -> Answer<'_, RecordingView>;
-    /// A sealed object, from the spool or the store.
-    fn object(&self, id: Uuid, kind: ObjectKind) -> Answer<'_, Bytes>;
+    /// A sealed object of a part, from the spool or the store.
+    fn object(&self, id: Uuid, part: NonZeroU32, kind: ObjectKind) -> Answer<'_, Bytes>;
     /// What became of the INVITEs of a time.
     fn assurance(&self, query: AssuranceQuery) -> Answer<'_, AssuranceView>;
 

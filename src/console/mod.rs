@@ -20,7 +20,7 @@ mod range;
 
 pub use backend::{
     Alarm, Answer, AssuranceCall, AssuranceGap, AssuranceQuery, AssuranceTotals, AssuranceView, Backend, BackendError,
-    CallView, CallsView, ControlView, ObjectKind, ParticipantView, Readiness, RecordingView, RecordingsPage,
+    CallView, CallsView, ControlView, ObjectKind, PartView, ParticipantView, Readiness, RecordingView, RecordingsPage,
     RecordingsQuery, StreamView, UploadsView,
 };
 pub use cluster_backend::ClusterBackend;

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+use std::num::NonZeroU32;
+
 use super::backend::Answer;
 use super::*;
 use axum::body::{Body, to_bytes};
@@ -93,8 +95,12 @@ impl Backend for Fake {
     fn recording(&self, _: Uuid) -> Answer<'_, RecordingView> {
         Box::pin(async { Err(BackendError::NotFound("no such recording".into())) })
     }
-    fn object(&self, id: Uuid, _: ObjectKind) -> Answer<'_, Bytes> {
-        found(id, Bytes::from_static(b"0123456789"))
+    fn object(&self, id: Uuid, part: NonZeroU32, _: ObjectKind) -> Answer<'_, Bytes> {
+        match part.get() {
+            1 => found(id, Bytes::from_static(b"0123456789")),
+            2 => found(id, Bytes::from_static(b"the second")),
+            _ => Box::pin(async { Err(BackendError::NotFound("no such part".into())) }),
+        }
     }
     fn events(&self) -> tokio::sync::broadcast::Receiver<Event> {
         let (sender, receiver) = tokio::sync::broadcast::channel(4);
@@ -389,6 +395,20 @@ async fn objects_come_whole_or_in_part() {
     assert_eq!((status, &body[..]), (StatusCode::PARTIAL_CONTENT, &b"234"[..]));
     assert_eq!(headers["content-range"], "bytes 2-4/10");
     assert_eq!(ask("GET", &path, &[TOKEN, ("range", "bytes=20-")], "").await.0, StatusCode::RANGE_NOT_SATISFIABLE);
+    for (query, expected) in
+        [("?part=1", (StatusCode::OK, &b"0123456789"[..])), ("?part=2", (StatusCode::OK, &b"the second"[..]))]
+    {
+        let (status, _, body) = ask("GET", &format!("{path}{query}"), &[TOKEN], "").await;
+        assert_eq!((status, &body[..]), expected, "{query}");
+    }
+    for (query, expected) in [
+        ("?part=3", StatusCode::NOT_FOUND),
+        ("?part=0", StatusCode::BAD_REQUEST),
+        ("?part=two", StatusCode::BAD_REQUEST),
+        ("?parts=2", StatusCode::BAD_REQUEST),
+    ] {
+        assert_eq!(ask("GET", &format!("{path}{query}"), &[TOKEN], "").await.0, expected, "{query}");
+    }
 }
 
 #[tokio::test]

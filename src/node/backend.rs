@@ -1,5 +1,6 @@
 //! The console's view of a node.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use super::capture::live::Live;
-use super::catalogue::Bookkeeper;
+use super::catalogue::{Bookkeeper, Place};
 use super::cluster::Admin;
 use super::sight::Ladders;
 use super::steering::Steering;
@@ -92,20 +93,30 @@ impl Backend for NodeBackend {
         Box::pin(self.books.find(id))
     }
 
-    fn object(&self, id: Uuid, kind: ObjectKind) -> Answer<'_, Bytes> {
+    fn object(&self, id: Uuid, part: NonZeroU32, kind: ObjectKind) -> Answer<'_, Bytes> {
         Box::pin(async move {
             let file = match kind {
                 ObjectKind::Audio => AUDIO,
                 ObjectKind::Metadata => METADATA,
                 ObjectKind::Manifest => MANIFEST,
             };
+            let place = self.books.place(id, part).await;
+            // Without the catalogue, a first part is still found by its recording's id.
+            let local = match &place {
+                Ok(place) => place.file,
+                Err(_) if part == NonZeroU32::MIN => id,
+                Err(error) => return Err(error.clone()),
+            };
             for stage in [Stage::Ready, Stage::Recording] {
-                let path = self.spool_root.join(stage.folder()).join(id.to_string()).join(file);
+                let path = self.spool_root.join(stage.folder()).join(local.to_string()).join(file);
                 if let Ok(bytes) = tokio::fs::read(&path).await {
                     return Ok(Bytes::from(bytes));
                 }
             }
-            let (tenant, key) = self.books.stored_at(id).await?;
+            let Place { tenant, node, key, .. } = place?;
+            let key = key.ok_or_else(|| {
+                BackendError::NotFound(format!("part {part} is not in the store yet: it waits on node {node}"))
+            })?;
             let target = self
                 .stores
                 .get(&tenant)

@@ -3,24 +3,26 @@
 //! Telling never waits; the catalogue can be slow, locked or lost without a call
 //! noticing. What it misses can be rebuilt from the manifests.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use ferric_media::manifest::{Digest, SignedManifest};
 use ferric_media::metadata::{MetadataState, SessionInfo};
+use ferric_media::part::Part;
 use ferric_media::timestamp::Timestamp;
 use ferric_worker::Ending;
 use ferric_worker::catalog::{Catalog, CatalogError, Party, Quality, RecordingUpdate, UploadState};
 use ferric_worker::catalog_party::{HashKey, PartyPolicy};
-use ferric_worker::catalog_search::{CatalogRecording, Search};
+use ferric_worker::catalog_search::{CatalogPart, CatalogRecording, Search};
 use ferric_worker::catalog_writer::{CatalogWriter, News};
 use ferric_worker::upload::UploadEvent;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::config::Config;
-use crate::console::{Alarm, BackendError, RecordingView, RecordingsPage, RecordingsQuery};
+use crate::console::{Alarm, BackendError, PartView, RecordingView, RecordingsPage, RecordingsQuery};
 
 /// Longest wait for the writer at the end: longer than a database is waited for, so that what it holds gets to disk.
 const CLOSE: Duration = Duration::from_secs(15);
@@ -67,16 +69,28 @@ fn secret(file: &Path) -> anyhow::Result<String> {
     Ok(text.to_owned())
 }
 
+/// Where the files of a part lie.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) tenant: String,
+    /// The node that wrote them.
+    pub(super) node: String,
+    pub(super) file: Uuid,
+    /// Their folder in the store, once they are there.
+    pub(super) key: Option<String>,
+}
+
 impl Bookkeeper {
-    fn update(&self, id: Uuid, tenant: &str, state: MetadataState, started_at: Timestamp) -> RecordingUpdate {
+    fn update(&self, part: Part, tenant: &str, state: MetadataState, started_at: Timestamp) -> RecordingUpdate {
         RecordingUpdate {
-            id,
+            part,
             tenant: tenant.to_owned(),
             node: self.node.clone(),
             state,
             started_at,
             ended_at: None,
             duration_ms: None,
+            lost_ms: None,
             audio_bytes: None,
             sip_call_id: None,
             parties: None,
@@ -104,18 +118,19 @@ impl Bookkeeper {
         update
     }
 
-    /// A recording has begun, or more is known of a running one.
-    pub(super) fn running(&self, id: Uuid, tenant: &str, started: SystemTime, session: &SessionInfo) {
-        let update = self.update(id, tenant, MetadataState::Recording, Timestamp::from(started));
+    /// A part has begun, or more is known of a running one.
+    pub(super) fn running(&self, part: Part, tenant: &str, started: SystemTime, session: &SessionInfo) {
+        let update = self.update(part, tenant, MetadataState::Recording, Timestamp::from(started));
         self.tell(self.with_session(update, session));
     }
 
-    /// A call is over.
-    pub(super) fn finished(&self, id: Uuid, tenant: &str, ending: &Ending) {
+    /// A part is over.
+    pub(super) fn finished(&self, part: Part, tenant: &str, ending: &Ending) {
         let totals = &ending.totals;
-        let mut update = self.update(id, tenant, ending.state.into(), totals.started_at);
+        let mut update = self.update(part, tenant, ending.state.into(), totals.started_at);
         update.ended_at = Some(totals.ended_at);
         update.duration_ms = Some(totals.duration_ms);
+        update.lost_ms = ending.lost_ms;
         update.audio_bytes = Some(totals.audio.bytes);
         update.tags = Some(ending.tags.clone());
         let streams = &ending.quality.streams;
@@ -134,15 +149,15 @@ impl Bookkeeper {
     }
 
     /// Tags of a running recording.
-    pub(super) fn tagged(&self, id: Uuid, tenant: &str, started_at: Timestamp, tags: Vec<(String, String)>) {
-        let mut update = self.update(id, tenant, MetadataState::Recording, started_at);
+    pub(super) fn tagged(&self, part: Part, tenant: &str, started_at: Timestamp, tags: Vec<(String, String)>) {
+        let mut update = self.update(part, tenant, MetadataState::Recording, started_at);
         update.tags = Some(tags);
         self.tell(update);
     }
 
     /// Something happened on the way to the store.
     pub(super) fn upload(&self, event: &UploadEvent) {
-        for news in News::from_upload(event, &self.node) {
+        for news in News::from_upload(event) {
             self.writer.tell(news);
         }
     }
@@ -164,12 +179,14 @@ impl Bookkeeper {
         Ok(view(self.row(id).await?))
     }
 
-    /// Tenant and key of the folder of a stored recording.
-    pub(super) async fn stored_at(&self, id: Uuid) -> Result<(String, String), BackendError> {
-        let row = self.row(id).await?;
-        let missing = || BackendError::NotFound("the recording is neither in the spool nor in the store yet".into());
-        let key = row.parts.into_iter().find_map(|part| part.store_key);
-        Ok((row.tenant, key.ok_or_else(missing)?))
+    /// Where a part of a recording lies.
+    pub(super) async fn place(&self, id: Uuid, number: NonZeroU32) -> Result<Place, BackendError> {
+        let CatalogRecording { tenant, parts, .. } = self.row(id).await?;
+        let count = parts.len();
+        let part = parts.into_iter().find(|part| part.number == number.get()).ok_or_else(|| {
+            BackendError::NotFound(format!("the recording has no part {number}; it has {count}, and names them"))
+        })?;
+        Ok(Place { tenant, node: part.node, file: part.file, key: part.store_key })
     }
 
     async fn row(&self, id: Uuid) -> Result<CatalogRecording, BackendError> {
@@ -250,23 +267,44 @@ fn search(query: RecordingsQuery) -> Result<Search, BackendError> {
     })
 }
 
-fn view(row: CatalogRecording) -> RecordingView {
-    let state = match row.state {
+fn word(state: MetadataState) -> String {
+    let word = match state {
         MetadataState::Recording => "recording",
         MetadataState::Complete => "complete",
         MetadataState::Recovered => "recovered",
         MetadataState::Partial => "partial",
     };
+    word.to_owned()
+}
+
+fn part_view(part: CatalogPart) -> PartView {
+    PartView {
+        part: part.number,
+        id: part.file,
+        node: part.node,
+        state: word(part.state),
+        started_at: part.started_at.to_string(),
+        ended_at: part.ended_at.map(|time| time.to_string()),
+        duration_ms: part.duration_ms,
+        gap_ms: part.gap_ms,
+        copy: part.copy,
+        stored: part.upload == UploadState::Stored,
+    }
+}
+
+fn view(row: CatalogRecording) -> RecordingView {
     RecordingView {
         id: row.id,
         stored: row.is_stored(),
         tenant: row.tenant,
-        state: state.to_owned(),
+        state: word(row.state),
         started_at: row.started_at.to_string(),
         ended_at: row.ended_at.map(|time| time.to_string()),
         duration_ms: row.duration_ms,
+        lost_ms: row.lost_ms,
         sip_call_id: row.sip_call_id,
         parties: row.participants.into_iter().filter_map(|party| party.aor.or(party.name)).collect(),
         tags: row.tags.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        parts: row.parts.into_iter().map(part_view).collect(),
     }
 }

@@ -672,7 +672,7 @@ async fn capture_events(
             WorkerEvent::Finished { part, tenant, state, ending } => {
                 let id = part.recording;
                 metrics::recording(state.as_str());
-                books.finished(id, &tenant, &ending);
+                books.finished(part, &tenant, &ending);
                 let outcome = Some(state.as_str());
                 let _ = told.send(Event { outcome, ..part_event("recording.finished", part) });
                 signalling.decryptable(id);

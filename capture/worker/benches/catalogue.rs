@@ -11,6 +11,7 @@
 use std::time::{Duration, Instant};
 
 use ferric_media::metadata::{Correlator, MetadataState};
+use ferric_media::part::Part;
 use ferric_media::timestamp::Timestamp;
 use ferric_worker::catalog::{Catalog, Party, RecordingUpdate};
 use ferric_worker::catalog_party::PartyPolicy;
@@ -23,15 +24,16 @@ fn update(number: u64) -> RecordingUpdate {
     let started_at = Timestamp::from_unix_ms(i64::try_from(FIRST_MS + number * 1000).unwrap());
     let party = |number: u64| Party { aor: Some(format!("sip:+1{number:010}@sbc.example")), ..Party::default() };
     RecordingUpdate {
-        id: Uuid::from_u128(
+        part: Part::first(Uuid::from_u128(
             (u128::from(FIRST_MS + number * 1000) << 80) | u128::from(number.wrapping_mul(0x9E37_79B9)),
-        ),
+        )),
         tenant: format!("tenant-{}", number % 10),
         node: format!("edge-{}", number % 4),
         state: MetadataState::Complete,
         started_at,
         ended_at: Some(started_at.plus(Duration::from_secs(60))),
         duration_ms: Some(60_000),
+        lost_ms: None,
         audio_bytes: Some(150_000),
         sip_call_id: Some(format!("call-{number}@sbc.example")),
         parties: Some(vec![party(number * 7919 % 10_000_000), party(number % 500)]),

@@ -2,14 +2,14 @@
 //!
 //! It is an index and never the truth. The truth is the spool and the store:
 //! every row can be made again from the manifests there (times, state, sizes,
-//! keys: [`crate::catalog_writer::rebuild`]) and, by somebody who holds the
+//! keys: [`crate::catalog_rebuild`]) and, by somebody who holds the
 //! tenant's key, from the sealed metadata (parties, tags, ids). So losing the
 //! catalogue costs search, not recordings, and nothing on the way of a call
 //! waits for it: capture and upload talk to it through
 //! [`crate::catalog_writer::CatalogWriter`].
 //!
-//! A recording has one part for each node that recorded of it, and a node writes
-//! its own parts only: nodes that share a catalogue never overwrite one another.
+//! A recording has one row for each pair of files that belongs to it ([`ferric_media::part`]), and a node
+//! writes of its own files only: nodes that share a catalogue never overwrite one another.
 //! What is sorted and filtered by (tenant, start, state) is kept once for each
 //! recording and follows from its parts; the rest is joined when it is read
 //! ([`crate::catalog_search`]).
@@ -246,7 +246,7 @@ impl Catalog {
     pub(crate) async fn apply(&self, news: &[StoredNews]) -> Result<(), CatalogError> {
         self.prepare().await?;
         let mut order: Vec<&StoredNews> = news.iter().collect();
-        order.sort_by_key(|news| news.id());
+        order.sort_by_key(|news| news.recording());
         let mut session = self.engine.begin().await?;
         for news in order {
             news.write(&mut session).await?;
@@ -263,25 +263,19 @@ impl Catalog {
         self.apply(&news).await
     }
 
-    /// Where a node's part of a recording stands on its way to the store. A part that is not in the catalogue is left out.
+    /// Where files stand on their way to the store. Files that are not in the catalogue are left out.
     ///
     /// # Errors
     /// The database failed.
     pub async fn set_upload(
         &self,
-        id: Uuid,
-        node: &str,
+        file: Uuid,
         upload: UploadState,
         store_key: Option<&str>,
         error: Option<&str>,
     ) -> Result<(), CatalogError> {
-        let news = News::Upload {
-            id,
-            node: node.to_owned(),
-            state: upload,
-            key: store_key.map(str::to_owned),
-            error: error.map(str::to_owned),
-        };
+        let news =
+            News::Upload { file, state: upload, key: store_key.map(str::to_owned), error: error.map(str::to_owned) };
         self.apply(&[StoredNews::new(&news, &self.parties)]).await
     }
 

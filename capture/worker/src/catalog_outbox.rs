@@ -144,13 +144,7 @@ mod tests {
 
     fn news(number: u128) -> StoredNews {
         let error = Some("x".repeat(1000));
-        StoredNews::Upload {
-            id: Uuid::from_u128(number),
-            node: "a".into(),
-            state: UploadState::Failing,
-            key: None,
-            error,
-        }
+        StoredNews::Upload { id: Uuid::from_u128(number), state: UploadState::Failing, key: None, error }
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use ferric_media::metadata::MetadataState;
+use ferric_media::part::Part;
 use ferric_media::timestamp::Timestamp;
 
 use crate::catalog::{CatalogError, state_text};
@@ -18,20 +19,30 @@ use crate::catalog_writer::News;
 /// News that can be written, now or after a restart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum StoredNews {
-    Part(Box<Part>),
-    Upload { id: Uuid, node: String, state: UploadState, key: Option<String>, error: Option<String> },
+    Part(Box<PartRow>),
+    /// `id` is that of the files.
+    Upload {
+        id: Uuid,
+        state: UploadState,
+        key: Option<String>,
+        error: Option<String>,
+    },
+    Dropped(Part),
 }
 
 /// News of a part; what is absent stays as it was.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Part {
-    id: Uuid,
+pub(crate) struct PartRow {
+    #[serde(flatten)]
+    part: Part,
     tenant: String,
     node: String,
     state: MetadataState,
     started_at: i64,
     ended_at: Option<i64>,
     duration_ms: Option<i64>,
+    #[serde(default)]
+    lost_ms: Option<i64>,
     audio_bytes: Option<i64>,
     sip_call_id: Option<String>,
     participants: Option<String>,
@@ -49,13 +60,10 @@ impl StoredNews {
     pub(crate) fn new(news: &News, parties: &PartyPolicy) -> StoredNews {
         match news {
             News::Recording(update) => StoredNews::of_update(update, parties),
-            News::Upload { id, node, state, key, error } => StoredNews::Upload {
-                id: *id,
-                node: node.clone(),
-                state: *state,
-                key: key.clone(),
-                error: error.clone(),
-            },
+            News::Upload { file, state, key, error } => {
+                StoredNews::Upload { id: *file, state: *state, key: key.clone(), error: error.clone() }
+            }
+            News::Dropped(part) => StoredNews::Dropped(*part),
         }
     }
 
@@ -66,14 +74,15 @@ impl StoredNews {
         let ids = |correlators: &Vec<ferric_media::metadata::Correlator>| {
             correlators.iter().map(|correlator| correlator_token(&correlator.value)).collect()
         };
-        StoredNews::Part(Box::new(Part {
-            id: update.id,
+        StoredNews::Part(Box::new(PartRow {
+            part: update.part,
             tenant: update.tenant.clone(),
             node: update.node.clone(),
             state: update.state,
             started_at: update.started_at.unix_ms(),
             ended_at: update.ended_at.map(Timestamp::unix_ms),
             duration_ms: update.duration_ms.map(integer),
+            lost_ms: update.lost_ms.map(integer),
             audio_bytes: update.audio_bytes.map(integer),
             sip_call_id: update.sip_call_id.clone(),
             participants: update.parties.as_ref().filter(|_| clear).map(json),
@@ -88,32 +97,38 @@ impl StoredNews {
         }))
     }
 
-    /// The recording.
-    pub(crate) fn id(&self) -> Uuid {
+    /// The recording, or the files where only they are told of: nobody else writes of those.
+    pub(crate) fn recording(&self) -> Uuid {
         match self {
-            StoredNews::Part(part) => part.id,
+            StoredNews::Part(row) => row.part.recording,
             StoredNews::Upload { id, .. } => *id,
+            StoredNews::Dropped(part) => part.recording,
         }
     }
 
     pub(crate) async fn write(&self, session: &mut Session) -> Result<(), CatalogError> {
         match self {
-            StoredNews::Part(part) => part.write(session).await,
-            StoredNews::Upload { id, node, state, key, error } => {
+            StoredNews::Part(row) => row.write(session).await,
+            StoredNews::Upload { id, state, key, error } => {
                 let update = Statement::new(
                     "UPDATE parts SET upload = $1, store_key = coalesce($2, store_key), upload_error = $3
-                     WHERE recording_id = $4 AND node = $5",
+                     WHERE file = $4",
                 );
                 let update = update.with(state.as_str()).with(key.clone()).with(error.clone());
-                session.execute(&update.with(id.to_string()).with(node.as_str())).await.map(|_| ())
+                session.execute(&update.with(id.to_string())).await.map(|_| ())
+            }
+            StoredNews::Dropped(part) => {
+                let drop = Statement::new("DELETE FROM parts WHERE file = $1").with(part.file.to_string());
+                session.execute(&drop).await?;
+                follow(session, &part.recording.to_string()).await
             }
         }
     }
 }
 
-impl Part {
+impl PartRow {
     async fn write(&self, session: &mut Session) -> Result<(), CatalogError> {
-        let id = self.id.to_string();
+        let (id, file) = (self.part.recording.to_string(), self.part.file.to_string());
         let state = state_text(self.state);
         // First, and also when nothing changes: it is the lock under which the recording follows from its parts.
         let recording = Statement::new(
@@ -124,13 +139,16 @@ impl Part {
         session.execute(&recording).await?;
         let part = Statement::new(
             "INSERT INTO parts (recording_id, node, state, started_at, ended_at, duration_ms, audio_bytes, sip_call_id,
-                                participants, correlators, quality, manifest, previous, upload)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, coalesce($14, 'none'))
-             ON CONFLICT (recording_id, node) DO UPDATE SET
+                                participants, correlators, quality, manifest, previous, upload, file, part, is_copy,
+                                lost_ms)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, coalesce($14, 'none'), $15, $16, $17, $18)
+             ON CONFLICT (file) DO UPDATE SET
                 started_at = excluded.started_at,
+                is_copy = excluded.is_copy,
                 state = CASE WHEN excluded.state = 'recording' THEN parts.state ELSE excluded.state END,
                 ended_at = coalesce(excluded.ended_at, parts.ended_at),
                 duration_ms = coalesce(excluded.duration_ms, parts.duration_ms),
+                lost_ms = coalesce(excluded.lost_ms, parts.lost_ms),
                 audio_bytes = coalesce(excluded.audio_bytes, parts.audio_bytes),
                 sip_call_id = coalesce(excluded.sip_call_id, parts.sip_call_id),
                 participants = coalesce(excluded.participants, parts.participants),
@@ -146,32 +164,21 @@ impl Part {
         let part = part.with(self.ended_at).with(self.duration_ms).with(self.audio_bytes);
         let part = part.with(self.sip_call_id.clone()).with(self.participants.clone()).with(self.correlators.clone());
         let part = part.with(self.quality.clone()).with(self.manifest.clone()).with(self.previous.clone());
-        session.execute(&part.with(self.upload.map(|upload| upload.as_str().to_owned()))).await?;
-        // A recording begins with its first part and runs while its last one does. When that is over, a part that never
-        // ended died with its node: until the node returns, something is missing.
-        let follow = Statement::new(
-            "UPDATE recordings SET
-                started_at = (SELECT min(started_at) FROM parts WHERE recording_id = $1),
-                state = (SELECT CASE
-                    WHEN (SELECT state FROM parts WHERE recording_id = $1 ORDER BY started_at DESC, node DESC LIMIT 1)
-                         = 'recording' THEN 'recording'
-                    WHEN max(CASE WHEN state IN ('recording', 'partial') THEN 1 ELSE 0 END) = 1 THEN 'partial'
-                    WHEN max(CASE WHEN state = 'recovered' THEN 1 ELSE 0 END) = 1 THEN 'recovered'
-                    ELSE 'complete' END FROM parts WHERE recording_id = $1)
-             WHERE id = $1",
-        );
-        session.execute(&follow.with(id.as_str())).await?;
+        let part = part.with(self.upload.map(|upload| upload.as_str().to_owned()));
+        let part = part.with(file.as_str()).with(i64::from(self.part.number.get())).with(i64::from(self.part.copy));
+        session.execute(&part.with(self.lost_ms)).await?;
+        follow(session, &id).await?;
         if let Some(tokens) = &self.party_tokens {
-            self.replace(session, &id, "parties", "token", tokens.iter().map(|token| vec![token.as_str()])).await?;
+            self.replace(session, "parties", "token", tokens.iter().map(|token| vec![token.as_str()])).await?;
         }
         if let Some(tokens) = &self.correlator_tokens {
-            self.replace(session, &id, "correlators", "token", tokens.iter().map(|token| vec![token.as_str()])).await?;
+            self.replace(session, "correlators", "token", tokens.iter().map(|token| vec![token.as_str()])).await?;
         }
         if let Some(tags) = &self.tags {
             // A tag that was set twice has the value it was given last.
             let last: std::collections::BTreeMap<_, _> = tags.iter().map(|(name, value)| (name, value)).collect();
             let rows = last.into_iter().map(|(name, value)| vec![name.as_str(), value.as_str()]);
-            self.replace(session, &id, "tags", "name, value", rows).await?;
+            self.replace(session, "tags", "name, value", rows).await?;
         }
         Ok(())
     }
@@ -180,20 +187,20 @@ impl Part {
     async fn replace<'a>(
         &self,
         session: &mut Session,
-        id: &str,
         table: &str,
         columns: &str,
         rows: impl Iterator<Item = Vec<&'a str>>,
     ) -> Result<(), CatalogError> {
         let mut delete = Statement::new("DELETE FROM ");
-        delete.push(table).push(" WHERE recording_id = $1 AND node = $2");
-        session.execute(&delete.with(id).with(self.node.as_str())).await?;
+        delete.push(table).push(" WHERE file = $1");
+        let (id, file) = (self.part.recording.to_string(), self.part.file.to_string());
+        session.execute(&delete.with(file.as_str())).await?;
         let mut insert = Statement::new("INSERT INTO ");
-        insert.push(table).push(" (recording_id, node, ").push(columns).push(") VALUES ");
+        insert.push(table).push(" (recording_id, file, ").push(columns).push(") VALUES ");
         let mut is_empty = true;
         for row in rows {
             insert.push(if is_empty { "(" } else { ", (" });
-            insert.bind_all([id, self.node.as_str()].into_iter().chain(row)).push(")");
+            insert.bind_all([id.as_str(), file.as_str()].into_iter().chain(row)).push(")");
             is_empty = false;
         }
         if !is_empty {
@@ -202,6 +209,27 @@ impl Part {
         }
         Ok(())
     }
+}
+
+/// Brings a recording's own row up to date with its parts.
+///
+/// It begins with its first part and runs while its last one does. When that is over, a part that never ended died with
+/// its node: until the node returns, something is missing. Of the files of a part the best count.
+async fn follow(session: &mut Session, recording: &str) -> Result<(), CatalogError> {
+    let follow = Statement::new(
+        "UPDATE recordings SET
+            started_at = coalesce((SELECT min(started_at) FROM parts WHERE recording_id = $1), started_at),
+            state = coalesce((SELECT CASE
+                WHEN max(CASE WHEN part = last THEN best END) = 2 THEN 'recording'
+                WHEN max(best) >= 2 THEN 'partial'
+                WHEN max(best) = 1 THEN 'recovered'
+                WHEN max(best) = 0 THEN 'complete' END
+                FROM (SELECT part, max(part) OVER () AS last, min(CASE state
+                        WHEN 'complete' THEN 0 WHEN 'recovered' THEN 1 WHEN 'recording' THEN 2 ELSE 3 END) AS best
+                      FROM parts WHERE recording_id = $1 GROUP BY part) AS numbered), state)
+         WHERE id = $1",
+    );
+    session.execute(&follow.with(recording)).await.map(|_| ())
 }
 
 /// All tokens of a recording's parties. Names are tokens only where they are stored in clear.

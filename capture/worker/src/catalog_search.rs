@@ -6,8 +6,8 @@
 //! in base64url; it is opaque to clients, valid for the same filters, and the same
 //! on both databases.
 //!
-//! A recording that several nodes recorded of is one row of a page: it is found by
-//! what any of its parts has, and shown joined by time ([`CatalogRecording::parts`]).
+//! A recording of several parts is one row of a page: it is found by what any of
+//! its parts has, and shown joined by time (`catalog_join`).
 
 use std::collections::HashMap;
 
@@ -21,6 +21,7 @@ use ferric_media::timestamp::Timestamp;
 
 use crate::catalog::{Catalog, CatalogError, Party, Quality, UploadState, state_text};
 use crate::catalog_engine::{Row, Session, Statement};
+use crate::catalog_join::{audible_ms, one_of_each, state_gaps};
 use crate::catalog_party::{address_tokens, correlator_token, name_token};
 
 /// Rows of a page if nobody asks for a number.
@@ -53,9 +54,15 @@ pub struct Search {
     pub cursor: Option<String>,
 }
 
-/// A node's part of a recording.
+/// A part of a recording.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CatalogPart {
+    /// Which, counted from 1.
+    pub number: u32,
+    /// Its files.
+    pub file: Uuid,
+    /// Another node wrote the same part, and this is what it has of it.
+    pub copy: bool,
     /// The node that recorded it.
     pub node: String,
     /// Running, or how it ended.
@@ -66,6 +73,12 @@ pub struct CatalogPart {
     pub ended_at: Option<Timestamp>,
     /// Length of the audio, in milliseconds.
     pub duration_ms: Option<u64>,
+    /// Audio that nobody recorded before it, in milliseconds, as it measured it.
+    pub lost_ms: Option<u64>,
+    /// Audio missing between what lies before it and it, in milliseconds.
+    pub gap_ms: u64,
+    /// Reception.
+    pub quality: Option<Quality>,
     /// Length of the sealed audio, in bytes.
     pub audio_bytes: Option<u64>,
     /// Where it stands on its way to the store.
@@ -91,6 +104,8 @@ pub struct CatalogRecording {
     pub ended_at: Option<Timestamp>,
     /// Time of which there is audio, in milliseconds: what two parts have counts once, gaps do not count.
     pub duration_ms: Option<u64>,
+    /// Audio missing between its parts, in milliseconds.
+    pub lost_ms: u64,
     /// Call-ID of the recording session.
     pub sip_call_id: Option<String>,
     /// Who spoke; empty where parties are hashed.
@@ -101,7 +116,7 @@ pub struct CatalogRecording {
     pub correlators: Vec<Correlator>,
     /// Reception.
     pub quality: Option<Quality>,
-    /// The parts by their start; at least one.
+    /// The parts by their number, one of each; at least one.
     pub parts: Vec<CatalogPart>,
 }
 
@@ -247,6 +262,7 @@ fn recording(row: &Row) -> Result<CatalogRecording, CatalogError> {
         started_at: Timestamp::from_unix_ms(row.integer("started_at")?.unwrap_or_default()),
         ended_at: None,
         duration_ms: None,
+        lost_ms: 0,
         sip_call_id: None,
         participants: Vec::new(),
         tags: Vec::new(),
@@ -264,11 +280,12 @@ async fn fill(session: &mut Session, recordings: &mut [CatalogRecording]) -> Res
     let places: HashMap<String, usize> =
         recordings.iter().enumerate().map(|(place, recording)| (recording.id.to_string(), place)).collect();
     let mut parts = Statement::new(
-        "SELECT recording_id, node, state, started_at, ended_at, duration_ms, audio_bytes, sip_call_id, participants,
+        "SELECT recording_id, file, part, is_copy, node, state, started_at, ended_at, duration_ms, lost_ms, audio_bytes,
+                sip_call_id, participants,
                 correlators, quality, upload, upload_error, store_key
          FROM parts WHERE recording_id IN (",
     );
-    parts.bind_all(places.keys().map(String::as_str)).push(") ORDER BY recording_id, started_at, node");
+    parts.bind_all(places.keys().map(String::as_str)).push(") ORDER BY recording_id, part, is_copy, started_at, file");
     let place = |row: &Row| -> Result<Option<usize>, CatalogError> {
         Ok(row.text("recording_id")?.and_then(|id| places.get(&id).copied()))
     };
@@ -285,16 +302,20 @@ async fn fill(session: &mut Session, recordings: &mut [CatalogRecording]) -> Res
         }
     }
     for recording in recordings {
+        one_of_each(&mut recording.parts);
+        state_gaps(&mut recording.parts);
         let parts = &recording.parts;
+        recording.lost_ms = parts.iter().fold(0, |sum, part| sum.saturating_add(part.gap_ms));
         if recording.state != MetadataState::Recording {
             recording.ended_at = parts.iter().filter_map(|part| part.ended_at).max();
         }
         recording.duration_ms = audible_ms(parts);
+        recording.quality = parts.iter().filter_map(|part| part.quality).reduce(both);
     }
     Ok(())
 }
 
-/// Takes a part's row into its recording; rows come by their start.
+/// Takes a part's row into its recording; rows come by their number.
 fn join(recording: &mut CatalogRecording, row: &Row) -> Result<(), CatalogError> {
     let id = recording.id;
     let damaged = |column| CatalogError::Row { id: id.to_string(), column };
@@ -308,16 +329,22 @@ fn join(recording: &mut CatalogRecording, row: &Row) -> Result<(), CatalogError>
     if recording.sip_call_id.is_none() {
         recording.sip_call_id = row.text("sip_call_id")?;
     }
-    if let Some(json) = row.text("quality")? {
-        let more: Quality = serde_json::from_str(&json).map_err(|_| damaged("quality"))?;
-        recording.quality = Some(recording.quality.map_or(more, |before| both(before, more)));
-    }
+    let file = row.text("file")?.unwrap_or_default();
     recording.parts.push(CatalogPart {
+        number: unsigned("part")?.and_then(|number| u32::try_from(number).ok()).ok_or_else(|| damaged("part"))?,
+        file: file.parse().map_err(|_| damaged("file"))?,
+        copy: row.integer("is_copy")?.unwrap_or_default() != 0,
         node: row.text("node")?.unwrap_or_default(),
         state: word(row, "state").map_err(|_| damaged("state"))?,
         started_at: Timestamp::from_unix_ms(row.integer("started_at")?.unwrap_or_default()),
         ended_at: row.integer("ended_at")?.map(Timestamp::from_unix_ms),
         duration_ms: unsigned("duration_ms")?,
+        lost_ms: unsigned("lost_ms")?,
+        gap_ms: 0,
+        quality: row
+            .text("quality")?
+            .map(|json| serde_json::from_str(&json).map_err(|_| damaged("quality")))
+            .transpose()?,
         audio_bytes: unsigned("audio_bytes")?,
         upload: word(row, "upload").map_err(|_| damaged("upload"))?,
         upload_error: row.text("upload_error")?,
@@ -346,21 +373,6 @@ fn both(a: Quality, b: Quality) -> Quality {
         jitter_ms: pick(a.jitter_ms, b.jitter_ms, f64::max),
         mos: pick(a.mos, b.mos, f64::min),
     }
-}
-
-/// Length of the time that any part covers; parts come by their start.
-fn audible_ms(parts: &[CatalogPart]) -> Option<u64> {
-    let mut total = None;
-    let mut until = i64::MIN;
-    for part in parts {
-        let Some(length) = part.duration_ms else { continue };
-        let start = part.started_at.unix_ms();
-        let end = start.saturating_add(i64::try_from(length).unwrap_or(i64::MAX));
-        let new = end.saturating_sub(start.max(until)).max(0);
-        total = Some(total.unwrap_or(0_u64).saturating_add(new.unsigned_abs()));
-        until = until.max(end);
-    }
-    total
 }
 
 fn word<T: serde::de::DeserializeOwned>(row: &Row, column: &'static str) -> Result<T, serde_json::Error> {

@@ -1,10 +1,10 @@
 //! News of a recording, as capture and upload tell it.
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use ferric_media::manifest::{Digest, SignedManifest};
 use ferric_media::metadata::{Correlator, MetadataState, RecordingMetadata};
+use ferric_media::part::Part;
 use ferric_media::timestamp::Timestamp;
 
 /// Where a recording stands on its way to the store.
@@ -62,11 +62,11 @@ pub struct Quality {
     pub mos: Option<f64>,
 }
 
-/// News of a recording's part on one node. What is `None` stays as it was.
+/// News of a part of a recording. What is `None` stays as it was.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RecordingUpdate {
-    /// The recording.
-    pub id: Uuid,
+    /// Which files of which recording.
+    pub part: Part,
     /// Whose it is.
     pub tenant: String,
     /// The node that records it.
@@ -79,6 +79,8 @@ pub struct RecordingUpdate {
     pub ended_at: Option<Timestamp>,
     /// Length of the audio, in milliseconds.
     pub duration_ms: Option<u64>,
+    /// Audio that nobody recorded before this part, in milliseconds, as it measured it.
+    pub lost_ms: Option<u64>,
     /// Length of the sealed audio, in bytes.
     pub audio_bytes: Option<u64>,
     /// Call-ID of the recording session.
@@ -118,13 +120,14 @@ impl RecordingUpdate {
             mos: worst(&mut streams.iter().filter_map(|stream| stream.mos), -1.0),
         });
         RecordingUpdate {
-            id: metadata.part.recording,
+            part: metadata.part,
             tenant: metadata.tenant.clone(),
             node: metadata.nodes.last().map(|part| part.node.clone()).unwrap_or_default(),
             state: metadata.state,
             started_at: metadata.started_at,
             ended_at: metadata.ended_at,
             duration_ms: metadata.duration_ms,
+            lost_ms: metadata.hand_overs.last().and_then(|hand_over| hand_over.lost_ms),
             audio_bytes: None,
             sip_call_id: Some(session.sip.call_id.clone()).filter(|id| !id.is_empty()),
             parties: Some(session.participants.iter().map(party).collect()),
@@ -140,13 +143,14 @@ impl RecordingUpdate {
     pub fn from_manifest(signed: &SignedManifest, upload: UploadState) -> RecordingUpdate {
         let manifest = &signed.manifest;
         RecordingUpdate {
-            id: manifest.part.recording,
+            part: manifest.part,
             tenant: manifest.tenant.clone(),
             node: manifest.node.clone(),
             state: manifest.state.into(),
             started_at: manifest.started_at,
             ended_at: Some(manifest.ended_at),
             duration_ms: Some(manifest.duration_ms),
+            lost_ms: None,
             audio_bytes: Some(manifest.audio.bytes),
             sip_call_id: None,
             parties: None,

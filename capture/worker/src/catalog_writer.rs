@@ -1,10 +1,10 @@
-//! News for the catalogue, from those who must not wait for it; and making it again from the manifests.
+//! News for the catalogue, from those who must not wait for it.
 //!
 //! Capture and upload hand in news without ever blocking; one task writes them
 //! in batches, in the order they came. A database that fails is tried again with
 //! the same batch, after a wait that grows; what does not fit into the queue meanwhile
 //! is dropped and counted, and the catalogue counts as stale until it has been
-//! rebuilt ([`rebuild`]), which needs no key. News that the database does not take
+//! rebuilt ([`crate::catalog_rebuild`]), which needs no key. News that the database does not take
 //! for what it is (and not for how things are) is left out and counted, and holds nobody up.
 //!
 //! A catalogue on this machine is written directly. Before one that is shared there
@@ -16,20 +16,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use object_store::ObjectStore as _;
-use object_store::ObjectStoreExt as _;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use ferric_media::manifest::SignedManifest;
+use ferric_media::part::Part;
 
 use crate::catalog::{Catalog, CatalogError, RecordingUpdate, UploadState};
 use crate::catalog_outbox::Outbox;
 use crate::catalog_row::StoredNews;
-use crate::spool::MANIFEST;
-use crate::store::Target;
 use crate::upload::UploadEvent;
 
 /// News that may wait.
@@ -42,35 +37,32 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// An idle catalogue is looked at this often.
 const LOOK: Duration = Duration::from_secs(15);
-/// Largest manifest that is read back; a real one has less than 2 KiB.
-const MANIFEST_LIMIT: u64 = 64 * 1024;
 
 /// Something the catalogue should know.
 #[derive(Debug, Clone)]
 pub enum News {
     /// A recording began, changed or ended.
     Recording(Box<RecordingUpdate>),
-    /// A recording's way to the store.
+    /// The way of a part's files to the store.
     Upload {
-        /// The recording.
-        id: Uuid,
-        /// Whose part of it.
-        node: String,
-        /// Where it stands.
+        /// The files.
+        file: Uuid,
+        /// Where they stand.
         state: UploadState,
-        /// Key of its folder in the store.
+        /// Key of their folder in the store.
         key: Option<String>,
         /// The last error.
         error: Option<String>,
     },
+    /// These files were deleted: others have what they had.
+    Dropped(Part),
 }
 
 impl News {
-    /// What an event of a node's uploader means to the catalogue.
-    pub fn from_upload(event: &UploadEvent, node: &str) -> Vec<News> {
-        let upload = |id: &Uuid, node: &str, state, key: Option<&String>, error: Option<&String>| News::Upload {
-            id: *id,
-            node: node.to_owned(),
+    /// What an event of the uploader means to the catalogue.
+    pub fn from_upload(event: &UploadEvent) -> Vec<News> {
+        let upload = |file: Uuid, state, key: Option<&String>, error: Option<&String>| News::Upload {
+            file,
             state,
             key: key.cloned(),
             error: error.cloned(),
@@ -78,16 +70,10 @@ impl News {
         match event {
             UploadEvent::Stored { manifest, key, .. } => vec![
                 News::Recording(Box::new(RecordingUpdate::from_manifest(manifest, UploadState::Stored))),
-                upload(
-                    &manifest.manifest.part.recording,
-                    &manifest.manifest.node,
-                    UploadState::Stored,
-                    Some(key),
-                    None,
-                ),
+                upload(manifest.manifest.part.file, UploadState::Stored, Some(key), None),
             ],
-            UploadEvent::Failed { id, error, .. } => vec![upload(id, node, UploadState::Failing, None, Some(error))],
-            UploadEvent::Aside { id, reason, .. } => vec![upload(id, node, UploadState::Aside, None, Some(reason))],
+            UploadEvent::Failed { id, error, .. } => vec![upload(*id, UploadState::Failing, None, Some(error))],
+            UploadEvent::Aside { id, reason, .. } => vec![upload(*id, UploadState::Aside, None, Some(reason))],
         }
     }
 }
@@ -341,56 +327,11 @@ async fn apply(catalog: &Catalog, news: &[StoredNews], counters: &Counters) -> R
         match catalog.apply(std::slice::from_ref(one)).await {
             Ok(()) => written += 1,
             Err(error) if error.is_refusal() => {
-                tracing::error!(recording = %one.id(), %error, "the catalogue does not take this; it is left out");
+                tracing::error!(recording = %one.recording(), %error, "the catalogue does not take this; it is left out");
                 counters.lost(&counters.refused, 1);
             }
             Err(error) => return Err(error),
         }
     }
     Ok(written)
-}
-
-/// Reads every manifest of a target into the catalogue. Parties, tags and ids that the catalogue has are kept;
-/// what it lacks of those is in the sealed metadata. Returns how many manifests were read and how many were damaged.
-///
-/// # Errors
-/// The store cannot be listed or the catalogue not be written.
-pub async fn rebuild(catalog: &Catalog, target: &Target) -> Result<(u64, u64), RebuildError> {
-    let mut objects = target.store.list(Some(&target.prefix));
-    let (mut read, mut damaged) = (0, 0);
-    while let Some(object) = objects.next().await {
-        let object = object?;
-        let Some(folder) = object.location.as_ref().strip_suffix(&format!("/{MANIFEST}")) else { continue };
-        if object.size > MANIFEST_LIMIT {
-            damaged += 1;
-            continue;
-        }
-        let file = target.store.get(&object.location).await?.bytes().await?;
-        match SignedManifest::parse(&file) {
-            Ok(signed) => {
-                catalog.upsert(&[RecordingUpdate::from_manifest(&signed, UploadState::Stored)]).await?;
-                let manifest = &signed.manifest;
-                catalog
-                    .set_upload(manifest.part.recording, &manifest.node, UploadState::Stored, Some(folder), None)
-                    .await?;
-                read += 1;
-            }
-            Err(error) => {
-                tracing::warn!(%error, key = %object.location, "a manifest in the store is damaged");
-                damaged += 1;
-            }
-        }
-    }
-    Ok((read, damaged))
-}
-
-/// Why the catalogue could not be rebuilt.
-#[derive(Debug, thiserror::Error)]
-pub enum RebuildError {
-    /// The store failed.
-    #[error("the store failed: {0}")]
-    Store(#[from] object_store::Error),
-    /// The catalogue failed.
-    #[error(transparent)]
-    Catalog(#[from] CatalogError),
 }

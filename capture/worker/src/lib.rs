@@ -17,8 +17,10 @@ pub use shard::ShardStats;
 
 pub mod catalog;
 mod catalog_engine;
+mod catalog_join;
 mod catalog_outbox;
 pub mod catalog_party;
+pub mod catalog_rebuild;
 mod catalog_row;
 pub mod catalog_search;
 mod catalog_update;

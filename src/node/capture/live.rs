@@ -88,7 +88,7 @@ impl Here {
                     && let Ok(calls) = self.blocking(Worker::calls).await
                     && let Some(call) = calls.into_iter().find(|call| call.id == id)
                 {
-                    self.books.tagged(id, &call.tenant, call.started_at, call.tags);
+                    self.books.tagged(call.part, &call.tenant, call.started_at, call.tags);
                 }
                 reply
             }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use ferric_media::part::Part;
 use ferric_srs::placement::Owned;
 use ferric_srs::port::{AssignedStream, CaptureEvent, Command, RecordingId, SessionInfo, StreamSpec};
 use ferric_worker::call::{Assignment, Refusal};
@@ -16,7 +17,7 @@ use crate::node::cluster::mirror::{Mirrors, Promoted};
 
 /// A recording of this worker, as signalling knows it.
 struct Known {
-    part: u32,
+    part: Part,
     /// All that it has had.
     streams: Vec<StreamSpec>,
     /// Not known yet of a copy that went on here.
@@ -43,7 +44,7 @@ impl Local {
         match command {
             Command::Assign { .. } => self.assign(command),
             Command::Change { recording, streams, takes } => {
-                let part = self.known().get(&recording).map_or(1, |known| known.part);
+                let part = self.known().get(&recording).map_or(1, |known| known.part.number.get());
                 let done = self.worker.update(recording.0, bridge::streams(&streams), &bridge::taken(&takes));
                 Some(match done {
                     Ok(addresses) => {
@@ -92,7 +93,8 @@ impl Local {
             let started = SystemTime::now();
             let unix = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             let started_unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
-            let known = Known { part, streams: Vec::new(), info: None, started, started_unix_ms };
+            let files = Part::new(owned.recording.0, part, owned.recording.0).copied(file);
+            let known = Known { part: files, streams: Vec::new(), info: None, started, started_unix_ms };
             self.known().insert(owned.recording, known);
             promoted.push((Owned { part, ..*owned }, file, bridge::addresses(&addresses)));
         }
@@ -101,13 +103,13 @@ impl Local {
 
     fn assign(&self, command: Command) -> Option<CaptureEvent> {
         let Command::Assign { recording, part, streams, takes, beside, info } = command else { return None };
-        let number = part.number;
+        let (number, files) = (part.number, bridge::part(recording, &part));
         let started = SystemTime::now();
         let unix = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let started_unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
         let document = bridge::session(&info, &streams, started_unix_ms);
         let assignment = Assignment {
-            part: bridge::part(recording, &part),
+            part: files,
             lost: part.lost_unix_ms.map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms)),
             tenant: info.tenant.clone(),
             started,
@@ -119,11 +121,11 @@ impl Local {
         };
         Some(match self.worker.assign(assignment) {
             Ok(addresses) => {
-                self.books.running(recording.0, &info.tenant, started, &document);
+                self.books.running(files, &info.tenant, started, &document);
                 if let Some(mirrors) = &self.mirrors {
                     mirrors.begin(recording.0, &info.tenant);
                 }
-                let known = Known { part: number, streams, info: Some(info), started, started_unix_ms };
+                let known = Known { part: files, streams, info: Some(info), started, started_unix_ms };
                 self.known().insert(recording, known);
                 CaptureEvent::Ready { recording, part: number, streams: bridge::addresses(&addresses) }
             }
@@ -138,7 +140,7 @@ impl Local {
         let document = self.known().get(&recording).and_then(|known| {
             let info = known.info.as_ref()?;
             let document = bridge::session(info, &known.streams, known.started_unix_ms);
-            self.books.running(recording.0, &info.tenant, known.started, &document);
+            self.books.running(known.part, &info.tenant, known.started, &document);
             Some(document)
         });
         if let Some(document) = document {

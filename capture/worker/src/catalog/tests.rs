@@ -21,8 +21,9 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 use crate::catalog_party::HashKey;
+use crate::catalog_rebuild::{Rebuilt, rebuild};
 use crate::catalog_search::{CatalogRecording, Search};
-use crate::catalog_writer::{CatalogWriter, rebuild};
+use crate::catalog_writer::CatalogWriter;
 use crate::store::Target;
 use postgres::Server;
 
@@ -95,6 +96,9 @@ on_both!(
     the_writer_never_blocks_and_goes_on_when_the_lock_is_gone,
     a_lost_catalogue_is_rebuilt_from_the_manifests_in_the_store,
     parts_of_several_nodes_stand_side_by_side,
+    parts_of_one_node_and_copies_of_another_are_one_recording,
+    what_the_tenants_key_opens_is_rebuilt_with_its_parties,
+    news_of_before_parts_can_still_be_written,
     tables_of_a_newer_program_are_refused,
 );
 
@@ -152,7 +156,7 @@ async fn a_recording_is_told_of_in_any_order_and_comes_back(db: Db) {
     let waiting = RecordingUpdate::from_manifest(&signed, UploadState::Waiting);
     // The end before the beginning.
     catalog.upsert(&[waiting.clone(), RecordingUpdate::from_metadata(&metadata(1, "sip:+15550101@h"))]).await.unwrap();
-    catalog.set_upload(Uuid::from_u128(1), "edge-a1", UploadState::Stored, Some("acme/2026/x"), None).await.unwrap();
+    catalog.set_upload(Uuid::from_u128(1), UploadState::Stored, Some("acme/2026/x"), None).await.unwrap();
     catalog.upsert(&[waiting]).await.unwrap();
     let found = catalog.get(Uuid::from_u128(1)).await.unwrap().unwrap();
     let part = &found.parts[0];
@@ -283,7 +287,10 @@ async fn a_lost_catalogue_is_rebuilt_from_the_manifests_in_the_store(db: Db) {
     store.put(&target.prefix.clone().join("x").join("manifest.json"), b"{}".to_vec().into()).await.unwrap();
     let catalog = db.open(PartyPolicy::Clear).await;
     catalog.upsert(&[RecordingUpdate::from_metadata(&metadata(2, "sip:+15550102@h"))]).await.unwrap();
-    assert_eq!(rebuild(&catalog, &target).await.unwrap(), (3, 1));
+    let mut told = Vec::new();
+    let rebuilt = rebuild(&catalog, &target, [].into(), |sums| told.push(sums)).await.unwrap();
+    assert_eq!(rebuilt, Rebuilt { manifests: 3, metadata: 0, damaged: 1 });
+    assert_eq!(told.last(), Some(&rebuilt));
     let page = catalog.search(&Search::default()).await.unwrap();
     assert_eq!(ids(&page), [3, 2, 1]);
     assert!(page.recordings.iter().all(CatalogRecording::is_stored));
@@ -348,9 +355,13 @@ async fn tables_of_a_newer_program_are_refused(db: Db) {
 }
 
 async fn parts_of_several_nodes_stand_side_by_side(db: Db) {
+    let second = Part::new(Uuid::from_u128(1), 2, Uuid::from_u128(2));
     let catalog = db.open(PartyPolicy::Clear).await;
     let part = |node: &str, start_s: i64, state, party: &str| {
         let mut update = RecordingUpdate::from_metadata(&metadata(1, party));
+        if node == "b" {
+            update.part = second;
+        }
         update.node = node.to_owned();
         update.state = state;
         update.started_at = Timestamp::from_unix_ms(start_s * 1000);
@@ -381,7 +392,7 @@ async fn parts_of_several_nodes_stand_side_by_side(db: Db) {
     assert_eq!((searched(MetadataState::Partial).await, searched(MetadataState::Recording).await), (1, 0));
     // It comes back with what it had: 10 to 35, five seconds of which the second has too.
     catalog.upsert(&[ended(part("a", 10, MetadataState::Recovered, "sip:100@h"), 25)]).await.unwrap();
-    catalog.set_upload(id, "a", UploadState::Stored, Some("acme/a"), None).await.unwrap();
+    catalog.set_upload(id, UploadState::Stored, Some("acme/a"), None).await.unwrap();
     let found = get().await;
     assert_eq!((found.state, found.is_stored()), (MetadataState::Recovered, false));
     assert_eq!((found.duration_ms, found.ended_at.map(|time| time.unix_ms())), (Some(40_000), Some(50_000)));
@@ -391,7 +402,7 @@ async fn parts_of_several_nodes_stand_side_by_side(db: Db) {
     let tags = [("case", "7"), ("node", "a"), ("node", "b")].map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!(found.tags, tags);
     assert_eq!(found.participants.len(), 2);
-    catalog.set_upload(id, "b", UploadState::Stored, Some("acme/b"), None).await.unwrap();
+    catalog.set_upload(second.file, UploadState::Stored, Some("acme/b"), None).await.unwrap();
     assert!(get().await.is_stored());
     for party in ["100", "200", "ann"] {
         let page = catalog.search(&Search { party: Some(party.into()), ..Search::default() }).await.unwrap();
@@ -402,6 +413,137 @@ async fn parts_of_several_nodes_stand_side_by_side(db: Db) {
     let before = get().await;
     catalog.upsert(&[ended(part("a", 10, MetadataState::Recovered, "sip:100@h"), 25)]).await.unwrap();
     assert_eq!(get().await, before);
+}
+
+async fn parts_of_one_node_and_copies_of_another_are_one_recording(db: Db) {
+    let catalog = db.open(PartyPolicy::Clear).await;
+    let id = Uuid::from_u128(1);
+    let (first, second) = (Part::first(id), Part::new(id, 2, Uuid::from_u128(2)));
+    let copy = second.copied(Uuid::from_u128(3));
+    let at = |part, node: &str, start_s: i64, length_s: u64, state| {
+        let mut update = RecordingUpdate::from_metadata(&metadata(1, "sip:100@h"));
+        (update.part, update.node, update.state) = (part, node.to_owned(), state);
+        update.started_at = Timestamp::from_unix_ms(start_s * 1000);
+        update.duration_ms = Some(length_s * 1000);
+        update.ended_at = Some(update.started_at.plus(Duration::from_secs(length_s)));
+        update
+    };
+    let get = async || catalog.get(id).await.unwrap().unwrap();
+    let shown =
+        |recording: &CatalogRecording| recording.parts.iter().map(|part| part.file.as_u128()).collect::<Vec<_>>();
+    let mut back = at(second, "a", 12, 8, MetadataState::Complete);
+    back.lost_ms = Some(2_500);
+    let ended = at(first, "a", 0, 10, MetadataState::Complete);
+    let copied = at(copy, "b", 12, 8, MetadataState::Complete);
+    catalog.upsert(&[copied, back.clone(), ended]).await.unwrap();
+    let found = get().await;
+    assert_eq!((shown(&found), found.state), (vec![1, 2], MetadataState::Complete));
+    assert_eq!((found.parts[1].gap_ms, found.lost_ms, found.duration_ms), (2_500, 2_500, Some(18_000)));
+    assert_eq!(found.quality.unwrap().packets, 400, "a copy is not counted");
+    // What it measured stays when the manifest tells of it.
+    back.lost_ms = None;
+    back.state = MetadataState::Recovered;
+    catalog.upsert(&[back.clone()]).await.unwrap();
+    let found = get().await;
+    assert_eq!((shown(&found), found.lost_ms), (vec![1, 3], 2_000), "a copy is better than a recovered original");
+    assert_eq!(found.state, MetadataState::Complete);
+    back.state = MetadataState::Complete;
+    catalog.upsert(&[back]).await.unwrap();
+    catalog.apply(&[StoredNews::Dropped(copy)]).await.unwrap();
+    assert_eq!((shown(&get().await), get().await.lost_ms), (vec![1, 2], 2_500));
+    // The later of two is gone: the recording ends with what is left.
+    catalog.apply(&[StoredNews::Dropped(second), StoredNews::Dropped(second)]).await.unwrap();
+    assert_eq!((shown(&get().await), get().await.lost_ms), (vec![1], 0));
+    let mut session = catalog.engine.read().await.unwrap();
+    let left = session.fetch(&Statement::new("SELECT DISTINCT file FROM tags")).await.unwrap();
+    assert_eq!(left.len(), 1, "tags go with their part");
+}
+
+async fn what_the_tenants_key_opens_is_rebuilt_with_its_parties(db: Db) {
+    use ferric_media::eopus::Content;
+    use ferric_media::keys::PrivateKey;
+    use ferric_media::manifest::MetadataEntry;
+    use ferric_media::seal::{SealHeader, seal_document};
+    let mut rng = StdRng::seed_from_u64(4);
+    let (ours, other) = (PrivateKey::generate(&mut rng).unwrap(), PrivateKey::generate(&mut rng).unwrap());
+    let node = NodeKey::generate(&mut StdRng::seed_from_u64(1)).unwrap();
+    let target = Target::new(Arc::new(object_store::memory::InMemory::new()), "acme").unwrap();
+    for (number, recipient) in [(1, &ours), (2, &other), (3, &ours)] {
+        let about = metadata(number, &format!("sip:+1555010{number}@h"));
+        let header =
+            SealHeader { part: about.part, tenant: "acme".into(), content: Content::Json, created: about.started_at };
+        let recipients = [recipient.public().clone()];
+        let (sealed, summary) = seal_document(&header, &recipients, &about.to_json().unwrap(), &mut rng).unwrap();
+        let entry = MetadataEntry { bytes: summary.bytes, sha256: Digest(summary.sha256) };
+        let signed = Manifest { metadata: Some(entry), ..manifest(number, None).manifest }.sign(&node).unwrap();
+        let key = |file| target.key(signed.manifest.started_at, signed.manifest.part.file, file);
+        target.store.put(&key("manifest.json"), signed.as_bytes().to_vec().into()).await.unwrap();
+        // The third's metadata is gone.
+        if number != 3 {
+            target.store.put(&key("metadata.ejson"), sealed.into()).await.unwrap();
+        }
+    }
+    let catalog = db.open(PartyPolicy::Clear).await;
+    let rebuilt = rebuild(&catalog, &target, [other, ours].into(), |_| ()).await.unwrap();
+    assert_eq!(rebuilt, Rebuilt { manifests: 3, metadata: 2, damaged: 0 });
+    let page = catalog.search(&Search { party: Some("+15550102".into()), ..Search::default() }).await.unwrap();
+    assert_eq!(ids(&page), [2]);
+    assert_eq!((page.recordings[0].state, page.recordings[0].is_stored()), (MetadataState::Complete, true));
+    assert_eq!(ids(&catalog.search(&Search::default()).await.unwrap()), [3, 2, 1]);
+}
+
+async fn news_of_before_parts_can_still_be_written(db: Db) {
+    let catalog = db.open(PartyPolicy::Clear).await;
+    let id = "00000000-0000-0000-0000-000000000007";
+    let part = format!(
+        r#"{{"Part":{{"id":"{id}","tenant":"acme","node":"a","state":"complete","started_at":5,"ended_at":9,
+            "duration_ms":4,"audio_bytes":3,"sip_call_id":null,"participants":null,"party_tokens":["100"],
+            "correlators":null,"correlator_tokens":null,"tags":null,"quality":null,"manifest":null,"previous":null,
+            "upload":"waiting"}}}}"#
+    );
+    let upload = format!(r#"{{"Upload":{{"id":"{id}","node":"a","state":"stored","key":"k","error":null}}}}"#);
+    let news: Vec<StoredNews> = [part, upload].iter().map(|json| serde_json::from_str(json).unwrap()).collect();
+    catalog.apply(&news).await.unwrap();
+    let found = catalog.get(id.parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!((found.parts[0].number, found.parts[0].file, found.is_stored()), (1, found.id, true));
+}
+
+#[tokio::test]
+async fn tables_of_the_version_before_keep_what_two_nodes_wrote() {
+    let db = Db::Postgres(Server::start());
+    let pool = sqlx::PgPool::connect(&db.url()).await.unwrap();
+    sqlx::migrate!("./migrations/postgres").run_to(1, &pool).await.unwrap();
+    let id = "00000000-0000-0000-0000-000000000007";
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+        "INSERT INTO recordings VALUES ('{id}', 'acme', 'complete', 5000);
+         INSERT INTO parts (recording_id, node, state, started_at, ended_at, duration_ms, store_key, upload) VALUES
+            ('{id}', 'b', 'complete', 9000, 12000, 3000, 'key-b', 'stored'),
+            ('{id}', 'c', 'complete', 5000, 8000, 3000, 'key-c', 'stored');
+         INSERT INTO parties VALUES ('100', '{id}', 'b'), ('100', '{id}', 'c'), ('200', '{id}', 'c');
+         INSERT INTO correlators VALUES ('1-2', '{id}', 'b');
+         INSERT INTO tags VALUES ('{id}', 'b', 'case', '7'), ('{id}', 'c', 'case', '7');"
+    )))
+    .execute(&pool)
+    .await
+    .unwrap();
+    pool.close().await;
+    let catalog = db.open(PartyPolicy::Clear).await;
+    for party in ["100", "200"] {
+        let all = Search { party: Some(party.into()), correlator: Some("1-2".into()), ..Search::default() };
+        let page = catalog.search(&all).await.unwrap();
+        assert_eq!(ids(&page), [7]);
+        let parts = &page.recordings[0].parts;
+        let shown = |place: usize| (parts[place].number, parts[place].node.as_str(), parts[place].store_key.as_deref());
+        assert_eq!([shown(0), shown(1)], [(1, "c", Some("key-c")), (2, "b", Some("key-b"))]);
+        assert_eq!((parts[0].file.as_u128(), parts[1].gap_ms), (7, 1_000));
+        assert_ne!(parts[1].file, parts[0].file);
+        assert_eq!(page.recordings[0].tags, [("case".to_owned(), "7".to_owned())]);
+    }
+    // And it goes on with them.
+    let more = Part::new(Uuid::from_u128(7), 3, Uuid::from_u128(8));
+    let update = RecordingUpdate { part: more, ..RecordingUpdate::from_metadata(&metadata(7, "sip:300@h")) };
+    catalog.upsert(&[update]).await.unwrap();
+    assert_eq!(catalog.get(more.recording).await.unwrap().unwrap().parts.len(), 3);
 }
 
 #[tokio::test]

@@ -5,6 +5,10 @@ use super::*;
 fn update(number: u128, node: &str) -> RecordingUpdate {
     let mut update = RecordingUpdate::from_metadata(&metadata(number, "sip:1@h"));
     update.node = node.to_owned();
+    // Of a recording that many record, each has the part of its number.
+    if let Some(node) = node.strip_prefix("node-").and_then(|node| node.parse::<u32>().ok()) {
+        update.part = Part::new(update.part.recording, node + 1, Uuid::from_u128(number << 32 | u128::from(node) + 1));
+    }
     update
 }
 
