@@ -63,7 +63,8 @@ fn wait(api: &Api, id: &str, mut left: u64) -> anyhow::Result<()> {
 }
 
 fn running(node: &NodeView) -> Option<u64> {
-    node.status.as_ref().map(|status| status.load.calls + status.load.passing)
+    // A node of an older version does not say what is `running`.
+    node.status.as_ref().map(|status| status.load.running.max(status.load.calls + status.load.passing))
 }
 
 fn told(left: u64) -> String {

@@ -81,6 +81,8 @@ pub struct LoadView {
     pub max_calls: u64,
     /// Requests and calls that pass through it.
     pub passing: u64,
+    /// All that is not over, also calls of its own that another node records: with none it can be stopped.
+    pub running: u64,
     /// How late its busiest thread of capture visits its calls, in milliseconds.
     pub lag_ms: f64,
     /// Bytes in its spool.

@@ -8,7 +8,7 @@
 //! JSON both ways. Whoever is linked has a certificate of the cluster; who may ask was decided at the node that a person
 //! speaks with.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ferric_cluster::Connection;
@@ -78,12 +78,15 @@ impl Admin {
         let shards = &worker.stats().shards;
         let lag_us = shards.iter().map(|shard| shard.lag_us.load(Ordering::Relaxed)).max().unwrap_or(0);
         let fabric = self.cluster.fabric();
+        let count = |of: &AtomicUsize| of.load(Ordering::Relaxed);
+        let (sessions, passing) = (count(&watcher.signalling.sessions), count(&watcher.signalling.passing));
         #[allow(clippy::cast_precision_loss)]
         let load = LoadView {
             // Sessions whose media another node records keep this one from stopping too.
             calls: whole(worker.call_count().max(watcher.signalling.sessions.load(Ordering::Relaxed))),
             max_calls: if self.records { whole(worker.max_calls()) } else { 0 },
-            passing: whole(watcher.signalling.passing.load(Ordering::Relaxed)),
+            passing: whole(passing),
+            running: whole(sessions.max(worker.call_count()) + passing),
             lag_ms: lag_us as f64 / 1_000.0,
             spool_bytes: watcher.spool.usage().bytes(),
             uploads_waiting: whole(watcher.uploads.stats().waiting),
