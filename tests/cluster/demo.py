@@ -7,6 +7,7 @@ Exit 1 if a promise is broken. Logs lie in target/cluster/demo. `--keep` leaves 
 
 import argparse
 import pathlib
+import signal
 import sys
 import time
 import traceback
@@ -53,6 +54,8 @@ def main():
     parser.add_argument("--loud", action="store_true", help="a line for every step")
     arguments = parser.parse_args()
     say = Progress(arguments.loud)
+    # Whoever ends this ends all that it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     rows, broken = [HEAD], []
     with Bed("demo", say=say) as bed:
         for kind in SCENES:

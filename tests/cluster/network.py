@@ -17,6 +17,7 @@ Where no namespaces can be made (no root), `Loopback` gives each host an address
 import fcntl
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,7 +176,7 @@ def exclusive():
 
 
 def sweep():
-    """Takes away all namespaces of a bed, with the processes in them, and the machine's own end."""
+    """Takes away all namespaces of a bed, with the processes in them, and the machine's own end; and what lies in /tmp."""
     names = [line.split()[0] for line in ip("netns", "list").splitlines() if line.startswith(PREFIX)]
     pids = {int(pid) for name in names for pid in ip("netns", "pids", name, check=False).split()}
     for pid in pids:
@@ -190,6 +191,8 @@ def sweep():
         ip("netns", "del", name, check=False)
     if os.path.exists(f"/sys/class/net/{TOP}"):
         ip("link", "del", TOP, check=False)
+    for folder in LOCK.parent.glob(f"{PREFIX}postgres-*"):
+        shutil.rmtree(folder, ignore_errors=True)
     # A namespace goes when its last socket does.
     while os.path.exists(f"/sys/class/net/{TOP}") and time.monotonic() < deadline:
         time.sleep(0.02)

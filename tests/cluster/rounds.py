@@ -10,6 +10,7 @@ import argparse
 import pathlib
 import random
 import shutil
+import signal
 import statistics
 import sys
 
@@ -77,6 +78,8 @@ def main():
     parser.add_argument("--loud", action="store_true", help="a line for every step")
     arguments = parser.parse_args()
     say = Progress(arguments.loud)
+    # Whoever ends this ends all that it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     say.line(f"seed {arguments.seed}")
     with Bed("rounds", say=say) as bed:
         kinds = [kind for kind in SCENES if kind.name in (arguments.only or [scene.name for scene in SCENES if not scene.slow])]
