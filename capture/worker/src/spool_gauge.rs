@@ -60,7 +60,7 @@ impl FromStr for HighWater {
 pub struct Level {
     /// Bytes of recordings in the spool.
     pub spool_bytes: u64,
-    /// Size of the file system.
+    /// Size of the file system, without what is kept for root.
     pub disk_bytes: u64,
     /// What is left of it for us.
     pub available_bytes: u64,
@@ -118,8 +118,10 @@ impl SpoolGauge {
     /// The file system cannot be asked; the gauge stays as it was.
     pub fn read(&self) -> Result<Level, SpoolError> {
         let disk = nix::sys::statvfs::statvfs(&self.root).map_err(|errno| at("measure", &self.root)(errno.into()))?;
-        let (block, total, available) = (disk.fragment_size(), disk.blocks(), disk.blocks_available());
-        Ok(self.judge(block.saturating_mul(total), block.saturating_mul(available)))
+        let (block, available) = (disk.fragment_size(), disk.blocks_available());
+        // What is kept for root is neither used nor ours: the share is that of `df`.
+        let ours = disk.blocks().saturating_sub(disk.blocks_free()).saturating_add(available);
+        Ok(self.judge(block.saturating_mul(ours), block.saturating_mul(available)))
     }
 
     fn judge(&self, disk_bytes: u64, available_bytes: u64) -> Level {
