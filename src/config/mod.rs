@@ -159,7 +159,7 @@ pub struct Tenant {
 pub struct Upload {
     /// Recordings at once.
     pub concurrency: usize,
-    /// Audio is sealed at least this often.
+    /// Audio is sealed at least this often: each second, in a cluster five times a second.
     pub segment: Duration,
     /// `None` = as fast as it goes.
     pub bandwidth: Option<Bandwidth>,

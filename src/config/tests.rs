@@ -164,6 +164,9 @@ hep = "10.0.0.9:9060"
     assert!(config.catalog.hashed);
     assert_eq!(config.sip.trust.len(), 1);
     assert_eq!(config.upload.bandwidth, Some(ferric_worker::upload_limit::Bandwidth(6_250_000)));
+    assert_eq!(config.upload.segment, Duration::from_secs(1));
+    let unsaid = parse(&folder, &text.replace("segment = \"1s\"\n", "")).unwrap();
+    assert_eq!(unsaid.upload.segment, Duration::from_millis(200), "in a cluster");
 }
 
 #[test]

@@ -179,20 +179,22 @@ fn a_peer_that_puts_it_off_for_ever_has_refused() {
 
 #[test]
 fn a_peer_that_knows_nothing_of_the_call_or_says_nothing_is_gone() {
-    for status in [481, 408] {
-        let mut rig = recorded(UPDATE);
+    for (headers, status) in [(UPDATE, 481), (&[][..], 481), (&[][..], 408)] {
+        let mut rig = recorded(headers);
         rig.lost();
         rig.ready();
-        let update = rig.answer();
-        rig.respond(&update, status, "");
+        let offer = rig.answer();
+        rig.respond(&offer, status, "");
         assert_eq!(rig.released(), [ReleaseCause::PeerGone]);
         assert_eq!((rig.srs.sessions(), rig.srs.recordings()), (0, 0));
     }
     let mut rig = recorded(UPDATE);
     rig.lost();
     rig.ready();
+    rig.wait(33 * SECOND);
+    assert_eq!(rig.srs.sessions(), 1, "no answer to UPDATE\n{}", rig.trace);
     rig.wait(40 * SECOND);
-    assert_eq!(rig.released(), [ReleaseCause::PeerGone], "no answer to UPDATE\n{}", rig.trace);
+    assert_eq!(rig.released(), [ReleaseCause::PeerGone], "nor to re-INVITE\n{}", rig.trace);
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //! ```text
 //! behind -> queued -> offered --2xx--------> caught up
 //!             ^          |----491, 5xx-----> later, then queued again (RFC 3261 14.1, Retry-After)
-//!             |          |----405, 501, ...> queued again, from now on by re-INVITE
+//!             |          |----405, 408, ...> (to an UPDATE) queued again, from now on by re-INVITE
 //!             |          |----408, 481-----> the peer is gone
 //!        not before      \----others-------> refused: it stays behind until the sockets change again
 //!      the dialog is idle
