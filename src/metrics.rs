@@ -18,7 +18,7 @@ enum Kind {
 /// Name, kind, unit, meaning.
 type Row = (&'static str, Kind, Unit, &'static str);
 
-const TABLE: [Row; 52] = [
+const TABLE: [Row; 56] = [
     ("ferric_calls_active", Kind::Gauge, Unit::Count, "Recording sessions at the moment"),
     ("ferric_calls_total", Kind::Counter, Unit::Count, "Recording sessions by result: recorded, refused, cancelled"),
     (
@@ -125,6 +125,20 @@ const TABLE: [Row; 52] = [
         Kind::Counter,
         Unit::Count,
         "Copies stored in place of, or besides, their original",
+    ),
+    ("ferric_cluster_replicas", Kind::Gauge, Unit::Count, "Copies of other nodes' dialogs that this node keeps"),
+    (
+        "ferric_cluster_replication_lag_seconds",
+        Kind::Gauge,
+        Unit::Seconds,
+        "Age of the oldest change that the partner has not confirmed",
+    ),
+    ("ferric_cluster_partner", Kind::Gauge, Unit::Count, "1 while another node keeps copies of this node's dialogs"),
+    (
+        "ferric_cluster_replicas_refused_total",
+        Kind::Counter,
+        Unit::Count,
+        "Copies that were not kept, since their number or size was past its bound",
     ),
     ("ferric_cluster_node_up", Kind::Gauge, Unit::Count, "1 while this node has a link to the node, or is it"),
     ("ferric_cluster_link_rtt_seconds", Kind::Gauge, Unit::Seconds, "Smoothed round trip of heartbeats to a node"),
