@@ -6,12 +6,18 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use ferric_codecs::decode::CodecKind;
 use ferric_media::eopus::Content;
 use ferric_media::keys::{NodeKey, PrivateKey};
 use ferric_media::manifest::{AudioEntry, Digest, Manifest, MetadataEntry, RecordingState, SignedManifest};
 use ferric_media::part::Part;
+use ferric_media::recorder::{Output as RecorderOutput, Recorder, RecorderConfig};
+use ferric_media::rtp::StreamIndex;
 use ferric_media::seal::{SealHeader, Sealer, seal_document};
+use ferric_media::stats::Channel;
+use ferric_media::stream::{PayloadKind, StreamConfig};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -182,6 +188,87 @@ fn metadata_has_no_sound() {
         assert!(told(&done).contains("leave out --wav"), "{}", told(&done));
     }
     assert!(!wav.exists());
+}
+
+/// Records a part of a call in which the left side is loud all the time; it lies in `store/{file}`.
+fn record_loud(place: &Place, part: Part, start_ms: u64, length_ms: u64) {
+    let stream = |index, channel| StreamConfig {
+        index: StreamIndex(index),
+        label: index.to_string(),
+        channel,
+        payloads: vec![(0, PayloadKind::Audio(CodecKind::Pcmu))],
+        active: true,
+        expected_source: None,
+        srtp: None,
+    };
+    let recipients = vec![place.tenant.public().clone()];
+    let config =
+        RecorderConfig { part, ..RecorderConfig::new(part.recording, "acme", "edge-a1", recipients, rand::random()) };
+    let streams = vec![stream(0, Channel::Left), stream(1, Channel::Right)];
+    let (start, wall) = (Instant::now(), UNIX_EPOCH + Duration::from_millis(start_ms));
+    let mut recorder = Recorder::new(start, wall, config, streams).unwrap();
+    for number in 0..u16::try_from(length_ms / 20).unwrap() {
+        let at = start + Duration::from_millis(20) * u32::from(number);
+        let mut packet = vec![0x80, 0];
+        packet.extend(number.to_be_bytes());
+        packet.extend((u32::from(number) * 160).to_be_bytes());
+        packet.extend([0, 0, 0, 1]);
+        packet.extend([0x10, 0x10, 0x10, 0x10, 0x90, 0x90, 0x90, 0x90].repeat(20));
+        recorder.handle_rtp(at, StreamIndex(0), ([127, 0, 0, 1], 4_000).into(), &packet);
+        recorder.advance(at);
+    }
+    recorder.stop(start + Duration::from_millis(length_ms), RecordingState::Complete, "bye");
+    let mut audio = Vec::new();
+    while let Some(output) = recorder.poll_output() {
+        if let RecorderOutput::Audio(bytes) = output {
+            audio.extend(bytes);
+        }
+    }
+    let folder = place.path("store").join(part.file.to_string());
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("audio.eopus"), audio).unwrap();
+}
+
+#[test]
+fn parts_of_a_recording_are_joined_by_time() {
+    let place = Place::new();
+    let (second, third) = (Part::new(id(7), 2, id(1)), Part::new(id(7), 4, id(9)));
+    record_loud(&place, Part::first(id(7)), 100_000, 2_000);
+    // Half a second that nobody recorded, then a second that two parts have.
+    record_loud(&place, second, 102_500, 2_000);
+    record_loud(&place, third, 103_500, 2_000);
+    record_loud(&place, second.copied(id(2)), 102_500, 2_000);
+    let store = place.path("store");
+    let done = place.decrypt(&store, &["--wav"]);
+    assert_eq!(code(&done), 0, "{}", told(&done));
+    for line in ["part 1", "0.5 s of silence", "part 2", "part 4", "its first 1.0 s", "there is no part 3", "left out"]
+    {
+        assert!(told(&done).contains(line), "{line}: {}", told(&done));
+    }
+    assert!(told(&done).contains("5.5 s in all, 0.5 s of it missing"), "{}", told(&done));
+    let mut wav = hound::WavReader::open(store.join(format!("{}.wav", id(7)))).unwrap();
+    let left: Vec<i64> = wav.samples::<i16>().step_by(2).map(|sample| i64::from(sample.unwrap()).abs()).collect();
+    assert_eq!(left.len(), 5_500 * 16);
+    let loud = |from_ms: usize, to_ms: usize| {
+        let stretch = left.get(from_ms * 16..to_ms * 16).unwrap();
+        stretch.iter().sum::<i64>() / i64::try_from(stretch.len()).unwrap() > 1_000
+    };
+    let heard = [(100, 1_900), (2_050, 2_450), (2_600, 3_450), (3_600, 5_400)].map(|(from, to)| loud(from, to));
+    assert_eq!(heard, [true, false, true, true]);
+
+    // Cut in the middle, and files of another recording.
+    let cut = place.file(id(7), "audio.eopus");
+    let sealed = fs::read(&cut).unwrap();
+    fs::write(&cut, sealed.get(..sealed.len() - 40).unwrap()).unwrap();
+    let out = place.path("joined.wav");
+    let done = place.decrypt(&store, &["--wav", "-o", out.to_str().unwrap()]);
+    assert_eq!(code(&done), 3, "{}", told(&done));
+    assert!(out.exists() && told(&done).contains("audio.eopus: "), "{}", told(&done));
+    record_loud(&place, Part::first(id(8)), 0, 100);
+    let done = place.decrypt(&store, &["--wav"]);
+    assert!(code(&done) == 1 && told(&done).contains("parts of two recordings"), "{}", told(&done));
+    let without = place.decrypt(&store, &[]);
+    assert!(code(&without) == 1 && told(&without).contains("add --wav"), "{}", told(&without));
 }
 
 #[test]

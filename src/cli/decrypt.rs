@@ -1,4 +1,5 @@
-//! `ferric decrypt`: opens `.eopus` and `.ejson`, whole or up to the damage.
+//! `ferric decrypt`: opens `.eopus` and `.ejson`, whole or up to the damage; several parts of a recording are joined
+//! ([`super::decrypt_parts`]).
 
 use std::fs::{File, Metadata};
 use std::io::{self, IsTerminal as _, Read, Seek, Write};
@@ -19,17 +20,19 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::output::complain;
 
 /// The exit code that means damage.
-const DAMAGED: u8 = 3;
+pub(super) const DAMAGED: u8 = 3;
 /// Samples a second of a WAV.
-const WAV_RATE: u32 = 16_000;
+pub(super) const WAV_RATE: u32 = 16_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct DecryptArguments {
     /// The tenant's private key (PEM).
     #[arg(long, value_name = "PRIVATE.pem")]
     key: PathBuf,
-    /// The sealed file; - is standard input.
-    file: PathBuf,
+    /// The sealed file; - is standard input. With --wav also several parts of a recording, or a folder that holds them:
+    /// they are joined by time.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
     /// Where to write; - is standard output. Without it: beside the file, with .opus, .json or .wav.
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
@@ -42,26 +45,37 @@ pub(crate) fn run(arguments: &DecryptArguments) -> anyhow::Result<ExitCode> {
     let pem = std::fs::read_to_string(&arguments.key)
         .with_context(|| format!("the key {} cannot be read", arguments.key.display()))?;
     let key = PrivateKey::from_pem(&pem).with_context(|| format!("{}", arguments.key.display()))?;
-    let stdin = arguments.file.as_os_str() == "-";
+    let [file] = arguments.files.as_slice() else {
+        return several(&key, arguments);
+    };
+    if file.is_dir() {
+        return several(&key, arguments);
+    }
+    let stdin = file.as_os_str() == "-";
     let output = match &arguments.output {
         Some(output) => output.clone(),
         None if stdin => PathBuf::from("-"),
-        None => beside(&arguments.file, arguments.wav)?,
+        None => beside(file, arguments.wav)?,
     };
     let (mut input, length): (Box<dyn Read>, u64) = if stdin {
         (Box::new(io::stdin().lock()), 0)
     } else {
-        let file =
-            File::open(&arguments.file).with_context(|| format!("{} cannot be opened", arguments.file.display()))?;
-        let metadata = file.metadata().with_context(|| format!("{} cannot be read", arguments.file.display()))?;
+        let input = File::open(file).with_context(|| format!("{} cannot be opened", file.display()))?;
+        let metadata = input.metadata().with_context(|| format!("{} cannot be read", file.display()))?;
         if is_same_file(&metadata, &output) {
             bail!("{} is the sealed recording itself: it is not overwritten, name another -o", output.display());
         }
-        (Box::new(file), metadata.len())
+        (Box::new(input), metadata.len())
     };
     let progress = progress(length);
     let damage = if output.as_os_str() != "-" {
-        to_file(&key, &mut input, &output, arguments.wav, &progress)?
+        to_file(&output, &mut |file| {
+            if arguments.wav {
+                open_wav(&key, &mut input, file, &progress)
+            } else {
+                open(&key, &mut input, &mut io::BufWriter::new(file), &progress)
+            }
+        })?
     } else if arguments.wav {
         let mut buffer = io::Cursor::new(Vec::new());
         let damage = open_wav(&key, &mut input, &mut buffer, &progress)?;
@@ -72,7 +86,7 @@ pub(crate) fn run(arguments: &DecryptArguments) -> anyhow::Result<ExitCode> {
     };
     progress.finish_and_clear();
     let Some(damage) = damage else { return Ok(ExitCode::SUCCESS) };
-    complain!("ferric: {}: {}", arguments.file.display(), damage.text);
+    complain!("ferric: {}: {}", file.display(), damage.text);
     if damage.opened_bytes > 0 {
         complain!("ferric: everything before the damage was written to {}", output.display());
     } else {
@@ -81,46 +95,43 @@ pub(crate) fn run(arguments: &DecryptArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(DAMAGED))
 }
 
-/// Why a file was not opened to its end.
-struct Damage {
-    text: String,
-    /// Plaintext before it.
-    opened_bytes: u64,
+/// Parts of a recording, given by their files or by a folder.
+fn several(key: &PrivateKey, arguments: &DecryptArguments) -> anyhow::Result<ExitCode> {
+    if !arguments.wav {
+        bail!("several parts can only be joined as sound: add --wav, or open one file at a time");
+    }
+    if arguments.files.iter().chain(&arguments.output).any(|path| path.as_os_str() == "-") {
+        bail!("parts are joined from files to a file, not from standard input or to standard output");
+    }
+    super::decrypt_parts::run(key, &arguments.files, arguments.output.as_deref())
 }
 
-fn is_same_file(input: &Metadata, output: &Path) -> bool {
+/// Why a file was not opened to its end.
+pub(super) struct Damage {
+    pub(super) text: String,
+    /// Plaintext before it.
+    pub(super) opened_bytes: u64,
+}
+
+pub(super) fn is_same_file(input: &Metadata, output: &Path) -> bool {
     std::fs::metadata(output).is_ok_and(|output| (output.dev(), output.ino()) == (input.dev(), input.ino()))
 }
 
 /// Opens into a new file that takes the output's name when it is whole, or holds
 /// what lies before the damage. What stood under that name stays if nothing opens.
-fn to_file(
-    key: &PrivateKey,
-    input: &mut dyn Read,
+pub(super) fn to_file(
     output: &Path,
-    wav: bool,
-    progress: &ProgressBar,
+    open: &mut dyn FnMut(File) -> anyhow::Result<Option<Damage>>,
 ) -> anyhow::Result<Option<Damage>> {
     let failed = || format!("{} cannot be written", output.display());
     let is_special = std::fs::metadata(output).is_ok_and(|metadata| !metadata.is_file());
     if is_special {
         // A device or a pipe cannot be replaced.
-        let file = File::options().write(true).open(output).with_context(failed)?;
-        return if wav {
-            open_wav(key, input, file, progress)
-        } else {
-            open(key, input, &mut io::BufWriter::new(file), progress)
-        };
+        return open(File::options().write(true).open(output).with_context(failed)?);
     }
     let name = output.file_name().with_context(|| format!("{} is no file name", output.display()))?;
     let part = output.with_file_name(format!(".{}.{}.part", name.to_string_lossy(), std::process::id()));
-    let file = create(&part).with_context(failed)?;
-    let opened = if wav {
-        open_wav(key, input, file, progress)
-    } else {
-        open(key, input, &mut io::BufWriter::new(file), progress)
-    };
-    match opened {
+    match open(create(&part).with_context(failed)?) {
         Ok(damage) if damage.as_ref().is_none_or(|damage| damage.opened_bytes > 0) => {
             std::fs::rename(&part, output).with_context(failed)?;
             Ok(damage)
@@ -148,7 +159,7 @@ fn beside(file: &Path, wav: bool) -> anyhow::Result<PathBuf> {
     Ok(file.with_extension(extension))
 }
 
-fn progress(length: u64) -> ProgressBar {
+pub(super) fn progress(length: u64) -> ProgressBar {
     if length < 1 << 20 || !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
@@ -157,7 +168,7 @@ fn progress(length: u64) -> ProgressBar {
 }
 
 /// Feeds the plaintext to `take` piece by piece; returns what is damaged, in words.
-fn each_piece(
+pub(super) fn each_piece(
     key: &PrivateKey,
     input: &mut dyn Read,
     progress: &ProgressBar,
@@ -199,24 +210,35 @@ fn open(
     Ok(damage)
 }
 
-fn open_wav<W: Write + Seek>(
-    key: &PrivateKey,
-    input: &mut dyn Read,
-    output: W,
-    progress: &ProgressBar,
-) -> anyhow::Result<Option<Damage>> {
+/// A WAV of two channels.
+pub(super) fn wav<W: Write + Seek>(output: W) -> anyhow::Result<hound::WavWriter<io::BufWriter<W>>> {
     let spec = hound::WavSpec {
         channels: 2,
         sample_rate: WAV_RATE,
         bits_per_sample: 16,
         sample_format: hound::SampleFormat::Int,
     };
-    let mut writer = hound::WavWriter::new(io::BufWriter::new(output), spec)?;
+    Ok(hound::WavWriter::new(io::BufWriter::new(output), spec)?)
+}
+
+/// Metadata cannot be heard.
+pub(super) fn sound_only(opener: &Opener<'_>) -> anyhow::Result<()> {
+    if opener.header().is_some_and(|header| header.content != Content::OggOpus) {
+        bail!("the file holds metadata, no sound: leave out --wav");
+    }
+    Ok(())
+}
+
+fn open_wav<W: Write + Seek>(
+    key: &PrivateKey,
+    input: &mut dyn Read,
+    output: W,
+    progress: &ProgressBar,
+) -> anyhow::Result<Option<Damage>> {
+    let mut writer = wav(output)?;
     let mut decoder = Stereo::new()?;
     let damage = each_piece(key, input, progress, |opener, plain| {
-        if opener.header().is_some_and(|header| header.content != Content::OggOpus) {
-            bail!("the file holds metadata, no sound: leave out --wav");
-        }
+        sound_only(opener)?;
         let inner = decoder.push(plain)?;
         for sample in decoder.take() {
             writer.write_sample(sample)?;

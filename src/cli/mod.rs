@@ -2,13 +2,16 @@
 
 mod api;
 mod assurance;
+mod catalog;
 mod check;
 mod decrypt;
+mod decrypt_parts;
 mod demo;
 mod drain;
 mod import;
 mod interop;
 mod interop_report;
+mod join;
 mod keys;
 mod keys_cluster;
 mod load;
@@ -21,6 +24,7 @@ mod run;
 mod size;
 mod spool;
 mod verify;
+mod verify_parts;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -76,6 +80,11 @@ enum Command {
     Nodes(nodes::NodesArguments),
     /// Let a node take no new calls, so that it can be stopped without losing one.
     Drain(drain::DrainArguments),
+    /// Make the catalogue again from what the stores hold.
+    Catalog {
+        #[command(subcommand)]
+        command: catalog::CatalogCommand,
+    },
     /// Tell what became of every call of a day, and prove that it adds up.
     Assurance(assurance::AssuranceArguments),
     /// Turn the configuration of another product into one of Ferric.
@@ -127,6 +136,7 @@ pub fn main() -> ExitCode {
         Command::Spool { command } => spool::run(&command),
         Command::Nodes(arguments) => nodes::run(&arguments),
         Command::Drain(arguments) => drain::run(&arguments),
+        Command::Catalog { command } => catalog::run(&command),
         Command::Assurance(arguments) => assurance::run(&arguments),
         Command::Import { command } => import::run(&command),
         Command::Replay(arguments) => replay::run(&arguments),

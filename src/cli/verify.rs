@@ -14,6 +14,7 @@ use ferric_worker::spool::{AUDIO, MANIFEST, METADATA, recording_id};
 use sha2::{Digest as _, Sha256};
 
 use super::output::say;
+use super::verify_parts;
 
 /// The exit code that means something is wrong with a recording.
 const DAMAGED: u8 = 3;
@@ -74,6 +75,10 @@ pub(crate) fn run(arguments: &VerifyArguments) -> anyhow::Result<ExitCode> {
                 say!("WRONG {}: {error:#}", folder.display());
             }
         }
+    }
+    for verdict in verify_parts::check(&manifests) {
+        bad += usize::from(verdict.is_wrong);
+        say!("{}", verdict.text);
     }
     match &key {
         Some(key) => bad += tell_chain(&manifests, key),

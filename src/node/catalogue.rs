@@ -35,16 +35,14 @@ pub(super) struct Bookkeeper {
     writer: CatalogWriter,
 }
 
-/// Opens the catalogue and starts its writer.
-pub(super) async fn open(config: &Config, party_key: [u8; 32]) -> anyhow::Result<(Bookkeeper, JoinHandle<()>)> {
+/// Opens the catalogue.
+pub(super) async fn connect(config: &Config, party_key: [u8; 32]) -> anyhow::Result<Catalog> {
     let settings = &config.catalog;
-    let data_dir = &config.node.data_dir;
-    let is_shared = Catalog::is_shared(&settings.url);
-    let url = if is_shared {
+    let url = if Catalog::is_shared(&settings.url) {
         settings.url.clone()
     } else {
         let file = settings.url.strip_prefix("sqlite:").unwrap_or(&settings.url);
-        format!("sqlite:{}", data_dir.join(file).display())
+        format!("sqlite:{}", config.node.data_dir.join(file).display())
     };
     let password = settings.password_file.as_deref().map(secret).transpose()?;
     let party_key = match settings.party_key.as_deref().map(secret).transpose()? {
@@ -52,9 +50,15 @@ pub(super) async fn open(config: &Config, party_key: [u8; 32]) -> anyhow::Result
         None => party_key,
     };
     let policy = if settings.hashed { PartyPolicy::Hashed(HashKey(party_key)) } else { PartyPolicy::Clear };
-    let catalog = Catalog::open(&url, password.as_deref(), policy).await.context("the catalogue cannot be opened")?;
-    let (writer, task) = if is_shared {
-        CatalogWriter::start_queued(catalog.clone(), &data_dir.join("catalog.queue"), settings.queue_bytes).await?
+    Catalog::open(&url, password.as_deref(), policy).await.context("the catalogue cannot be opened")
+}
+
+/// Opens the catalogue and starts its writer.
+pub(super) async fn open(config: &Config, party_key: [u8; 32]) -> anyhow::Result<(Bookkeeper, JoinHandle<()>)> {
+    let catalog = connect(config, party_key).await?;
+    let (writer, task) = if Catalog::is_shared(&config.catalog.url) {
+        let queue = config.node.data_dir.join("catalog.queue");
+        CatalogWriter::start_queued(catalog.clone(), &queue, config.catalog.queue_bytes).await?
     } else {
         CatalogWriter::start(catalog.clone())
     };
@@ -210,7 +214,7 @@ impl Bookkeeper {
                 text: format!(
                     "search does not know everything: {dropped} entries had no room while the catalogue was away, {refused} were not accepted by it"
                 ),
-                advice: "No recording is lost: their files are in the store. A larger [catalog] queue bears a longer outage; the log names what was refused.",
+                advice: "No recording is lost: their files are in the store, and `ferric catalog rebuild` reads them back. A larger [catalog] queue bears a longer outage; the log names what was refused.",
             });
         }
     }

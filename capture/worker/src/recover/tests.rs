@@ -16,6 +16,7 @@ use ferric_media::eopus::Content;
 use ferric_media::keys::PrivateKey;
 use ferric_media::manifest::verify_chain;
 use ferric_media::open::{OpenError, Opener, open_all};
+use ferric_media::part::Part;
 use ferric_media::seal::{SealHeader, Sealer, seal_document};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -319,6 +320,35 @@ fn a_head_that_was_read_out_of_manifests_outlives_them() {
     let (mut committer, _) = recover(&spool, node(), "edge-a1", None).unwrap();
     let next = record(&spool, 5, 1, true).unwrap();
     assert_eq!(committer.commit(vec![next]).ready[0].manifest.previous, Some(last));
+}
+
+#[test]
+fn two_parts_of_a_recording_come_back_as_what_they_are() {
+    for keeps_index in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path()).unwrap();
+        let second = Part::new(Uuid::from_u128(1), 2, Uuid::from_u128(2));
+        record(&spool, 1, 2, false);
+        let head = SealHeader { part: second, ..header(1, Content::OggOpus) };
+        let recipients = [tenant().public().clone()];
+        let (mut sealer, first) = Sealer::new(&head, &recipients, &mut StdRng::seed_from_u64(7)).unwrap();
+        let begun = RecordingStart { part: second, ..start(1) };
+        let mut writer = spool.begin(begun, &first, &metadata(1)).unwrap();
+        let mut sealed = Vec::new();
+        sealer.seal(&self::second(1), &mut sealed).unwrap();
+        writer.append(sealed, sealer.segments(), 1_000).unwrap();
+        drop((writer, spool));
+        // The node is dead; another life of it begins.
+        let spool = Spool::open(dir.path()).unwrap();
+        if !keeps_index {
+            fs::remove_file(spool.folder(Stage::Recording, second.file).join(INDEX)).unwrap();
+        }
+        let (_, recovery) = recover(&spool, node(), "edge-a1", None).unwrap();
+        let parts: Vec<Part> = recovery.finished.iter().map(|signed| signed.manifest.part).collect();
+        assert_eq!(parts, [Part::first(Uuid::from_u128(1)), second], "index kept: {keeps_index}");
+        assert!(verify_chain(&recovery.finished, node().public()).unwrap().is_whole());
+        assert_eq!(open_ready(&spool, 2).0, self::second(1));
+    }
 }
 
 #[test]
