@@ -152,6 +152,11 @@ impl Bookkeeper {
         self.tell(RecordingUpdate::from_manifest(manifest, UploadState::Waiting));
     }
 
+    /// Files were deleted, as others have what they had.
+    pub(super) fn dropped(&self, part: Part) {
+        self.writer.tell(News::Dropped(part));
+    }
+
     /// Tags of a running recording.
     pub(super) fn tagged(&self, part: Part, tenant: &str, started_at: Timestamp, tags: Vec<(String, String)>) {
         let mut update = self.update(part, tenant, MetadataState::Recording, started_at);

@@ -280,12 +280,13 @@ impl Node {
             Instant::now(),
         );
         let mut tasks = Vec::new();
-        let released = Arc::clone(&finisher);
+        let (released, dropped_books) = (Arc::clone(&finisher), books.clone());
         let mirrors = mirror::Parts {
             worker: Arc::clone(&worker),
             spool: spool.clone(),
             stores: stores.clone(),
             submit: Box::new(move |finished| released.submit(finished)),
+            dropped: Box::new(move |part| dropped_books.dropped(part)),
             tenants: config.mirrors().map(|tenant| tenant.name.clone()).collect(),
             patience: Patience::default(),
         };

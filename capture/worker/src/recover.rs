@@ -279,6 +279,11 @@ pub(crate) fn tenant_of(folder: &Path) -> Option<String> {
     read_header(&folder.join(AUDIO)).ok().map(|header| header.tenant)
 }
 
+/// Which files of which recording lie in a folder.
+pub(crate) fn part_of(folder: &Path) -> Option<Part> {
+    read_header(&folder.join(AUDIO)).ok().map(|header| header.part)
+}
+
 fn read_header(path: &Path) -> Result<Header, String> {
     use std::io::Read as _;
     let file = fs::File::open(path).map_err(|error| error.to_string())?;

@@ -20,7 +20,7 @@ use ferric_fabric::{Datagram, Fabric, Inbound, Member, NodeId, Site};
 use ferric_media::mirror::{Begin, Control, Outgoing, Report, copy_of};
 use ferric_worker::call::{Refusal, StreamAddress};
 use ferric_worker::mirror::MirrorLink;
-use ferric_worker::mirror::settle::{Ask, Patience, SettleStats, Settler, Submit, Word};
+use ferric_worker::mirror::settle::{Ask, Dropped, Patience, SettleStats, Settler, Submit, Word};
 use ferric_worker::spool::Spool;
 use ferric_worker::upload::Stores;
 use ferric_worker::upload_transfer::Verify;
@@ -161,6 +161,8 @@ pub(in crate::node) struct Parts {
     pub(in crate::node) stores: Stores,
     /// Takes what is to be stored after all.
     pub(in crate::node) submit: Submit,
+    /// Hears of files that were deleted because their twin is stored.
+    pub(in crate::node) dropped: Dropped,
     /// Tenants whose calls are mirrored.
     pub(in crate::node) tenants: BTreeSet<String>,
     pub(in crate::node) patience: Patience,
@@ -174,7 +176,7 @@ impl Mirrors {
         stop: CancellationToken,
         tasks: &mut Vec<JoinHandle<()>>,
     ) -> Option<Mirrors> {
-        let Parts { worker, spool, stores, submit, tenants, patience } = parts;
+        let Parts { worker, spool, stores, submit, dropped, tenants, patience } = parts;
         let (nudge, settled) = (Arc::new(Notify::new()), Arc::new(SettleStats::default()));
         let settler = Settler {
             spool: spool.clone(),
@@ -184,6 +186,7 @@ impl Mirrors {
             patience,
             ask: asker(cluster.fabric().cloned()),
             submit,
+            dropped,
             clock: Arc::new(|| std::time::SystemTime::now().into()),
             stats: Arc::clone(&settled),
         };

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use ferric_media::manifest::RecordingState;
+use ferric_media::part::Part;
 use ferric_media::timestamp::Timestamp;
 
 use super::twin::{Outcome, Role, Twin};
@@ -146,6 +147,9 @@ pub type Ask = Arc<dyn Fn(String, Uuid) -> BoxFuture<'static, Word> + Send + Syn
 /// Takes files that are to be stored.
 pub type Submit = Box<dyn Fn(FinishedRecording) + Send + Sync>;
 
+/// Hears that files were deleted because others have what they had.
+pub type Dropped = Box<dyn Fn(Part) + Send + Sync>;
+
 /// What became of held files.
 #[derive(Debug, Default)]
 pub struct SettleStats {
@@ -173,6 +177,8 @@ pub struct Settler {
     pub ask: Ask,
     /// Where released files go.
     pub submit: Submit,
+    /// Hears of deleted ones.
+    pub dropped: Dropped,
     /// The wall clock.
     pub clock: WallClock,
     /// What became of them.
@@ -221,8 +227,14 @@ impl Settler {
         let (spool, node) = (self.spool.clone(), self.node.clone());
         match verdict {
             Verdict::Wait => {}
-            Verdict::Drop => match tokio::task::spawn_blocking(move || spool.remove_held(id)).await {
-                Ok(Ok(())) => {
+            Verdict::Drop => match tokio::task::spawn_blocking(move || {
+                let part = crate::recover::part_of(&spool.folder(Stage::Held, id));
+                spool.remove_held(id).map(|()| part)
+            })
+            .await
+            {
+                Ok(Ok(part)) => {
+                    part.into_iter().for_each(&self.dropped);
                     self.stats.dropped.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     tracing::info!(file = %id, "dropped: its twin is verified in the store");
                 }

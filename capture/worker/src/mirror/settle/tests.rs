@@ -111,13 +111,23 @@ struct Node {
     spool: Option<Spool>,
     /// Released and not yet committed: lost in a crash.
     submitted: Arc<Mutex<Vec<FinishedRecording>>>,
+    /// What the catalogue heard of.
+    dropped: Arc<Mutex<Vec<Part>>>,
     committer: Option<crate::spool_commit::Committer>,
 }
 
 impl Node {
     fn new(name: &'static str) -> Node {
         let dir = tempfile::tempdir().unwrap();
-        let mut node = Node { dir, name, alive: false, spool: None, submitted: Arc::default(), committer: None };
+        let mut node = Node {
+            dir,
+            name,
+            alive: false,
+            spool: None,
+            submitted: Arc::default(),
+            dropped: Arc::default(),
+            committer: None,
+        };
         node.start();
         node
     }
@@ -192,7 +202,7 @@ impl Node {
     async fn settle(&self, target: &Target, word: Word, now: Timestamp) {
         let stores = Stores::default();
         stores.set("acme", target.clone());
-        let submitted = Arc::clone(&self.submitted);
+        let (submitted, told) = (Arc::clone(&self.submitted), Arc::clone(&self.dropped));
         let settler = Settler {
             spool: self.spool().clone(),
             stores,
@@ -201,6 +211,7 @@ impl Node {
             patience: Patience::default(),
             ask: Arc::new(move |_, _| Box::pin(async move { word })),
             submit: Box::new(move |finished| submitted.lock().unwrap().push(finished)),
+            dropped: Box::new(move |part| told.lock().unwrap().push(part)),
             clock: Arc::new(move || now),
             stats: Arc::default(),
         };
@@ -321,5 +332,6 @@ async fn a_copy_goes_when_the_original_is_whole_in_the_store_and_not_before() {
     target.store.put(&audio, whole.into()).await.unwrap();
     nodes[1].settle(&target, Word::Silent, at(50)).await;
     assert!(nodes[1].is_empty(), "nobody had to be asked");
+    assert_eq!(*nodes[1].dropped.lock().unwrap(), [copy]);
     assert_eq!(nodes[1].spool().usage().bytes(), 0);
 }
