@@ -53,10 +53,11 @@ fn a_node_needs_what_its_roles_need() {
         format!("[node]\nid = \"edge-a1\"\nsite = \"east\"\nroles = [{roles}]\n{tenant}\n{cluster}")
     };
     let cluster = "[cluster]\nquic = \"10.0.0.5:59106\"\nseeds = [\"10.0.0.6:59106\"]\nca = \"cluster-ca.crt\"\n\
-                   certificate = \"edge-a1.crt\"\nprivate_key = \"edge-a1.key\"\n[catalog]\nurl = \"postgres://db/ferric\"\n";
+                   certificate = \"edge-a1.crt\"\nprivate_key = \"edge-a1.key\"\nnats = [\"nats://10.0.0.5:4222\"]\n\
+                   [catalog]\nurl = \"postgres://db/ferric\"\n";
     let name = "[[tenant]]\nname = \"acme\"\n";
     // Who only signals has to know who there is; who records needs keys and a store, and binds no SIP.
-    let srs = parse(&folder, &file("\"srs\"", name, cluster)).unwrap();
+    let srs = parse(&folder, &file("\"srs\", \"console\"", name, cluster)).unwrap();
     assert_eq!((srs.is_srs(), srs.is_worker(), srs.speaks_sip(), srs.records()), (true, false, true, true));
     assert_eq!((srs.tenants[0].name.as_str(), srs.sip.listeners.len()), ("acme", 2));
     assert!(srs.warnings.is_empty(), "{:?}", srs.warnings);
