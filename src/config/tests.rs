@@ -68,7 +68,7 @@ fn a_node_needs_what_its_roles_need() {
     assert!(complaint.contains("public_keys") && complaint.contains("store"), "{complaint}");
     assert!(parse(&folder, &file("\"srs\"", "", cluster)).is_err());
     // Without others a node does both or none.
-    let alone = parse(&folder, &file("\"srs\"", TENANT, "")).unwrap();
+    let alone = parse(&folder, &file("\"srs\", \"console\"", TENANT, "")).unwrap();
     assert!(alone.is_srs() && alone.is_worker());
     assert_eq!(alone.warnings, ["node.roles names one of srs and capture; without [cluster] a node does both or none"]);
     assert!(parse(&folder, &file("\"srs\"", name, "")).is_err());
