@@ -144,7 +144,7 @@ impl World {
 
     fn kill(&mut self, host: u8) {
         self.workers.insert(host, Worker::new());
-        self.switchboard.handle_down(&id(host));
+        self.switchboard.handle_down(self.now, &id(host));
         self.run();
     }
 
@@ -153,7 +153,7 @@ impl World {
         let worker = self.workers.get_mut(&host).unwrap();
         worker.up = false;
         worker.holder.handle_down(SERVER);
-        self.switchboard.handle_down(&id(host));
+        self.switchboard.handle_down(self.now, &id(host));
         self.run();
     }
 
@@ -233,7 +233,11 @@ impl World {
                     }
                     SwitchboardOutput::Tell(event) => self.srs.handle_capture(self.now, event),
                     SwitchboardOutput::Placed { .. } => {}
-                    SwitchboardOutput::Local(_) | SwitchboardOutput::Stop(_) => unreachable!(),
+                    other @ (SwitchboardOutput::Local(_)
+                    | SwitchboardOutput::Promote(_)
+                    | SwitchboardOutput::Stop(_)) => {
+                        panic!("no worker is here, and nobody stops a call: {other:?}")
+                    }
                 }
             } else if !self.run_workers() {
                 return;
@@ -250,6 +254,8 @@ impl World {
                             worker.holder.handle_capture(event);
                         }
                     }
+                    // Nothing is mirrored here.
+                    HolderOutput::Promote { owner, recordings } => worker.holder.no_copy(&owner, recordings),
                     HolderOutput::Send { message, .. } => {
                         self.switchboard.handle_message(self.now, &id(*host), message);
                     }
