@@ -94,14 +94,14 @@ def test_the_ledger_adds_up_through_kill_9():
         cut.request("INVITE", body=sdp(), content_type="application/sdp", wait=False, cseq=1, raw=lambda text: text.encode()[:-40])
     wait(lambda: node.get("/api/v1/assurance")["totals"]["refused"] == 2, 5, "the cut INVITE in the ledger", node)
     view = node.get("/api/v1/assurance")
-    assert view["totals"] == {"received": 8, "complete": 2, "recovered": 0, "partial": 0, "refused": 2, "open": 4}, view["totals"]
+    assert view["totals"] == {"received": 8, "complete": 2, "recovered": 0, "partial": 0, "refused": 2, "moved": 0, "adopted": 0, "open": 4}, view["totals"]
     node.kill()
     # While it is down the files tell the same.
     told = ferric("assurance", "--data-dir", node.data)
     assert told.returncode == 0 and "4 still open" in told.stdout, told.stdout + told.stderr
     node.start()
     view = node.get("/api/v1/assurance")
-    assert view["totals"] == {"received": 8, "complete": 2, "recovered": 4, "partial": 0, "refused": 2, "open": 0}, view
+    assert view["totals"] == {"received": 8, "complete": 2, "recovered": 4, "partial": 0, "refused": 2, "moved": 0, "adopted": 0, "open": 0}, view
     assert view["adds_up"] and view["intact"]
     for sender in senders:
         sender.halt.set()

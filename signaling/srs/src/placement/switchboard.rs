@@ -63,7 +63,7 @@ pub enum SwitchboardOutput {
         recording: RecordingId,
         /// Which part of it.
         part: u32,
-        /// Where.
+        /// Where; empty: nobody who is there knows.
         worker: WorkerId,
     },
 }
@@ -602,8 +602,13 @@ impl Switchboard {
             place.homes.push_back(Home { worker, part, streams });
         }
         place.state = State::Lost;
+        // Adopted, and found nowhere: whoever has that part tells of it when it is back, and the books wait for it.
+        let unseen = part > 0 && place.worker.as_str().is_empty();
         self.lost += 1;
         self.set_deadline(recording, None);
+        if unseen {
+            self.outputs.push_back(SwitchboardOutput::Placed { recording, part, worker: WorkerId::new("") });
+        }
         self.tell(CaptureEvent::Lost { recording, part });
     }
 
@@ -614,6 +619,8 @@ impl Switchboard {
             let State::Searched { kept, .. } = &mut place.state else { continue };
             let kept = std::mem::take(kept);
             (place.worker, place.part, place.state) = (from.clone(), owned.part, State::There);
+            let (recording, part) = (owned.recording, owned.part);
+            self.outputs.push_back(SwitchboardOutput::Placed { recording, part, worker: from.clone() });
             self.set_deadline(owned.recording, None);
             for command in kept {
                 self.pass(owned.recording, command);
