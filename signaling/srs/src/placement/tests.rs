@@ -170,8 +170,8 @@ impl World {
                         }
                         SwitchboardOutput::Stop(_) => self.told.push((name, "stop".to_owned())),
                         SwitchboardOutput::Placed { worker, .. } => self.told.push((name, format!("placed {worker}"))),
-                        SwitchboardOutput::Local(_) | SwitchboardOutput::Promote(_) => {
-                            unreachable!("no worker of its own")
+                        output @ (SwitchboardOutput::Local(_) | SwitchboardOutput::Promote(_)) => {
+                            panic!("this node has no worker: {output:?}")
                         }
                     }
                 }
@@ -280,7 +280,7 @@ fn assign(recording: RecordingId, number: u32) -> Command {
 
 fn restore(recording: RecordingId, number: u32, port: u16) -> Command {
     let Command::Assign { mut part, streams: specs, takes, beside, info, .. } = assign(recording, number) else {
-        unreachable!()
+        panic!("assign makes an assignment")
     };
     part.restore = streams(port);
     Command::Assign { recording, part, streams: specs, takes, beside, info }
@@ -343,7 +343,7 @@ fn a_dead_worker_costs_its_parts_and_the_calls_go_on_elsewhere() {
     let lost: Vec<RecordingId> = world
         .events
         .iter()
-        .map(|event| if let CaptureEvent::Lost { recording, .. } = event { *recording } else { unreachable!() })
+        .map(|event| if let CaptureEvent::Lost { recording, .. } = event { *recording } else { panic!("{event:?}") })
         .collect();
     assert_eq!(lost, of_first, "in order");
     for recording in lost {
@@ -369,7 +369,7 @@ fn a_peer_that_cannot_be_moved_gets_the_old_addresses_back() {
     let mut world = World::new(&["srs"], &["w1", "w2"]);
     world.workers.get_mut("w2").unwrap().refuses = Some(RefuseReason::Capacity);
     world.command("srs", assign(id(1), 1));
-    let CaptureEvent::Ready { streams, .. } = world.events[0].clone() else { unreachable!() };
+    let CaptureEvent::Ready { streams, .. } = world.events[0].clone() else { panic!("{:?}", world.events) };
     let port = streams[0].address.port();
     world.workers.get_mut("w2").unwrap().refuses = None;
     world.workers.remove("w1");
@@ -569,7 +569,7 @@ fn the_same_part_in_other_files_is_another_one() {
     world.unlink("srs", "w1");
     world.told();
     let Command::Assign { recording, mut part, streams, takes, beside, info } = assign(id(1), 2) else {
-        unreachable!()
+        panic!("assign makes an assignment")
     };
     part.file = Uuid::from_u128(99);
     world.command("twin", Command::Assign { recording, part, streams, takes, beside, info });
@@ -619,10 +619,14 @@ fn a_recording_without_owner_ends_with_its_media_or_its_time() {
 fn what_belongs_together_stays_together() {
     let mut world = World::new(&["srs"], &["w1", "w2", "w3"]);
     world.command("srs", assign(id(1), 1));
-    let Command::Assign { part, streams, info, recording, .. } = assign(id(2), 1) else { unreachable!() };
+    let Command::Assign { part, streams, info, recording, .. } = assign(id(2), 1) else {
+        panic!("assign makes an assignment")
+    };
     let takes = vec![TakenStream { from: id(1), index: 1, becomes: 0 }];
     world.command("srs", Command::Assign { recording, part, streams, takes, beside: None, info });
-    let Command::Assign { part, streams, info, recording, .. } = assign(id(3), 1) else { unreachable!() };
+    let Command::Assign { part, streams, info, recording, .. } = assign(id(3), 1) else {
+        panic!("assign makes an assignment")
+    };
     let beside = Some(id(1));
     world.command("srs", Command::Assign { recording, part, streams, takes: Vec::new(), beside, info });
     assert_eq!(world.worker_of(id(2)), world.worker_of(id(1)));

@@ -15,7 +15,6 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use ferric_sip::dialog::{AcceptedInvite, DialogId, SessionTimer};
 use ferric_sip::flow::{Flow, Transport};
 use ferric_sip::method::Method;
@@ -30,7 +29,7 @@ use crate::event::{InviteId, SrsEvent};
 use crate::port::{Command, RecordingId, ReleaseCause};
 use crate::recording::{Leg, Recording};
 use crate::replica::{Estate, RecordingReplica, SessionReplica};
-use crate::session::{Moving, Own, Session, SessionKey, State, port_of};
+use crate::session::{Moving, Session, SessionKey, State, port_of};
 
 /// Sequence numbers left out.
 const SKIP: u32 = 1_000;
@@ -282,18 +281,7 @@ impl Srs {
             return;
         }
         session.announcing = (attempt < ATTEMPTS).then_some(attempt + 1);
-        let mut request = session.dialog.request(&method);
-        request.add_header("Supported", "timer");
-        if let Some(timer) = &session.timer {
-            timer.write_refresh(&mut request);
-        }
-        session.own = Some(Own::Refresh);
-        if method == Method::Invite {
-            session.own = Some(Own::Offer);
-            request.set_body("application/sdp", Bytes::from(session.last_sdp.clone()));
-        }
-        let flow = session.request_flow();
-        self.send_own(now, key, request, flow, Purpose::Announce);
+        self.send_refresh(now, key, &method, Purpose::Announce);
     }
 
     /// What the peer says to it.

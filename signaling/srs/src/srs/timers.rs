@@ -100,18 +100,24 @@ impl Srs {
             return;
         }
         let method = if session.peer_allows_update { Method::Update } else { Method::Invite };
-        let mut request = session.dialog.request(&method);
+        self.send_refresh(now, key, &method, Purpose::Refresh);
+    }
+
+    /// Sends what refreshes a session and changes nothing: UPDATE, or re-INVITE with the description that stands.
+    pub(super) fn send_refresh(&mut self, now: Instant, key: SessionKey, method: &Method, purpose: Purpose) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let mut request = session.dialog.request(method);
         request.add_header("Supported", "timer");
         if let Some(timer) = &session.timer {
             timer.write_refresh(&mut request);
         }
         session.own = Some(Own::Refresh);
-        if method == Method::Invite {
+        if *method == Method::Invite {
             session.own = Some(Own::Offer);
             request.set_body("application/sdp", Bytes::from(session.last_sdp.clone()));
         }
         let flow = session.request_flow();
-        self.send_own(now, key, request, flow, Purpose::Refresh);
+        self.send_own(now, key, request, flow, purpose);
     }
 
     pub(super) fn handle_own_response(
